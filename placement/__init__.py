@@ -1,0 +1,1 @@
+"""Pure arithmetic over numbers: devices, memory, cost, simulation. Imports nothing else of hetero."""

@@ -1,0 +1,116 @@
+"""What a device is, and how a user names one: ``cpu:0-3``, ``cuda:0``, ``node/cpu:0``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from placement.errors import DeviceError
+
+_NAME = re.compile(r"(?:(?P<node>[\w.\-]+)/)?(?P<kind>cpu|cuda)(?::(?P<index>[\d,\-]+))?")
+
+
+@dataclass(frozen=True)
+class Device:
+    """A place an engine can run: some cores of a node's CPU, or one of its GPUs.
+
+    ``indices`` are core numbers for ``cpu`` (empty: all cores the process may use) and exactly one GPU number
+    for ``cuda``. ``node`` is a Ray node's name or address; None means the node hetero was started on.
+    """
+
+    kind: str
+    indices: tuple[int, ...] = ()
+    node: str | None = None
+
+    def __str__(self) -> str:
+        where = f"{self.node}/" if self.node else ""
+        return f"{where}{self.kind}" + (f":{_spans(self.indices)}" if self.indices else "")
+
+    @property
+    def is_cpu(self) -> bool:
+        return self.kind == "cpu"
+
+    def overlaps(self, other: Device) -> bool:
+        """Whether both would compete for a core or a GPU (an empty CPU device means every core)."""
+        if (self.kind, self.node) != (other.kind, other.node):
+            return False
+        return not self.indices or not other.indices or bool(set(self.indices) & set(other.indices))
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What one machine has: usable core numbers, free memory, and GPUs as (number, name, free bytes)."""
+
+    cores: tuple[int, ...]
+    memory: int
+    gpus: tuple[tuple[int, str, int], ...] = ()
+
+
+def parse_device(name: str) -> Device:
+    """Read a device name. Raises DeviceError naming the mistake."""
+    match = _NAME.fullmatch(name.strip())
+    if match is None:
+        raise DeviceError(f"device {name!r} is not understood: write cpu, cpu:0-3, cuda:0 or node/cpu:0")
+    indices = _indices(name, match["index"]) if match["index"] else ()
+    if match["kind"] == "cuda":
+        indices = indices or (0,)
+        if len(indices) != 1:
+            raise DeviceError(f"device {name!r} names several GPUs: an engine runs on one, write cuda:{indices[0]}")
+    return Device(match["kind"], indices, match["node"])
+
+
+def check_device(device: Device, inventory: Inventory) -> Device:
+    """Return the device with its cores spelled out; raises DeviceError when the machine lacks it."""
+    if device.is_cpu:
+        missing = sorted(set(device.indices) - set(inventory.cores))
+        if missing:
+            raise DeviceError(
+                f"device {device}: no core {_spans(missing)} here; usable cores are {_spans(inventory.cores)}"
+            )
+        return Device("cpu", device.indices or inventory.cores, device.node)
+    if device.indices[0] not in [number for number, _, _ in inventory.gpus]:
+        have = ", ".join(f"cuda:{number}" for number, _, _ in inventory.gpus) or "no CUDA GPU"
+        raise DeviceError(f"device {device}: not on this machine, which has {have}")
+    return device
+
+
+def default_devices(inventory: Inventory, target_bytes: int, drafting: bool) -> tuple[Device, Device]:
+    """Choose (target, drafter) devices where the user named none.
+
+    A GPU that holds the whole target takes it; a smaller one drafts for a CPU target (Dovetail's split). With
+    CPUs only, the drafter gets the last core and the target the others, so that both work at once.
+    """
+    every = Device("cpu", inventory.cores)
+    if inventory.gpus:
+        first = Device("cuda", (inventory.gpus[0][0],))
+        if inventory.gpus[0][2] > target_bytes:
+            second = Device("cuda", (inventory.gpus[1][0],)) if len(inventory.gpus) > 1 else every
+            return first, second
+        return every, first
+    if not drafting or len(inventory.cores) < 2:
+        return every, every
+    return Device("cpu", inventory.cores[:-1]), Device("cpu", inventory.cores[-1:])
+
+
+def _indices(name: str, text: str) -> tuple[int, ...]:
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()) or len(part) > 9:
+            raise DeviceError(f"device {name!r}: {part!r} is neither a number nor a span like 0-3")
+        low, high = int(first), int(last) if dash else int(first)
+        if high < low or high - low > 4096:
+            raise DeviceError(f"device {name!r}: the span {part!r} runs backwards or is too long")
+        found.extend(range(low, high + 1))
+    return tuple(sorted(set(found)))
+
+
+def _spans(indices: Sequence[int]) -> str:
+    spans: list[list[int]] = []
+    for index in indices:
+        if spans and index == spans[-1][1] + 1:
+            spans[-1][1] = index
+        else:
+            spans.append([index, index])
+    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in spans)

@@ -1,0 +1,46 @@
+"""How much memory a model takes on a device: its weights and its KV cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from placement.errors import MemoryShortage
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The numbers of a model that decide its memory. ``weights`` in bytes as loaded."""
+
+    weights: int
+    layers: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes an engine takes: weights, KV cache, and working buffers."""
+
+    weights: int
+    kv: int
+    work: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.kv + self.work
+
+
+def footprint(shape: ModelShape, cells: int, kv_bytes: int, rows: int) -> Footprint:
+    """Memory of a model with ``cells`` KV positions of ``kv_bytes`` a number and logits for ``rows`` rows."""
+    kv = 2 * shape.layers * shape.kv_heads * shape.head_dim * cells * kv_bytes
+    return Footprint(shape.weights, kv, rows * shape.vocabulary * 4 + 64 * 2**20)
+
+
+def check_memory(what: str, needed: int, free: int) -> None:
+    """Raise MemoryShortage when ``needed`` bytes exceed ``free`` ones."""
+    if needed > free:
+        raise MemoryShortage(
+            f"{what} needs {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free: "
+            "take a smaller or more quantised model, a shorter --context, or fewer --parallel sequences"
+        )

@@ -1,0 +1,147 @@
+"""The one rule, as a property: whatever the drafter, the links and the restarts do, the tokens are the target's."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+from rehearsal import PIECES, TARGET, Faults, World, prompts, reference
+
+from workers.errors import EngineError
+from workers.wire.messages import Failed, Finished
+
+SCHEDULES = 60
+
+
+def check(world: World, drafts: bool = True) -> None:
+    stories = list(world.stories.values())
+    for story in stories:
+        assert isinstance(story.end, Finished), story.end
+        assert story.tokens == reference(story.opening)
+        text = b"".join(PIECES.pieces[t] for t in story.tokens if t not in PIECES.ends).decode()
+        assert story.text == text
+        stats = story.end.stats
+        assert stats.predicted_n == len(story.tokens)
+        assert stats.draft_n_accepted <= stats.draft_n and stats.draft_n_accepted < stats.predicted_n
+    world.settle()
+    for name, node in world.nodes.items():
+        assert node.machine.idle, name
+        assert world.engines[name].open_sequences == 0, name
+
+
+def requests(world: World, seed: int) -> None:
+    rng = random.Random(seed)
+    for prompt in prompts(seed, 5):
+        world.ask(prompt, max_tokens=rng.randint(1, 60), temperature=rng.choice([0.0, 0.8, 1.0]),
+                  seed=rng.randrange(2**40), at=rng.uniform(0, 0.5), top_k=rng.choice([0, 0, 5]),
+                  top_p=rng.choice([1.0, 1.0, 0.9]))
+
+
+KINDS = {
+    "perfect": (1.0, Faults()),
+    "good": (0.8, Faults()),
+    "random": (0.0, Faults()),
+    "absent": (None, Faults()),
+    "adversarial": (0.8, Faults(adversary=True)),
+    "lossy": (0.8, Faults(lose=0.2, repeat=0.2, jitter=0.05)),
+    "slow": (0.9, Faults(delay=0.3)),
+    "failing": (0.9, Faults(engine=0.2)),
+    "crashing": (0.9, Faults(drafter_crash=0.4)),
+    "verifier crashing": (0.9, Faults(verifier_crash=1.0)),
+    "everything": (0.9, Faults(lose=0.1, repeat=0.1, jitter=0.02, engine=0.1, drafter_crash=0.7,
+                               verifier_crash=1.5, adversary=True)),
+}
+
+
+@pytest.mark.parametrize("plan", ["off", "serial", "ahead"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokens_do_not_depend_on_the_drafter(kind: str, plan: str) -> None:
+    agreement, faults = KINDS[kind]
+    drafted = accepted = 0
+    for seed in range(SCHEDULES):
+        rng = random.Random(seed)
+        world = World(seed, plan, gamma=rng.randint(1, 8), agreement=agreement, faults=faults,
+                      draft_s=rng.choice([0.0001, 0.003, 0.05]))
+        requests(world, seed)
+        world.play()
+        check(world)
+        drafted += world.drafted
+        accepted += sum(s.end.stats.draft_n_accepted for s in world.stories.values())
+    if plan != "off" and agreement is not None:
+        assert drafted > 0
+        if agreement >= 0.8 and kind not in ("slow",):
+            assert accepted > 0
+
+
+def test_a_perfect_drafter_is_accepted_whole() -> None:
+    world = World(1, "serial", gamma=4, agreement=1.0)
+    story = world.ask([1, 2, 3], max_tokens=41, temperature=0.9)
+    world.play()
+    stats = story.end.stats
+    assert stats.draft_n_accepted == stats.draft_n > 25
+    assert stats.forwards_n <= 12
+
+
+def test_cancelled_at_any_time_nothing_stays() -> None:
+    for seed in range(100):
+        rng = random.Random(seed)
+        world = World(seed, rng.choice(["off", "serial", "ahead"]), faults=Faults(jitter=0.002))
+        kept = world.ask([5, 6, 7], max_tokens=30)
+        for prompt in prompts(seed, 4):
+            world.cancel(world.ask(prompt, max_tokens=60, at=rng.uniform(0, 0.3)), at=rng.uniform(0, 1.0))
+        world.play()
+        assert kept.tokens == reference(kept.opening)
+        world.settle()
+        for name, node in world.nodes.items():
+            assert node.machine.idle and world.engines[name].open_sequences == 0
+
+
+def test_not_finite_logits_fail_one_request_only() -> None:
+    poison = 3
+
+    def fault(number: int, tokens: list[int]) -> str | None:
+        return "nan" if tokens[:2] == [poison, poison] else None
+
+    world = World(3, "ahead", target=replace(TARGET, fault=fault))
+    bad = world.ask([poison, poison], max_tokens=20)
+    good = world.ask([4, 5, 6], max_tokens=20)
+    world.play()
+    assert isinstance(bad.end, Failed) and bad.end.code == "not_finite"
+    assert good.tokens == reference(good.opening)
+
+
+def test_an_engine_error_fails_the_sequence_at_fault_only() -> None:
+    asked = [([9, 9], 5), ([4, 5, 6], 1), ([4, 5, 7], 2)]
+    outputs = []
+    for prompt, seed in asked:
+        outputs.append(reference(World(4, "off", agreement=None).ask(prompt, max_tokens=20, seed=seed).opening))
+    culprit = next(t for t in outputs[0][:-1] if t not in {*outputs[1], *outputs[2], 4, 5, 6, 7, 9})
+
+    def fault(number: int, tokens: list[int]) -> str | None:
+        if culprit in tokens:
+            raise EngineError("scripted")
+        return None
+
+    world = World(4, "off", agreement=None, target=replace(TARGET, fault=fault))
+    stories = [world.ask(prompt, max_tokens=20, seed=seed) for prompt, seed in asked]
+    world.play()
+    assert isinstance(stories[0].end, Failed) and stories[0].end.code == "engine_error"
+    assert stories[0].tokens == outputs[0][: outputs[0].index(culprit) + 1]
+    assert [story.tokens for story in stories[1:]] == outputs[1:]
+
+
+def test_a_stop_string_ends_the_text_across_tokens_and_never_leaks() -> None:
+    for seed in range(40):
+        world = World(seed, "ahead", agreement=0.9)
+        free = world.ask([1, 2, 3], max_tokens=60, seed=seed)
+        world.play()
+        if len(free.text) < 12:
+            continue
+        stop = free.text[5:8]
+        again = World(seed, "serial", agreement=0.9)
+        story = again.ask([1, 2, 3], max_tokens=60, seed=seed, stop=(stop, "zzzzzz"))
+        again.play()
+        assert story.text == free.text[: free.text.index(stop)]
+        assert story.end.reason == "stop"
+        assert story.tokens == free.tokens[: len(story.tokens)]

@@ -1,0 +1,1 @@
+"""What runs on devices: engines, the draft tree, acceptance, verifier, drafter, the wire between them."""

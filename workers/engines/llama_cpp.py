@@ -1,0 +1,329 @@
+"""GGUF models through llama.cpp's low-level API.
+
+Two ways to keep KV (measured: see README). *Unified*: all sequences share one pool of cells, each live branch has a
+llama sequence id; trees and several sequences share a forward. *Exact*: one stream of cells per sequence and
+forwards of one fixed width, so that a row's bits depend on nothing but its own path.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import llama_cpp
+import numpy as np
+
+from workers.engines.base import Ledger, Limits, Outcome, Row, check_rows
+from workers.errors import Aborted, EngineError, KvFull, ModelError, TooManyLeaves, UnknownNode, Unsupported
+from workers.sampling import Logits
+
+EXACT_WIDTH = 8
+_MAX_IDS = 256  # llama.cpp's LLAMA_MAX_SEQ
+_TREE_CELLS = 64  # spare cells per sequence for guesses
+
+
+@dataclass(frozen=True)
+class LlamaSettings:
+    """How to run a model. ``gpu`` is a CUDA device number as the process sees it, or None for the CPU."""
+
+    threads: int
+    sequences: int = 4
+    context: int = 2048
+    rows: int = 64
+    chunk: int = 128
+    exact: bool = False
+    gpu: int | None = None
+    branches: int = 8  # live branches per sequence
+
+
+# llama.cpp polls this between graph nodes from its compute threads. A Python callback would take the GIL each
+# time; libc's strlen is a ready-made C function of one pointer that is false for "" and true for "x".
+_IS_SET = ctypes.cast(ctypes.CDLL(None).strlen, llama_cpp.ggml_abort_callback)
+
+
+class LlamaEngine:
+    """One GGUF model with its KV cache."""
+
+    def __init__(self, path: Path, settings: LlamaSettings) -> None:
+        """Load. Raises ModelError for a file llama.cpp refuses, Unsupported for memory that cannot roll back."""
+        self._settings = settings
+        exact = settings.exact
+        self._model = load_model(path, gpu=settings.gpu)
+        if llama_cpp.llama_model_is_recurrent(self._model) or llama_cpp.llama_model_is_hybrid(self._model):
+            llama_cpp.llama_model_free(self._model)
+            raise Unsupported(f"{path.name} has recurrent memory, which cannot take back rejected tokens")
+        self._flag = ctypes.create_string_buffer(2)
+        ids = settings.sequences if exact else min(_MAX_IDS, settings.sequences * settings.branches)
+        params = llama_cpp.llama_context_default_params()
+        spare = EXACT_WIDTH if exact else _TREE_CELLS
+        params.n_ctx = settings.sequences * _padded(settings.context + spare)
+        params.n_seq_max = ids
+        params.n_batch = params.n_ubatch = max(settings.chunk, settings.rows, EXACT_WIDTH)
+        params.n_threads = params.n_threads_batch = settings.threads
+        params.kv_unified = not exact
+        params.no_perf = True
+        params.abort_callback = _IS_SET
+        params.abort_callback_data = ctypes.cast(self._flag, ctypes.c_void_p)
+        self._context = llama_cpp.llama_init_from_model(self._model, params)
+        if not self._context:
+            llama_cpp.llama_model_free(self._model)
+            raise EngineError(f"llama.cpp could not make a context of {params.n_ctx} cells for {path.name}")
+        self._memory = llama_cpp.llama_get_memory(self._context)
+        vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
+        self.limits = Limits(
+            vocabulary=vocabulary,
+            context=settings.context,
+            rows=EXACT_WIDTH if exact else settings.rows,
+            chunk=settings.chunk,
+            sequences=settings.sequences,
+            exact=exact,
+        )
+        self._batch = _Batch(params.n_batch, ids)
+        self._ids = list(range(ids))[::-1]  # free llama sequence ids
+        self._sequences: dict[int, _Held] = {}
+
+    def prefill(self, seq: int, tokens: Sequence[int]) -> Outcome:
+        held = self._sequences.get(seq)
+        if held is None and len(self._sequences) >= self.limits.sequences:
+            raise TooManyLeaves(f"all {self.limits.sequences} sequences of the engine are open")
+        ledger = held.ledger if held is not None else Ledger()
+        ledger.check_prefill(tokens, self.limits)
+        opened = held is None
+        if held is None:
+            held = _Held(ledger, {self._take(): 0})
+        ids = list(held.leaves)
+        self._batch.clear()
+        for at, token in enumerate(tokens):
+            self._batch.add(token, ledger.length + at, ids, at == len(tokens) - 1)
+        try:
+            self._decode([(ids[0], ledger.length)])
+        except EngineError:
+            if opened:
+                self._give(ids[0])
+            raise
+        self._sequences[seq] = held
+        held.ledger.length += len(tokens)
+        return _LlamaOutcome(self._context, self.limits.vocabulary, [len(tokens) - 1])
+
+    def extend(self, rows: Sequence[Row]) -> Outcome:
+        check_rows(rows, self.limits)
+        by_seq: dict[int, list[Row]] = {}
+        for row in rows:
+            by_seq.setdefault(row.seq, []).append(row)
+        entered: list[tuple[_Held, list[Row], dict[int, int]]] = []
+        try:
+            for seq, own in by_seq.items():
+                held = self._held(seq)
+                held.ledger.append(own, self.limits)
+                entered.append((held, own, dict(held.leaves)))
+            starts = [(i, h.ledger.position(leaf) + 1) for h, _, leaves in entered for i, leaf in leaves.items()]
+            for held, own, _ in entered:
+                self._branch(held, own)
+            self._fill(rows)
+            self._decode(starts)
+        except EngineError:
+            for held, own, leaves in entered:
+                for new in held.leaves.keys() - leaves.keys():
+                    self._give(new)
+                held.leaves = leaves
+                held.ledger.undo(own)
+            raise
+        if self.limits.exact:  # the padding rows
+            held = self._sequences[rows[0].seq]
+            self._remove(next(iter(held.leaves)), held.ledger.position(rows[-1].node) + 1)
+        return _LlamaOutcome(self._context, self.limits.vocabulary, list(range(len(rows))))
+
+    def commit(self, seq: int, node: int, keep: Collection[int] = ()) -> None:
+        held = self._held(seq)
+        ledger = held.ledger
+        branches = {i: [ledger.tip, *ledger.path(leaf)] for i, leaf in held.leaves.items()}
+        ledger.commit(node, keep)
+        alive = {i: [n for n in branch if n == node or n in keep] for i, branch in branches.items()}
+        covered: set[int] = set()
+        leaves: dict[int, int] = {}
+        # Longest first: a branch whose rest lies within another one gives its id back.
+        for i, branch in sorted(alive.items(), key=lambda item: -len(item[1])):
+            if not branch or branch[-1] in covered:
+                self._give(i)
+                continue
+            covered.update(branch)
+            leaves[i] = branch[-1]
+            if branch[-1] != branches[i][-1]:
+                self._remove(i, ledger.position(branch[-1]) + 1)
+        held.leaves = leaves
+
+    def close(self, seq: int) -> None:
+        held = self._sequences.pop(seq, None)
+        if held is not None:
+            for i in held.leaves:
+                self._give(i)
+
+    def abort(self) -> None:
+        self._flag[0] = b"x"
+
+    def shutdown(self) -> None:
+        if self._context:
+            llama_cpp.llama_free(self._context)
+            llama_cpp.llama_model_free(self._model)
+            self._context = None
+
+    @property
+    def used_cells(self) -> int:
+        """KV cells in use, counted over llama sequence ids; for tests of leaks."""
+        ids = range(len(self._batch.ids))
+        return sum(llama_cpp.llama_memory_seq_pos_max(self._memory, i) + 1 for i in ids)
+
+    def _held(self, seq: int) -> _Held:
+        held = self._sequences.get(seq)
+        if held is None:
+            raise UnknownNode(f"sequence {seq} is not open")
+        return held
+
+    def _branch(self, held: _Held, rows: Sequence[Row]) -> None:
+        """Give each row's branch a llama id: the first child takes its parent's over, others copy it."""
+        tips = {leaf: i for i, leaf in held.leaves.items()}
+        for row in rows:
+            i = tips.pop(row.parent, None)
+            if i is None:
+                if self.limits.exact:
+                    raise Unsupported("exact mode keeps one chain a sequence: commit before another branch")
+                source = held.through(row.parent)[0]
+                i = self._take()
+                end = held.ledger.position(row.parent) + 1
+                llama_cpp.llama_memory_seq_cp(self._memory, source, i, 0, end)
+            held.leaves[i] = row.node
+            tips[row.node] = i
+
+    def _fill(self, rows: Sequence[Row]) -> None:
+        """The batch of an extend; in exact mode padded to the fixed width with rows that are dropped after."""
+        self._batch.clear()
+        through: dict[tuple[int, int], list[int]] = {}
+        for seq in {row.seq for row in rows}:
+            held = self._sequences[seq]
+            for i, leaf in held.leaves.items():
+                for node in held.ledger.path(leaf):
+                    through.setdefault((seq, node), []).append(i)
+        for row in rows:
+            position = self._sequences[row.seq].ledger.position(row.node)
+            self._batch.add(row.token, position, through[row.seq, row.node], True)
+        if self.limits.exact:
+            for extra in range(1, EXACT_WIDTH - len(rows) + 1):
+                self._batch.add(0, position + extra, through[row.seq, row.node], True)
+
+    def _decode(self, starts: Sequence[tuple[int, int]]) -> None:
+        """Run the batch. On failure remove what it left behind: cells of each id from its start position on."""
+        self._flag[0] = b"\0"
+        code = llama_cpp.llama_decode(self._context, self._batch.struct)
+        if code == 0:
+            return
+        llama_cpp.llama_synchronize(self._context)
+        for i, start in starts:
+            self._remove(i, start)
+        if code == 1:
+            raise KvFull("no KV cells are left for these rows")
+        if code == 2:
+            raise Aborted("the forward was aborted")
+        raise EngineError(f"llama.cpp failed to decode (code {code})")
+
+    def _take(self) -> int:
+        if not self._ids:
+            raise TooManyLeaves(f"all {len(self._batch.ids)} branches of the engine are in use")
+        return self._ids.pop()
+
+    def _give(self, i: int) -> None:
+        self._remove(i, 0)
+        self._ids.append(i)
+
+    def _remove(self, i: int, start: int) -> None:
+        llama_cpp.llama_memory_seq_rm(self._memory, i, start, -1)
+
+
+@dataclass
+class _Held:
+    """A sequence's nodes, and the branches that hold them: llama sequence id -> deepest node."""
+
+    ledger: Ledger
+    leaves: dict[int, int]
+
+    def through(self, node: int) -> list[int]:
+        """Ids of the branches that contain a node."""
+        if node == self.ledger.tip:
+            return list(self.leaves)
+        return [i for i, leaf in self.leaves.items() if node in self.ledger.path(leaf)]
+
+
+class _LlamaOutcome(Outcome):
+    def __init__(self, context: object, vocabulary: int, rows: list[int]) -> None:
+        self._context, self._rows = context, rows
+        self._type = ctypes.c_float * vocabulary
+
+    def logits(self, row: int) -> Logits:
+        pointer = llama_cpp.llama_get_logits_ith(self._context, self._rows[row])
+        if not pointer:
+            raise EngineError(f"llama.cpp has no logits of row {row}")
+        return np.frombuffer(self._type.from_address(ctypes.addressof(pointer.contents)), dtype=np.float32)
+
+
+class _Batch:
+    """A llama_batch over arrays of our own."""
+
+    def __init__(self, rows: int, ids: int) -> None:
+        self._token = (ctypes.c_int32 * rows)()
+        self._position = (ctypes.c_int32 * rows)()
+        self._count = (ctypes.c_int32 * rows)()
+        self._row_ids = [(ctypes.c_int32 * ids)() for _ in range(rows)]
+        self._pointers = (ctypes.POINTER(ctypes.c_int32) * rows)(
+            *[ctypes.cast(row, ctypes.POINTER(ctypes.c_int32)) for row in self._row_ids]
+        )
+        self._wanted = (ctypes.c_int8 * rows)()
+        self.ids = range(ids)
+        self.struct = llama_cpp.llama_batch(
+            n_tokens=0,
+            token=self._token,
+            embd=None,
+            pos=self._position,
+            n_seq_id=self._count,
+            seq_id=self._pointers,
+            logits=self._wanted,
+        )
+
+    def clear(self) -> None:
+        self.struct.n_tokens = 0
+
+    def add(self, token: int, position: int, ids: Sequence[int], logits: bool) -> None:
+        at = self.struct.n_tokens
+        self._token[at] = token
+        self._position[at] = position
+        self._count[at] = len(ids)
+        for n, i in enumerate(ids):
+            self._row_ids[at][n] = i
+        self._wanted[at] = logits
+        self.struct.n_tokens = at + 1
+
+
+@llama_cpp.llama_log_callback
+def _quiet(level: int, text: bytes, data: object) -> None:
+    """Drops llama.cpp's chatter; its failures come back as return codes."""
+
+
+llama_cpp.llama_log_set(_quiet, ctypes.c_void_p(0))
+
+
+def load_model(path: Path, gpu: int | None = None, vocabulary_only: bool = False) -> object:
+    """A llama_model pointer. ``gpu``: the device that takes all layers, or None for none. Raises ModelError."""
+    llama_cpp.llama_backend_init()
+    params = llama_cpp.llama_model_default_params()
+    params.vocab_only = vocabulary_only
+    params.n_gpu_layers = 0 if gpu is None else 1_000
+    params.main_gpu = gpu or 0
+    params.split_mode = llama_cpp.LLAMA_SPLIT_MODE_NONE
+    model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
+    if not model:
+        raise ModelError(f"{path}: llama.cpp cannot load this file (damaged, or an architecture it does not know)")
+    return model
+
+
+def _padded(cells: int) -> int:
+    return -(-cells // 256) * 256

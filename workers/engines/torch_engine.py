@@ -1,0 +1,374 @@
+"""Transformers models (safetensors or GGUF) on CPU and CUDA, with a tree-shaped KV cache of our own.
+
+The model's attention is replaced, through transformers' attention registry, by one that writes the rows' keys and
+values into our cells and lets each row see its sequence's prefix and its own path. Cells of a prefix lie in order
+of position; a commit moves the surviving nodes up behind it.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+from torch import Tensor
+
+from workers.engines.base import Ledger, Limits, Outcome, Row, check_rows
+from workers.errors import Aborted, EngineError, KvFull, ModelError, TooManyLeaves, UnknownNode, Unsupported
+from workers.sampling import Logits
+
+EXACT_WIDTH = 8
+_TREE_CELLS = 128  # cells per sequence beyond its context, for guesses and padding
+_SPAN = 64  # exact mode attends over whole blocks of so many cells
+
+
+@dataclass(frozen=True)
+class TorchSettings:
+    """How to run a model. ``device``: "cpu" or "cuda:0"; ``dtype``: "float32", "bfloat16" or "float16"."""
+
+    device: str = "cpu"
+    dtype: str = "float32"
+    sequences: int = 4
+    context: int = 2048
+    rows: int = 64
+    chunk: int = 256
+    exact: bool = False
+
+
+@dataclass(slots=True)
+class _Held:
+    """A sequence's nodes, its slot in the cache, and the cell of each node below the tip."""
+
+    slot: int
+    ledger: Ledger = field(default_factory=Ledger)
+    cells: dict[int, int] = field(default_factory=dict)
+
+    def free_cells(self, count: int, capacity: int) -> list[int]:
+        """The first cells behind the prefix that no node holds."""
+        taken = set(self.cells.values())
+        found: list[int] = []
+        cell = self.ledger.length
+        while len(found) < count:
+            if cell >= capacity:
+                raise KvFull(f"no KV cells are left for {count} more rows")
+            if cell not in taken:
+                found.append(cell)
+            cell += 1
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One sequence's rows in a forward: which rows, their cells, and what each may see.
+
+    ``mask`` is [rows, span], added to the scores; ``distance`` [rows, span] is how many positions back a cell lies.
+    """
+
+    slot: int
+    rows: slice
+    cells: Tensor
+    mask: Tensor
+    distance: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Forward:
+    """What the attention needs of the forward in flight."""
+
+    keys: Tensor  # [layers, slots, kv heads, cells, head size], as values
+    values: Tensor
+    parts: list[_Part]
+    exact: bool
+    aborted: threading.Event
+
+
+def _tree_attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: object, scaling: float,
+    hetero: _Forward, sliding_window: int | None = None, **_: object,
+) -> tuple[Tensor, None]:
+    """Attention of rows [1, heads, rows, size] over the cells of their own sequences."""
+    if hetero.aborted.is_set():
+        raise Aborted("the forward was aborted")
+    layer = module.layer_idx
+    heads, size = query.shape[1], query.shape[3]
+    outputs = []
+    for part in hetero.parts:
+        keys, values = hetero.keys[layer, part.slot], hetero.values[layer, part.slot]
+        keys[:, part.cells] = key[0, :, part.rows]
+        values[:, part.cells] = value[0, :, part.rows]
+        span, groups = part.mask.shape[1], keys.shape[0]
+        count = part.mask.shape[0]
+        # Grouped queries share keys: [groups, heads per group * rows, size] needs no repeated keys.
+        grouped = query[0, :, part.rows].reshape(groups, heads // groups * count, size)
+        mask = part.mask
+        if sliding_window is not None:
+            mask = mask.masked_fill(part.distance >= sliding_window, float("-inf"))
+        mask = mask.repeat(heads // groups, 1)
+        attend = _attend_in_blocks if hetero.exact else _attend
+        mixed = attend(grouped * scaling, keys[:, :span], values[:, :span], mask)
+        outputs.append(mixed.view(heads, count, size).transpose(0, 1))
+    return torch.cat(outputs)[None].contiguous(), None
+
+
+def _attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """softmax(q k + mask) v over [groups, rows, size] queries and [groups, span, size] cells."""
+    scores = query @ keys.transpose(1, 2) + mask
+    return torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype) @ values
+
+
+def _attend_in_blocks(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """The same in blocks of _SPAN cells of one shape, added up in order.
+
+    A longer span then only adds blocks of exact zeros to a row that does not see them, so its bits stay.
+    """
+    groups, rows, size = query.shape
+    blocks = keys.shape[1] // _SPAN
+    cells = (groups, blocks, _SPAN, size)
+    scores = query[:, None] @ keys.reshape(cells).transpose(2, 3)
+    scores = scores.float() + mask.view(rows, blocks, _SPAN).transpose(0, 1)
+    weights = torch.exp(scores - scores.amax(dim=(1, 3), keepdim=True))
+    sums = weights.sum(dim=3, keepdim=True)
+    parts = weights.to(query.dtype) @ values.reshape(cells)
+    total, mixed = sums[:, 0], parts[:, 0]
+    for block in range(1, blocks):
+        total = total + sums[:, block]
+        mixed = mixed + parts[:, block]
+    return (mixed / total).to(query.dtype)
+
+
+transformers.AttentionInterface.register("hetero", _tree_attention)
+
+
+class TorchEngine:
+    """One transformers model with its KV cache."""
+
+    def __init__(self, path: Path, settings: TorchSettings) -> None:
+        """Load. Raises ModelError for files that cannot be loaded safely, Unsupported for unfit architectures."""
+        self._device = torch.device(settings.device)
+        self._model = load_model(path, settings.dtype).to(self._device)
+        config = self._model.config.get_text_config()
+        kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self._capacity = -(-(settings.context + _TREE_CELLS) // _SPAN) * _SPAN
+        shape = (config.num_hidden_layers, settings.sequences, kv_heads, self._capacity, size)
+        self._keys = torch.zeros(shape, dtype=self._model.dtype, device=self._device)
+        self._values = torch.zeros_like(self._keys)
+        self.limits = Limits(
+            vocabulary=config.vocab_size,
+            context=settings.context,
+            rows=EXACT_WIDTH if settings.exact else settings.rows,
+            chunk=settings.chunk,
+            sequences=settings.sequences,
+            exact=settings.exact,
+        )
+        self._sequences: dict[int, _Held] = {}
+        self._slots = list(range(settings.sequences))[::-1]
+        self._aborted = threading.Event()
+
+    def prefill(self, seq: int, tokens: Sequence[int]) -> Outcome:
+        held = self._sequences.get(seq)
+        if held is None:
+            if not self._slots:
+                raise TooManyLeaves(f"all {self.limits.sequences} sequences of the engine are open")
+            held = _Held(self._slots[-1])
+        ledger = held.ledger
+        ledger.check_prefill(tokens, self.limits)
+        first, count = ledger.length, len(tokens)
+        positions = np.arange(first, first + count)
+        span = self._span(first + count)
+        allowed = np.arange(span)[None, :] <= positions[:, None]
+        part = self._part(held.slot, slice(0, count), positions, allowed, positions, np.arange(span))
+        logits = self._run(list(tokens), positions, [part], 1)
+        if seq not in self._sequences:
+            self._sequences[seq] = held
+            self._slots.pop()
+        ledger.length += count
+        return _TorchOutcome(logits)
+
+    def extend(self, rows: Sequence[Row]) -> Outcome:
+        check_rows(rows, self.limits)
+        by_seq: dict[int, list[int]] = {}
+        for at, row in enumerate(rows):
+            by_seq.setdefault(row.seq, []).append(at)
+        tokens: list[int] = []
+        positions: list[NDArray[np.intp]] = []
+        parts: list[_Part] = []
+        order: list[int] = []
+        entered: list[tuple[_Held, list[Row], dict[int, int]]] = []
+        try:
+            for seq, at in by_seq.items():
+                held = self._sequences.get(seq)
+                if held is None:
+                    raise UnknownNode(f"sequence {seq} is not open")
+                own = [rows[i] for i in at]
+                where = held.ledger.append(own, self.limits)
+                entered.append((held, own, dict(held.cells)))
+                part, padded = self._enter(held, own, where, len(tokens))
+                parts.append(part)
+                tokens += [row.token for row in own] + [0] * (len(padded) - len(own))
+                positions.append(padded)
+                order += at
+            logits = self._run(tokens, np.concatenate(positions), parts, 0)
+        except BaseException:
+            for held, own, cells in entered:
+                held.ledger.undo(own)
+                held.cells = cells
+            raise
+        place = {at: n for n, at in enumerate(order)}
+        return _TorchOutcome(logits, [place[at] for at in range(len(rows))])
+
+    def commit(self, seq: int, node: int, keep: Collection[int] = ()) -> None:
+        held = self._sequences.get(seq)
+        if held is None:
+            raise UnknownNode(f"sequence {seq} is not open")
+        first = held.ledger.length
+        path, _ = held.ledger.commit(node, keep)
+        kept = list(held.ledger.nodes)
+        old = [held.cells[n] for n in (*path, *kept)]
+        new = list(range(first, first + len(old)))
+        if old != new:
+            source = torch.tensor(old, device=self._device)
+            for cache in (self._keys, self._values):
+                cache[:, held.slot, :, first : first + len(old)] = cache[:, held.slot, :, source]
+        held.cells = dict(zip(kept, new[len(path) :], strict=True))
+
+    def close(self, seq: int) -> None:
+        held = self._sequences.pop(seq, None)
+        if held is not None:
+            self._slots.append(held.slot)
+
+    def abort(self) -> None:
+        self._aborted.set()
+
+    def shutdown(self) -> None:
+        self._sequences.clear()
+        del self._model, self._keys, self._values
+
+    @property
+    def used_cells(self) -> int:
+        """KV cells in use; for tests of leaks."""
+        return sum(held.ledger.length + len(held.cells) for held in self._sequences.values())
+
+    def _enter(
+        self, held: _Held, own: list[Row], where: list[int], first: int
+    ) -> tuple[_Part, NDArray[np.intp]]:
+        """Cells and visibility of a sequence's rows; in exact mode padded to the fixed width, as a chain."""
+        ledger = held.ledger
+        count = EXACT_WIDTH if self.limits.exact else len(own)
+        cells = held.free_cells(count, self._capacity)
+        if self.limits.exact and cells[0] != where[0]:
+            raise Unsupported("exact mode keeps one chain a sequence: commit before another branch")
+        positions = np.array([*where, *range(where[-1] + 1, where[-1] + 1 + count - len(own))])
+        span = self._span(max(cells) + 1)
+        at = np.zeros(span, dtype=np.intp)  # position of each cell
+        at[: ledger.length] = np.arange(ledger.length)
+        for node, cell in held.cells.items():
+            if cell < span:
+                at[cell] = ledger.position(node)
+        at[cells] = positions
+        allowed = np.zeros((count, span), dtype=bool)
+        for i in range(count):
+            self._see(allowed, i, own, held)
+            allowed[i, cells[i]] = True
+        for row, cell in zip(own, cells, strict=False):
+            held.cells[row.node] = cell
+        return self._part(held.slot, slice(first, first + count), np.array(cells), allowed, positions, at), positions
+
+    def _see(self, allowed: NDArray[np.bool_], i: int, own: list[Row], held: _Held) -> None:
+        """Row i sees what its parent sees: an earlier row of the call, or the prefix and an evaluated path."""
+        ledger = held.ledger
+        if i >= len(own):
+            allowed[i] = allowed[i - 1]
+            return
+        index = {row.node: n for n, row in enumerate(own[:i])}
+        parent = own[i].parent
+        if parent in index:
+            allowed[i] = allowed[index[parent]]
+            return
+        allowed[i, : ledger.length] = True
+        allowed[i, [held.cells[node] for node in ledger.path(parent)]] = True
+
+    def _part(
+        self, slot: int, rows: slice, cells: NDArray[np.intp], allowed: NDArray[np.bool_],
+        positions: NDArray[np.intp], at: NDArray[np.intp],
+    ) -> _Part:
+        mask = torch.zeros(allowed.shape, dtype=self._keys.dtype)
+        mask.masked_fill_(torch.from_numpy(~allowed), float("-inf"))
+        distance = torch.from_numpy(positions[:, None] - at[None, :])
+        return _Part(
+            slot, rows, torch.from_numpy(cells).to(self._device), mask.to(self._device), distance.to(self._device)
+        )
+
+    def _span(self, cells: int) -> int:
+        return -(-cells // _SPAN) * _SPAN if self.limits.exact else cells
+
+    def _run(self, tokens: list[int], positions: NDArray[np.intp], parts: list[_Part], keep: int) -> Tensor:
+        """Logits [rows, vocabulary] of a forward; ``keep``: of the last rows only, 0 means all."""
+        self._aborted.clear()
+        forward = _Forward(self._keys, self._values, parts, self.limits.exact, self._aborted)
+        try:
+            with torch.inference_mode():
+                result = self._model(
+                    input_ids=torch.tensor([tokens], device=self._device),
+                    position_ids=torch.from_numpy(positions)[None].to(self._device),
+                    use_cache=False,
+                    logits_to_keep=keep,
+                    hetero=forward,
+                )
+        except (RuntimeError, torch.OutOfMemoryError) as error:
+            raise EngineError(f"the forward failed: {error}") from error
+        logits: Tensor = result.logits[0]
+        return logits
+
+
+class _TorchOutcome(Outcome):
+    def __init__(self, logits: Tensor, place: list[int] | None = None) -> None:
+        self._logits, self._place = logits, place
+
+    def logits(self, row: int) -> Logits:
+        at = self._place[row] if self._place is not None else row
+        found: Logits = self._logits[at].float().cpu().numpy()
+        return found
+
+
+def load_model(path: Path, dtype: str) -> Any:
+    """A causal language model from a GGUF file or a safetensors directory; never runs code from the model."""
+    if path.is_dir():
+        check_directory(path)
+        where, more = path, {"use_safetensors": True}
+    else:
+        where, more = path.parent, {"gguf_file": path.name}
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            where, dtype=getattr(torch, dtype), trust_remote_code=False, local_files_only=True,
+            attn_implementation="hetero", **more,
+        ).eval()
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{path}: transformers cannot load this model: {first}") from error
+    if getattr(model, "_is_stateful", False):
+        raise Unsupported(f"{path.name} has recurrent memory, which cannot take back rejected tokens")
+    return model
+
+
+def check_directory(path: Path) -> dict[str, Any]:
+    """The config of a transformers directory. Raises ModelError unless it is safetensors without code."""
+    config_file = path / "config.json"
+    if not config_file.is_file():
+        raise ModelError(f"{path}: no config.json; a model is a GGUF file or a transformers directory")
+    try:
+        config = json.loads(config_file.read_text())
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{config_file}: not readable as JSON ({error})") from error
+    if not isinstance(config, dict) or "auto_map" in config:
+        raise ModelError(f"{config_file}: the model brings its own code (auto_map), which hetero never runs")
+    if not list(path.glob("*.safetensors")):
+        raise ModelError(f"{path}: no *.safetensors file; other weight formats are not loaded, convert it first")
+    return config

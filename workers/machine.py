@@ -1,0 +1,97 @@
+"""The contract between a sans-IO state machine (verifier, drafter) and whatever drives it.
+
+Events go in (``receive``, ``completed``, ``lost``), ``step`` says what to do now. The actor shell drives machines
+with sockets and threads, the simulator with a virtual clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import inf
+from typing import Protocol
+
+from workers.engines.base import Engine, Outcome, Row
+from workers.errors import EngineError
+from workers.wire.messages import Message
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Commit a sequence's engine state at a node; see ``Engine.commit``."""
+
+    seq: int
+    node: int
+    keep: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Free:
+    """Close a sequence in the engine."""
+
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prefill:
+    """One chunk of a prefix."""
+
+    seq: int
+    tokens: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Extend:
+    """One forward over rows of one or several sequences."""
+
+    rows: Sequence[Row]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A job for the engine: cache operations in order, then at most one forward."""
+
+    before: Sequence[Keep | Free]
+    forward: Prefill | Extend | None
+
+    def execute(self, engine: Engine) -> Outcome | None:
+        """Do the job. Raises EngineError; the cache operations have then been done."""
+        for operation in self.before:
+            if isinstance(operation, Keep):
+                engine.commit(operation.seq, operation.node, operation.keep)
+            else:
+                engine.close(operation.seq)
+        match self.forward:
+            case Prefill(seq, tokens):
+                return engine.prefill(seq, tokens)
+            case Extend(rows):
+                return engine.extend(rows)
+        return None
+
+
+@dataclass(slots=True)
+class Step:
+    """What to do now: messages to send, a job for the engine if it is idle, and when to ask again."""
+
+    sends: list[tuple[bytes, Message]] = field(default_factory=list)
+    run: Run | None = None
+    wake: float = inf
+
+
+class Machine(Protocol):
+    """A verifier or a drafter. Times are seconds of one monotonic clock."""
+
+    def receive(self, peer: bytes, message: Message, now: float) -> None:
+        """A message came from a peer (its socket identity)."""
+
+    def completed(self, outcome: Outcome | EngineError | None, elapsed: float, now: float) -> None:
+        """The job ended after ``elapsed`` seconds; its outcome is valid until the next job starts."""
+
+    def lost(self, peer: bytes, now: float) -> None:
+        """A peer cannot be reached any more."""
+
+    def step(self, now: float) -> Step:
+        """Decide. Called after events and at the ``wake`` time of the last step."""
+
+    def prepare(self) -> None:
+        """Work that can be done while the engine is busy."""

@@ -1,0 +1,66 @@
+"""One sequence as its engine sees it: the draft tree, and how far the engine's cache has come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from workers.engines.base import Row
+from workers.machine import Keep
+from workers.tree import DraftTree
+
+
+class Track:
+    """A tree and the engine's place in it.
+
+    ``pending`` are committed nodes beyond the engine's tip, oldest first: some may be evaluated already (they
+    only need a commit), the others are the first rows of the next forward.
+    """
+
+    def __init__(self, seq: int, position: int, token: int) -> None:
+        """At the end of a prefix of ``position`` + 1 tokens that ends with ``token``."""
+        self.seq = seq
+        self.tree = DraftTree(position, token)
+        self.pending: list[int] = []
+        self._tokens: dict[int, int] = {}  # of pending nodes: a re-rooted tree forgets them
+        self._tip = 0
+        self._evaluated: set[int] = set()
+
+    def commit(self, token: int) -> int:
+        """The target decided ``token``; returns its node."""
+        node = self.tree.advance(token)
+        self.pending.append(node)
+        self._tokens[node] = token
+        return node
+
+    def evaluated(self, nodes: Iterable[int]) -> None:
+        """The engine has these nodes now."""
+        self._evaluated.update(nodes)
+
+    def has(self, node: int) -> bool:
+        """Whether the engine has evaluated a node of the tree."""
+        return node in self._evaluated or node == self._tip
+
+    def keep(self, *, guesses: bool) -> Keep | None:
+        """The engine commit due before the next forward, if any; without ``guesses`` all of them lose their KV."""
+        tip = self._tip
+        while self.pending and self.pending[0] in self._evaluated:
+            self._tip = self.pending.pop(0)
+            self._evaluated.remove(self._tip)
+            del self._tokens[self._tip]
+        alive = frozenset(node for node in self._evaluated if guesses and node in self.tree)
+        if self._tip == tip and len(alive) == len(self._evaluated):
+            return None
+        self._evaluated = set(alive)
+        return Keep(self.seq, self._tip, alive)
+
+    def rows(self, guesses: Sequence[int], limit: int) -> list[Row]:
+        """Rows for the pending nodes (after ``keep``) and then ``guesses``, parents first; at most ``limit``."""
+        rows = []
+        parent = self._tip
+        for node in self.pending:
+            rows.append(Row(self.seq, node, parent, self._tokens[node]))
+            parent = node
+        for guess in guesses:
+            node_ = self.tree[guess]
+            rows.append(Row(self.seq, guess, node_.parent, node_.token))
+        return rows[:limit]

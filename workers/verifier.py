@@ -1,0 +1,416 @@
+"""The verifier: owns the truth of every sequence. Messages, clock and outcomes in, actions out.
+
+Its loop: take in messages -> choose windows -> one engine forward -> walk each tree from its root by the one
+rule -> commit, tell the drafter, emit tokens.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from itertools import islice
+from math import inf
+
+from workers.acceptance import walk
+from workers.engines.base import Limits, Outcome, Row
+from workers.errors import EngineError
+from workers.machine import Extend, Free, Keep, Prefill, Run, Step
+from workers.sequence import Sequence, Vocabulary
+from workers.strategy import Pacer, Strategy
+from workers.wire.messages import (
+    Cancel,
+    Close,
+    Commit,
+    Draft,
+    Failed,
+    Finished,
+    Message,
+    Open,
+    Ping,
+    Pong,
+    Resume,
+    Tokens,
+)
+
+SILENCE = 3.0  # seconds without a word after which a drafter counts as gone
+DESERTED = 30.0  # likewise a gateway, whose sequences are then freed
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """A sequence's part of the forward in flight: node -> row of the outcome, and how many are guesses."""
+
+    sequence: Sequence
+    rows: dict[int, int]
+    drafted: int
+    root: bool  # whether the newest committed token is among the rows
+
+
+class Verifier:
+    """State machine (``workers.machine.Machine``) of the target's worker."""
+
+    def __init__(
+        self, epoch: int, limits: Limits, vocabulary: Vocabulary, strategy: Strategy, tree_nodes: int = 512
+    ) -> None:
+        self.epoch = epoch
+        self.dropped = 0  # messages that made no sense: unknown kind, stale draft
+        self._limits = limits
+        self._vocabulary = vocabulary
+        self._strategy = strategy
+        self._tree_nodes = tree_nodes
+        self._pacer = Pacer()
+        self._active: dict[int, Sequence] = {}  # in order of least recent service
+        self._queue: deque[Sequence] = deque()  # admitted, waiting for a place in the engine
+        self._heard: dict[bytes, float] = {}  # gateways
+        self._drafter: bytes | None = None
+        self._drafter_heard = -inf
+        self._sends: list[tuple[bytes, Message]] = []
+        self._frees: list[Free] = []
+        self._flight: list[_Window] | None = None  # None: the engine is idle
+        self._chunk: Sequence | None = None  # whose prefill chunk is in flight
+        self._decoded_last = False  # prompt chunks and windows take turns
+        self._alone: set[int] = set()  # sequences that were in a failed forward: run one by one
+
+    # Events
+
+    def receive(self, peer: bytes, message: Message, now: float) -> None:
+        match message:
+            case Open():
+                self._open(peer, message, now)
+            case Resume():
+                self._resume(peer, message.opening, now)
+            case Cancel():
+                self._drop(message.seq)
+            case Draft():
+                self._draft(peer, message, now)
+            case Ping():
+                self._ping(peer, message, now)
+            case _:
+                self.dropped += 1
+
+    def lost(self, peer: bytes, now: float) -> None:
+        if peer == self._drafter:
+            self._forget_drafter()
+            return
+        self._heard.pop(peer, None)
+        for sequence in [s for s in (*self._active.values(), *self._queue) if s.peer == peer]:
+            self._drop(sequence.seq)
+
+    def completed(self, outcome: Outcome | EngineError | None, elapsed: float, now: float) -> None:
+        flight, self._flight = self._flight or [], None
+        chunk, self._chunk = self._chunk, None
+        if isinstance(outcome, EngineError):
+            self._failed(flight, chunk, outcome)
+            return
+        if outcome is None:
+            return
+        if chunk is None:
+            self._pacer.forward(sum(len(window.rows) for window in flight), elapsed)
+        for window in flight:
+            if self._active.get(window.sequence.seq) is window.sequence:
+                self._walk(window, outcome, now)
+
+    def prepare(self) -> None:
+        for window in self._flight or []:
+            position = window.sequence.track.tree.position
+            for ahead in range(len(window.rows)):
+                window.sequence.sampler.prepare(position + 1 + ahead, self._limits.vocabulary)
+
+    def step(self, now: float) -> Step:
+        self._expire(now)
+        self._admit(now)
+        run, wake = None, inf
+        if self._flight is None:
+            run, wake = self._choose(now)
+        step = Step(self._sends, run, min(wake, now + 1.0))
+        self._sends = []
+        return step
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """Sequences (in the engine, waiting), for health and tests."""
+        return len(self._active), len(self._queue)
+
+    @property
+    def idle(self) -> bool:
+        """No sequence is left and the engine has been told so."""
+        return not self._active and not self._queue and not self._frees and self._flight is None
+
+    # Requests
+
+    def _open(self, peer: bytes, opening: Open, now: float) -> None:
+        """Admit a sequence. Its prompt and output so far may come from outside: check them here."""
+        self._heard[peer] = now
+        if opening.seq in self._active or any(s.seq == opening.seq for s in self._queue):
+            self.dropped += 1
+            return
+        room = self._limits.context - len(opening.prompt)
+        if room < 1:
+            self._refuse(
+                peer,
+                opening,
+                f"the prompt has {len(opening.prompt)} tokens and the context holds {self._limits.context}: "
+                "shorten it or serve with a larger --context",
+            )
+            return
+        if max(max(opening.prompt), max(opening.committed, default=0)) >= len(self._vocabulary):
+            self._refuse(peer, opening, f"a token id lies outside the vocabulary of {len(self._vocabulary)}")
+            return
+        limit = min(opening.max_tokens, room)
+        sequence = Sequence(opening, peer, self._vocabulary, limit, now)
+        if sequence.reason is not None:  # a resumed sequence that had all its tokens
+            self._emit(sequence, opening.committed, now)
+            return
+        self._queue.append(sequence)
+
+    def _resume(self, peer: bytes, opening: Open, now: float) -> None:
+        self._heard[peer] = now
+        sequence = self._active.get(opening.seq) or next((s for s in self._queue if s.seq == opening.seq), None)
+        if sequence is None:
+            self._open(peer, opening, now)
+            return
+        sequence.peer = peer
+        self._tokens(sequence, len(opening.prompt) + len(opening.committed))
+
+    def _refuse(self, peer: bytes, opening: Open, why: str) -> None:
+        self._sends.append((peer, Failed(opening.seq, self.epoch, "invalid_request", why)))
+
+    def _drop(self, seq: int) -> None:
+        """Free all a sequence holds; also in the drafter."""
+        self._alone.discard(seq)
+        sequence = self._active.pop(seq, None)
+        if sequence is None:
+            self._queue = deque(s for s in self._queue if s.seq != seq)
+            return
+        self._frees.append(Free(seq))
+        if self._drafter is not None and sequence.drafter_length is not None:
+            self._sends.append((self._drafter, Close(seq, self.epoch)))
+
+    def _admit(self, now: float) -> None:
+        while self._queue and len(self._active) < self._limits.sequences:
+            sequence = self._queue.popleft()
+            self._active[sequence.seq] = sequence
+            self._offer(sequence)
+
+    def _expire(self, now: float) -> None:
+        if self._drafter is not None and now - self._drafter_heard > SILENCE:
+            self._forget_drafter()
+        for peer in [p for p, heard in self._heard.items() if now - heard > DESERTED]:
+            self.lost(peer, now)
+
+    # The drafter
+
+    def _ping(self, peer: bytes, ping: Ping, now: float) -> None:
+        self._sends.append((peer, Pong(self.epoch)))
+        if ping.role != "drafter":
+            self._heard[peer] = now
+            return
+        if self._drafter != peer:
+            self._forget_drafter()
+            self._drafter = peer
+        self._drafter_heard = now
+        lengths = dict(ping.lengths)
+        for seq in lengths.keys() - self._active.keys():
+            self._sends.append((peer, Close(seq, self.epoch)))
+        for sequence in self._active.values():
+            length = lengths.get(sequence.seq)
+            if length is None or not len(sequence.opening.prompt) <= length <= sequence.length:
+                self._offer(sequence)
+            elif length < sequence.length:
+                sequence.drafter_length = length
+                self._tell(sequence)
+
+    def _forget_drafter(self) -> None:
+        self._drafter = None
+        for sequence in self._active.values():
+            sequence.drafter_length = None
+            sequence.waiting_since = None
+
+    def _offer(self, sequence: Sequence) -> None:
+        """Open a sequence at the drafter, with all that is committed."""
+        if self._drafter is None or not self._strategy.drafts:
+            return
+        asked = sequence.opening
+        self._sends.append(
+            (
+                self._drafter,
+                Open(
+                    seq=asked.seq,
+                    epoch=self.epoch,
+                    prompt=asked.prompt,
+                    committed=list(sequence.committed),
+                    sampling=asked.sampling,
+                    max_tokens=asked.max_tokens,
+                    stop=[],
+                ),
+            )
+        )
+        sequence.drafter_length = sequence.length
+
+    def _tell(self, sequence: Sequence) -> None:
+        """Send the drafter the tokens committed since the length it is known to hold."""
+        if self._drafter is None or sequence.drafter_length is None:
+            return
+        tokens, _ = sequence.since(sequence.drafter_length)
+        self._sends.append((self._drafter, Commit(sequence.seq, self.epoch, sequence.drafter_length, tokens)))
+
+    def _draft(self, peer: bytes, draft: Draft, now: float) -> None:
+        sequence = self._active.get(draft.seq)
+        if sequence is None or draft.epoch != self.epoch or peer != self._drafter:
+            self.dropped += 1
+            return
+        self._drafter_heard = now
+        fresh = sequence.graft(draft, self._tree_nodes)
+        sequence.drafter_length = max(sequence.drafter_length or 0, min(draft.base, sequence.length))
+        if fresh:
+            sequence.stalled = False
+            if sequence.waiting_since is not None:
+                self._pacer.drafted(fresh, now - sequence.waiting_since)
+                sequence.waiting_since = now
+
+    # Windows
+
+    def _choose(self, now: float) -> tuple[Run | None, float]:
+        """A job for the idle engine, or when to look again."""
+        before: list[Keep | Free] = list(self._frees)
+        self._frees = []
+        ready, wake = self._ready(now)
+        prefilling = next((s for s in self._active.values() if s.prefilling), None)
+        if prefilling is not None and (not ready or self._decoded_last):
+            self._decoded_last = False
+            return Run(before, self._prefill(prefilling)), inf
+        if not ready:
+            return (Run(before, None) if self._busy(before) else None), wake
+        if self._limits.exact or self._alone:
+            ready = [next((s for s in ready if s.seq in self._alone), ready[0])]
+        self._decoded_last = True
+        rows: list[Row] = []
+        self._flight = []
+        for sequence in ready:
+            room = self._limits.rows - len(rows)
+            if room <= 0:
+                break
+            keep = sequence.track.keep(guesses=False)
+            if keep is not None:
+                before.append(keep)
+            window, own = self._window(sequence, room, len(rows))
+            rows.extend(own)
+            self._flight.append(window)
+            self._serve(sequence)
+        return Run(before, Extend(rows)), inf
+
+    def _busy(self, before: list[Keep | Free]) -> bool:
+        """Occupy the engine with cache operations alone, if there are any."""
+        if before:
+            self._flight = []
+        return bool(before)
+
+    def _serve(self, sequence: Sequence) -> None:
+        """Move to the end of the order of service."""
+        self._active[sequence.seq] = self._active.pop(sequence.seq)
+
+    def _ready(self, now: float) -> tuple[list[Sequence], float]:
+        """Sequences whose window should start now; else when the first wait ends."""
+        ready, wake = [], inf
+        for sequence in self._active.values():
+            if sequence.prefilling:
+                continue
+            if not self._waits(sequence):
+                ready.append(sequence)
+                continue
+            if sequence.waiting_since is None:
+                sequence.waiting_since = now
+            end = sequence.waiting_since + self._patience()
+            if now >= end:
+                sequence.stalled = True
+                ready.append(sequence)
+            else:
+                wake = min(wake, end)
+        return ready, wake
+
+    def _patience(self) -> float:
+        """Longest wait for one more draft: a few draft steps, the link's way there and back counted in."""
+        return max(2e-3, 4.0 * self._pacer.draft_step)
+
+    def _waits(self, sequence: Sequence) -> bool:
+        if self._drafter is None or sequence.drafter_length is None or sequence.stalled:
+            return False
+        if len(sequence.track.pending) >= self._limits.rows:  # a replay: there is enough to do
+            return False
+        drafted = sum(1 for _ in islice(sequence.track.tree.chain(), self._strategy.gamma))
+        if drafted >= sequence.remaining - 1:
+            return False
+        return self._strategy.waits(drafted, self._pacer.pace())
+
+    def _window(self, sequence: Sequence, room: int, first: int) -> tuple[_Window, list[Row]]:
+        track = sequence.track
+        count = max(0, min(self._strategy.gamma, sequence.remaining - 1, room - len(track.pending)))
+        guesses = [node.id for node in islice(track.tree.chain(), count)]
+        rows = track.rows(guesses, room)
+        index = {row.node: first + at for at, row in enumerate(rows)}
+        sequence.waiting_since = None
+        root = track.tree.root in index
+        return _Window(sequence, index, len(guesses) if root else 0, root), rows
+
+    def _prefill(self, sequence: Sequence) -> Prefill:
+        chunk = sequence.opening.prompt[sequence.prefilled : sequence.prefilled + self._limits.chunk]
+        sequence.prefilled += len(chunk)
+        done = not sequence.prefilling
+        first = done and not sequence.committed
+        rows = {0: 0} if first else {}
+        self._flight = [_Window(sequence, rows, 0, first)] if done else []
+        self._chunk = sequence
+        return Prefill(sequence.seq, chunk)
+
+    def _walk(self, window: _Window, outcome: Outcome, now: float) -> None:
+        sequence = window.sequence
+        self._alone.discard(sequence.seq)
+        sequence.started(now)
+        before = len(sequence.committed)
+        sequence.track.evaluated(node for node in window.rows if node)
+        if not window.root:
+            return
+        walked = walk(sequence.track, window.rows, outcome, sequence.sampler, sequence.take)
+        sequence.checked(window.drafted, walked.accepted)
+        self._pacer.checked(walked.accepted, window.drafted)
+        self._pacer.round(walked.tokens, sequence.lap(now))
+        self._emit(sequence, sequence.committed[:before], now)
+        if walked.failure is not None:
+            self._fail(sequence, "not_finite", str(walked.failure))
+        elif not walked.ended:
+            self._tell(sequence)
+
+    def _emit(self, sequence: Sequence, had: list[int], now: float) -> None:
+        """Send what was committed beyond ``had``, and the end if this was it."""
+        self._tokens(sequence, len(sequence.opening.prompt) + len(had))
+        if sequence.reason is not None:
+            stats = sequence.stats(now)
+            self._sends.append(
+                (
+                    sequence.peer,
+                    Finished(
+                        sequence.seq, self.epoch, sequence.length, sequence.reason, sequence.last_text, stats
+                    ),
+                )
+            )
+            self._drop(sequence.seq)
+
+    def _tokens(self, sequence: Sequence, base: int) -> None:
+        tokens, text = sequence.since(base)
+        if tokens:
+            self._sends.append((sequence.peer, Tokens(sequence.seq, self.epoch, base, tokens, text)))
+
+    def _failed(self, flight: list[_Window], chunk: Sequence | None, error: EngineError) -> None:
+        """A forward failed: one sequence is at fault at most, so try each alone before giving one up."""
+        involved = [chunk] if chunk is not None else [window.sequence for window in flight]
+        if len(involved) == 1:
+            self._fail(involved[0], "engine_error", str(error))
+        else:
+            self._alone.update(sequence.seq for sequence in involved)
+
+    def _fail(self, sequence: Sequence, code: str, why: str) -> None:
+        if sequence.seq in self._active:
+            self._sends.append((sequence.peer, Failed(sequence.seq, self.epoch, code, why)))
+            self._drop(sequence.seq)
+
+

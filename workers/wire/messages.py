@@ -1,0 +1,158 @@
+"""The closed union of messages. Every integer and every length is bounded here, before other code sees it.
+
+    gateway -> verifier  Open, Resume, Cancel        verifier -> gateway  Tokens, Finished, Failed
+    verifier -> drafter  Open, Commit, Close         drafter -> verifier  Draft        all   Ping, Pong
+
+``seq`` ids are random and never reused. ``epoch`` names an incarnation of the verifier: messages of another
+one are ignored. ``base`` is a length of prompt + output in tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+from msgspec import Meta, Struct
+
+MAX_TOKENS = 1 << 20
+MAX_NODES = 256
+MAX_FRAME = 16 << 20
+
+_INT = (1 << 63) - 1
+Seq = Annotated[int, Meta(ge=0, le=_INT)]
+Epoch = Annotated[int, Meta(ge=0, le=_INT)]
+Seed = Annotated[int, Meta(ge=0, le=_INT)]
+Token = Annotated[int, Meta(ge=0, lt=1 << 31)]
+Length = Annotated[int, Meta(ge=0, le=MAX_TOKENS)]
+Count = Annotated[int, Meta(ge=0, lt=1 << 53)]
+TokenList = Annotated[list[Token], Meta(max_length=MAX_TOKENS)]
+StopList = Annotated[list[Annotated[str, Meta(min_length=1, max_length=1024)]], Meta(max_length=16)]
+Unit = Annotated[float, Meta(ge=0.0, le=1.0)]
+
+
+class _Message(Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Base of all messages: immutable, tagged by class name, unknown fields refused."""
+
+
+class Sampling(Struct, frozen=True, forbid_unknown_fields=True):
+    """The sampling settings of one choice; see ``workers.sampling.SamplingSpec``."""
+
+    temperature: Annotated[float, Meta(ge=0.0, le=100.0)]
+    top_k: Annotated[int, Meta(ge=0, lt=1 << 31)]
+    top_p: Annotated[float, Meta(gt=0.0, le=1.0)]
+    min_p: Unit
+    seed: Seed
+    choice: Annotated[int, Meta(ge=0, lt=1 << 16)]
+
+
+class Open(_Message, frozen=True):
+    """A sequence begins. To a drafter, ``committed`` holds the output so far; from a gateway it is empty."""
+
+    seq: Seq
+    epoch: Epoch
+    prompt: Annotated[list[Token], Meta(min_length=1, max_length=MAX_TOKENS)]
+    committed: TokenList
+    sampling: Sampling
+    max_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS)]
+    stop: StopList
+
+
+class Resume(_Message, frozen=True):
+    """Go on with a sequence from ``opening.committed``, whether the verifier still knows it or not."""
+
+    opening: Open
+
+
+class Cancel(_Message, frozen=True):
+    """The client is gone: free everything of the sequence."""
+
+    seq: Seq
+
+
+class Commit(_Message, frozen=True):
+    """Tokens the target decided, from position ``base`` on."""
+
+    seq: Seq
+    epoch: Epoch
+    base: Length
+    tokens: TokenList
+
+
+class Close(_Message, frozen=True):
+    """The sequence ended; its draft state can go."""
+
+    seq: Seq
+    epoch: Epoch
+
+
+class Draft(_Message, frozen=True):
+    """One guessed subtree, stateless: below the first ``base`` tokens and then ``path``, node i has
+    ``tokens[i]``, hangs on node ``parents[i]`` (-1: the end of the path), and its drafter's margin."""
+
+    seq: Seq
+    epoch: Epoch
+    base: Length
+    path: Annotated[list[Token], Meta(max_length=4096)]
+    parents: Annotated[list[Annotated[int, Meta(ge=-1, lt=MAX_NODES)]], Meta(max_length=MAX_NODES)]
+    tokens: Annotated[list[Token], Meta(max_length=MAX_NODES)]
+    confidences: Annotated[list[Annotated[float, Meta(ge=0.0, le=1e9)]], Meta(max_length=MAX_NODES)]
+
+
+class Tokens(_Message, frozen=True):
+    """Output tokens from position ``base`` on, and the text they release."""
+
+    seq: Seq
+    epoch: Epoch
+    base: Length
+    tokens: TokenList
+    text: str
+
+
+class Stats(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a sequence cost: counts of tokens and target forwards, times in milliseconds."""
+
+    prompt_n: Count
+    prompt_ms: float
+    predicted_n: Count
+    predicted_ms: float
+    draft_n: Count
+    draft_n_accepted: Count
+    forwards_n: Count
+
+
+class Finished(_Message, frozen=True):
+    """The sequence ended at ``base`` tokens; ``reason`` is "stop" or "length", ``text`` the last it releases."""
+
+    seq: Seq
+    epoch: Epoch
+    base: Length
+    reason: str
+    text: str
+    stats: Stats
+
+
+class Failed(_Message, frozen=True):
+    """The sequence cannot go on; ``code`` is a stable word, ``message`` one line."""
+
+    seq: Seq
+    epoch: Epoch
+    code: str
+    message: str
+
+
+class Ping(_Message, frozen=True):
+    """A peer lives. A drafter adds the length it holds of each sequence (``[seq, length]`` pairs)."""
+
+    role: Annotated[str, Meta(max_length=16)]
+    epoch: Epoch
+    lengths: Annotated[list[tuple[Seq, Length]], Meta(max_length=65536)]
+
+
+class Pong(_Message, frozen=True):
+    """The verifier's answer to a Ping, with its own epoch."""
+
+    epoch: Epoch
+
+
+Message: TypeAlias = (
+    Open | Resume | Cancel | Commit | Close | Draft | Tokens | Finished | Failed | Ping | Pong
+)

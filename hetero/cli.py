@@ -1,0 +1,146 @@
+"""The command line. A flag beats its HETERO_* variable, which beats the config file, which beats the default."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from hetero import __version__
+from hetero.config import Config, make_config, read_file
+from hetero.errors import HeteroError
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+class _Group(click.Group):
+    """Shows hetero's own errors as one line on standard error, and exits with 1."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except HeteroError as error:
+            Console(stderr=True).print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+            context.exit(1)
+
+
+def _read_config(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        context.default_map = read_file(Path(value))
+
+
+def settings(command: _Command) -> _Command:
+    """The options of Config, made from its fields."""
+    hints = msgspec.inspect.type_info(Config)
+    assert isinstance(hints, msgspec.inspect.StructType)
+    for field in reversed(hints.fields):
+        assert isinstance(field.type, msgspec.inspect.Metadata)
+        flag = "--" + field.name.replace("_", "-")
+        kind = field.type.type
+        more: dict[str, Any] = {}
+        if isinstance(kind, msgspec.inspect.BoolType):
+            flag += f"/--no-{flag[2:]}"
+        elif isinstance(kind, msgspec.inspect.IntType):
+            more["type"] = int
+        elif isinstance(kind, msgspec.inspect.FloatType):
+            more["type"] = float
+        help_text = (field.type.extra_json_schema or {}).get("description", "")
+        option = click.option(
+            flag, field.name, default=field.default, help=help_text, envvar=f"HETERO_{field.name.upper()}",
+            show_envvar=True, show_default=bool(field.default), **more,
+        )
+        command = option(command)
+    config = click.option(
+        "--config", is_eager=True, expose_value=False, callback=_read_config, envvar="HETERO_CONFIG",
+        metavar="FILE", help="YAML file of settings.",
+    )
+    return config(command)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Speculative decoding over unlike devices: a drafter here, a verifier there, one exact answer."""
+
+
+@main.command()
+@settings
+def serve(**values: Any) -> None:
+    """Serve a model over OpenAI's HTTP API."""
+    from hetero.inventory import take_inventory
+    from hetero.plan import make_plan
+    from hetero.server import serve as run
+
+    config = make_config(values)
+    plan = make_plan(config, take_inventory())
+    sys.exit(run(config, plan, Console()))
+
+
+@main.command()
+@click.argument("prompt")
+@click.option("-n", "--max-tokens", default=128, show_default=True, type=click.IntRange(1))
+@click.option("--temperature", default=0.8, show_default=True, type=click.FloatRange(0, 100))
+@click.option("--top-k", default=0, type=click.IntRange(0), help="Sample among the k likeliest tokens (0: all).")
+@click.option("--top-p", default=1.0, type=click.FloatRange(0, 1, min_open=True))
+@click.option("--min-p", default=0.0, type=click.FloatRange(0, 1))
+@click.option("--seed", default=None, type=click.IntRange(0, (1 << 63) - 1))
+@settings
+def generate(prompt: str, **values: Any) -> None:
+    """Complete PROMPT once, without a server."""
+    from hetero.generate import run
+    from hetero.inventory import take_inventory
+    from hetero.plan import make_plan
+
+    own = {name: values.pop(name) for name in ("max_tokens", "temperature", "top_k", "top_p", "min_p", "seed")}
+    config = make_config(values)
+    plan = make_plan(config, take_inventory())
+    asyncio.run(run(prompt, plan, config.address, own, Console(stderr=True)))
+
+
+@main.command()
+def devices() -> None:
+    """List this machine's devices and the names they go by."""
+    from hetero.inventory import cpu_name, take_inventory
+    from placement.device import Device
+
+    found = take_inventory()
+    table = Table("device", "what", "free memory")
+    table.add_row(str(Device("cpu", found.cores)), cpu_name(), f"{found.memory / 2**30:.1f} GiB")
+    for number, name, free in found.gpus:
+        table.add_row(f"cuda:{number}", name, f"{free / 2**30:.1f} GiB")
+    Console().print(table)
+
+
+@main.command()
+def version() -> None:
+    """Print the version of hetero and of what it stands on."""
+    from importlib.metadata import version as of
+
+    click.echo(f"hetero {__version__}")
+    for name in ("torch", "transformers", "llama-cpp-python", "ray", "pyzmq"):
+        click.echo(f"{name} {of(name)}")
+
+
+@main.group()
+def bench() -> None:
+    """Measure. Each command prints a table, takes --json FILE, and ends with the machine it ran on."""
+
+
+@bench.command()
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
+@click.option("--rounds", default=400, show_default=True, type=click.IntRange(20), help="Rounds per cell.")
+def overhead(json_file: Path | None, rounds: int) -> None:
+    """Time a round spends outside the engines, with engines of zero latency."""
+    from hetero.bench.overhead import run
+
+    run(rounds, json_file, Console())
+
+
+if __name__ == "__main__":
+    main()

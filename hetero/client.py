@@ -1,0 +1,188 @@
+"""The gateway's end of the wire: asks a verifier for sequences, and survives its restarts without a gap."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import zmq
+import zmq.asyncio
+
+from hetero.errors import SequenceFailed
+from workers.errors import WireError
+from workers.wire.codec import decode, encode
+from workers.wire.messages import (
+    Cancel,
+    Failed,
+    Finished,
+    Message,
+    Open,
+    Ping,
+    Resume,
+    Sampling,
+    Stats,
+    Tokens,
+)
+from workers.wire.socket import connect_dealer
+
+_log = logging.getLogger("hetero.client")
+_PING = 5.0  # seconds between signs of life; the verifier frees a silent gateway's sequences
+
+
+@dataclass(frozen=True)
+class Piece:
+    """New tokens and the text they release; the last piece has ``reason`` and ``stats``."""
+
+    tokens: list[int]
+    text: str
+    reason: str | None = None
+    stats: Stats | None = None
+
+
+@dataclass
+class _Live:
+    """A sequence under way."""
+
+    opening: Open
+    pieces: asyncio.Queue[Piece | SequenceFailed] = field(default_factory=asyncio.Queue)
+    tokens: list[int] = field(default_factory=list)
+
+    @property
+    def length(self) -> int:
+        return len(self.opening.prompt) + len(self.tokens)
+
+
+class VerifierClient:
+    """All methods belong to one event loop, except where said."""
+
+    def __init__(self, patience: float = 300.0) -> None:
+        """``patience``: seconds a running sequence waits for a lost verifier before it fails."""
+        self._patience = patience
+        self._context = zmq.asyncio.Context()
+        self._socket: Any = None
+        self._live: dict[int, _Live] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._linked = asyncio.Event()
+
+    @property
+    def live(self) -> int:
+        """Sequences under way."""
+        return len(self._live)
+
+    async def link(self, endpoint: str) -> None:
+        """A verifier listens at ``endpoint`` now: dial it and resume what is under way."""
+        await self._unlink()
+        self._socket = connect_dealer(self._context, endpoint, b"gateway-" + secrets.token_hex(8).encode())
+        self._tasks = [asyncio.create_task(self._read(self._socket)), asyncio.create_task(self._ping())]
+        for live in list(self._live.values()):
+            await self._resume(live)
+        self._linked.set()
+
+    async def close(self) -> None:
+        """Hang up; sequences under way are the verifier's to free."""
+        await self._unlink()
+        self._context.term()
+
+    async def generate(
+        self, prompt: list[int], sampling: Sampling, max_tokens: int, stop: list[str]
+    ) -> AsyncIterator[Piece]:
+        """The pieces of one sequence. Leaving the iterator early cancels it. Raises SequenceFailed."""
+        opening = Open(secrets.randbits(62), 0, prompt, [], sampling, max_tokens, stop)
+        live = self._live[opening.seq] = _Live(opening)
+        done = False
+        try:
+            if self._linked.is_set():
+                await self._send(opening)
+            # otherwise link() opens it
+            while True:
+                piece = await self._next(live)
+                yield piece
+                if piece.reason is not None:
+                    done = True
+                    return
+        except SequenceFailed:
+            done = True
+            raise
+        finally:
+            del self._live[opening.seq]
+            if not done and self._socket is not None:
+                self._socket.send(encode(Cancel(opening.seq)), zmq.NOBLOCK)
+
+    async def _next(self, live: _Live) -> Piece:
+        while True:
+            try:
+                async with asyncio.timeout(self._patience):
+                    found = await live.pieces.get()
+            except TimeoutError:
+                if self._linked.is_set():
+                    continue  # a long queue or a slow model; the verifier lives
+                raise SequenceFailed("unavailable", f"the verifier did not come back in {self._patience:.0f} s") from None
+            if isinstance(found, SequenceFailed):
+                raise found
+            return found
+
+    def unlinked(self) -> None:
+        """The verifier is known to be gone: sequences wait for the next ``link``."""
+        self._linked.clear()
+
+    async def _unlink(self) -> None:
+        self._linked.clear()
+        for task in self._tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        self._tasks = []
+        if self._socket is not None:
+            self._socket.close(0)
+            self._socket = None
+
+    async def _send(self, message: Message) -> None:
+        await self._socket.send(encode(message))
+
+    async def _resume(self, live: _Live) -> None:
+        asked = live.opening
+        had = Open(
+            asked.seq, 0, asked.prompt, list(live.tokens), asked.sampling, asked.max_tokens, asked.stop
+        )
+        await self._send(Resume(had))
+
+    async def _ping(self) -> None:
+        while True:
+            await self._send(Ping("gateway", 0, []))
+            await asyncio.sleep(_PING)
+
+    async def _read(self, socket: Any) -> None:
+        while True:
+            frame = await socket.recv()
+            try:
+                await self._take(decode(frame))
+            except WireError as error:
+                _log.warning("dropped a frame of %d bytes: %s", len(frame), error)
+
+    async def _take(self, message: Message) -> None:
+        if not isinstance(message, Tokens | Finished | Failed):
+            return
+        live = self._live.get(message.seq)
+        if live is None:
+            return
+        match message:
+            case Tokens():
+                if message.base + len(message.tokens) <= live.length:
+                    return  # known already
+                if message.base != live.length:
+                    await self._resume(live)
+                    return
+                live.tokens += message.tokens
+                live.pieces.put_nowait(Piece(message.tokens, message.text))
+            case Finished():
+                if message.base != live.length:
+                    await self._resume(live)
+                    return
+                live.pieces.put_nowait(Piece([], message.text, message.reason, message.stats))
+            case Failed():
+                live.pieces.put_nowait(SequenceFailed(message.code, message.message))

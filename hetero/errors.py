@@ -1,0 +1,32 @@
+"""Errors of what people touch; one tree with those of placement and workers (root: ``HeteroError``)."""
+
+from __future__ import annotations
+
+from placement.errors import ConfigError, DeviceError, HeteroError, MemoryShortage
+from workers.errors import ModelError
+
+__all__ = [
+    "ClusterError", "ConfigError", "DeviceError", "HeteroError", "MemoryShortage", "ModelError", "RequestError",
+    "SequenceFailed",
+]
+
+
+class ClusterError(HeteroError):
+    """Ray could not be started or reached, or a worker could not be placed or loaded."""
+
+
+class RequestError(HeteroError):
+    """A request is refused; ``param`` names the field, ``status`` the HTTP status."""
+
+    def __init__(self, message: str, param: str | None = None, status: int = 400) -> None:
+        super().__init__(message)
+        self.param = param
+        self.status = status
+
+
+class SequenceFailed(HeteroError):
+    """A running sequence cannot go on; ``code`` is the verifier's stable word for why."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code

@@ -1,0 +1,53 @@
+"""Messages to a prompt, by the model's own chat template, rendered in a sandbox."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from hetero.errors import RequestError
+from workers.tokenizer import Tokenizer
+
+_LARGEST = 1 << 20  # characters of a template
+# For models that bring no template: ChatML, as llama-server does.
+_CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "<|im_start|>assistant\n"
+)
+
+
+def _raise(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+class ChatTemplate:
+    """The compiled template of one model. Templates come from model files only, never from requests."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        """Raises jinja2.TemplateError for a template that does not compile."""
+        source = tokenizer.chat_template or _CHATML
+        if len(source) > _LARGEST:
+            raise jinja2.TemplateError(f"the chat template has {len(source)} characters, more than {_LARGEST}")
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
+        environment.globals.update(
+            raise_exception=_raise, strftime_now=lambda form: datetime.now().strftime(form)
+        )
+        self._template = environment.from_string(source)
+        self._names = {"bos_token": tokenizer.bos, "eos_token": tokenizer.eos}
+
+    def render(self, messages: list[dict[str, Any]]) -> str:
+        """The prompt that asks for the assistant's next message. Raises RequestError."""
+        try:
+            return self._template.render(messages=messages, add_generation_prompt=True, tools=None, **self._names)
+        except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
+            raise RequestError(f"messages: the model's chat template refuses them: {error}", "messages") from error
+
+    @property
+    def has_bos(self) -> str:
+        """The text a rendered prompt may begin with that the tokenizer would add again."""
+        return self._names["bos_token"]

@@ -1,0 +1,45 @@
+"""``hetero generate``: one completion on the very path of ``serve``, printed as it comes."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from contextlib import aclosing
+from typing import Any
+
+from rich.console import Console
+
+from hetero.errors import RequestError
+from hetero.gateway.format import timings
+from hetero.plan import Plan
+from hetero.server import Session, announcement
+from workers.wire.messages import Sampling
+
+
+async def run(prompt: str, plan: Plan, address: str, asked: dict[str, Any], console: Console) -> None:
+    """Print the text to standard output, what it cost to ``console``. Raises HeteroError."""
+    tokens = plan.target.model.tokenizer.encode(prompt)
+    if not 0 < len(tokens) < plan.context:
+        raise RequestError(f"the prompt has {len(tokens)} tokens and the context holds {plan.context}", "prompt")
+    seed = asked["seed"] if asked["seed"] is not None else secrets.randbits(63)
+    sampling = Sampling(asked["temperature"], asked["top_k"], asked["top_p"], asked["min_p"], seed, 0)
+    for line in announcement(plan):
+        console.print(line, highlight=False)
+    session = Session(plan, address, lambda line: console.print(f"  {line}", highlight=False))
+    try:
+        await session.start()
+        async with aclosing(session.client.generate(tokens, sampling, asked["max_tokens"], [])) as pieces:
+            async for piece in pieces:
+                sys.stdout.write(piece.text)
+                sys.stdout.flush()
+                if piece.stats is not None:
+                    found = timings(piece.stats)
+                    sys.stdout.write("\n")
+                    console.print(
+                        f"{found['predicted_n']} tokens, {found['predicted_per_second']:.1f} a second, "
+                        f"{found['draft_n_accepted']} of {found['draft_n']} drafts accepted, "
+                        f"{found['target_forwards_n']} target forwards, seed {seed}",
+                        highlight=False,
+                    )
+    finally:
+        await session.stop()

@@ -1,0 +1,143 @@
+"""From settings to a plan: which engine on which device, with which strategy; everything checked beforehand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hetero.config import Config
+from hetero.errors import ConfigError
+from hetero.models import Model, check_vocabularies, find_model
+from placement.device import Device, Inventory, check_device, default_devices, parse_device
+from placement.memory import Footprint, check_memory, footprint
+from workers.spec import WorkerSpec
+from workers.strategy import NAMES
+
+_MOST_CONTEXT = 8192  # by default; KV for a model's full 128k would fill a home machine
+_EXACT_MOST = 7  # exact mode checks 8 rows a forward
+ENGINES = ("llama_cpp", "torch")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """One role of the plan."""
+
+    device: Device
+    model: Model
+    spec: WorkerSpec
+    memory: Footprint
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Who does what where."""
+
+    target: Placement
+    drafter: Placement | None
+    strategy: str
+    name: str
+    context: int
+
+
+def make_plan(config: Config, inventory: Inventory) -> Plan:
+    """The plan of a Config on a machine. Raises HeteroError, one line, before weights load."""
+    target = find_model(config.target, "target")
+    asked_draft = config.draft or ("builtin" if config.target == "builtin" else "none")
+    drafter = None if asked_draft == "none" or config.strategy == "off" else find_model(asked_draft, "drafter")
+    strategy = _strategy(config, drafter)
+    if drafter is not None:
+        check_vocabularies(target, drafter)
+    gamma = min(config.gamma, _EXACT_MOST) if config.exact else config.gamma
+    context = config.context or min(target.context, _MOST_CONTEXT)
+    if context > target.context:
+        raise ConfigError(f"context: {context} exceeds the {target.context} tokens {target.name} was made for")
+    devices = _devices(config, inventory, target.shape.weights, drafter is not None)
+    common = {"strategy": strategy, "gamma": gamma, "sequences": config.parallel, "context": context}
+    one = _place("target", config.target_engine, target, devices[0], config.exact, common)
+    two = None
+    if drafter is not None:
+        two = _place("drafter", config.draft_engine, drafter, devices[1], False, common)
+    _check_fit([one] + ([two] if two else []), inventory)
+    return Plan(one, two, strategy, config.alias or target.name, context)
+
+
+def _strategy(config: Config, drafter: Model | None) -> str:
+    name = config.strategy or ("ahead" if drafter is not None else "off")
+    if name not in NAMES:
+        raise ConfigError(f"strategy: {name!r} is unknown: choose {', '.join(NAMES)}")
+    if name != "off" and drafter is None:
+        raise ConfigError(f"strategy: {name!r} needs a drafter: name one with --draft, or choose --strategy off")
+    return name
+
+
+def _devices(config: Config, inventory: Inventory, weights: int, drafting: bool) -> tuple[Device, Device]:
+    defaults = default_devices(inventory, weights, drafting)
+    chosen = []
+    for name, default in zip((config.target_device, config.draft_device), defaults, strict=True):
+        device = parse_device(name) if name else default
+        # Another node's cores are its own affair: its worker says so if they are not there.
+        chosen.append(check_device(device, inventory) if device.node is None else device)
+    if drafting and not config.draft_device and config.target_device and chosen[0].is_cpu and chosen[1].is_cpu:
+        rest = tuple(sorted(set(inventory.cores) - set(chosen[0].indices)))
+        chosen[1] = Device("cpu", rest or chosen[0].indices)
+    return chosen[0], chosen[1]
+
+
+def _place(
+    role: str, engine: str, model: Model, device: Device, exact: bool, common: dict[str, object]
+) -> Placement:
+    field = "target_engine" if role == "target" else "draft_engine"
+    if engine and engine not in ENGINES:
+        raise ConfigError(f"{field}: {engine!r} is unknown: choose {', '.join(ENGINES)}")
+    if engine == "llama_cpp" and not model.is_gguf:
+        raise ConfigError(f"{field}: llama_cpp runs GGUF files; {model.path} is a transformers directory: use torch")
+    chosen = engine or _engine(model, device)
+    if chosen == "llama_cpp" and not device.is_cpu and not _offload():
+        raise ConfigError(
+            f"{field}: llama-cpp-python was built without GPU offload: use --{field.replace('_', '-')} torch, or "
+            "reinstall with CMAKE_ARGS='-DGGML_CUDA=on' pip install --no-binary :all: llama-cpp-python"
+        )
+    dtype = "float32" if device.is_cpu or exact else "bfloat16"
+    spec = WorkerSpec(
+        role=role,  # type: ignore[arg-type]
+        model=str(model.path.resolve()),
+        engine=chosen,  # type: ignore[arg-type]
+        cores=list(device.indices) if device.is_cpu else [],
+        gpu=None if device.is_cpu else device.indices[0],
+        dtype=dtype,
+        exact=exact,
+        **common,  # type: ignore[arg-type]
+    )
+    return Placement(device, model, spec, _footprint(model, spec))
+
+
+def _engine(model: Model, device: Device) -> str:
+    if not model.is_gguf:
+        return "torch"
+    return "llama_cpp" if device.is_cpu or _offload() else "torch"
+
+
+def _offload() -> bool:
+    import llama_cpp
+
+    return bool(llama_cpp.llama_supports_gpu_offload())
+
+
+def _footprint(model: Model, spec: WorkerSpec) -> Footprint:
+    width = {"float32": 4, "bfloat16": 2, "float16": 2}[spec.dtype] if spec.engine == "torch" else 2
+    found = footprint(model.shape, spec.sequences * (spec.context + 128), width, 128)
+    if spec.engine == "torch":  # files hold 2 bytes a weight as a rule; GGUF is unpacked to the dtype
+        return Footprint(found.weights * width // 2, found.kv, found.work)
+    return found
+
+
+def _check_fit(placements: list[Placement], inventory: Inventory) -> None:
+    """The drafter counts in the fit too (llama.cpp issue 28172)."""
+    by_device: dict[str, list[Placement]] = {}
+    for placement in placements:
+        if placement.device.node is None:
+            key = "cpu" if placement.device.is_cpu else str(placement.device)
+            by_device.setdefault(key, []).append(placement)
+    free = {f"cuda:{number}": room for number, _, room in inventory.gpus} | {"cpu": inventory.memory}
+    for key, own in by_device.items():
+        what = " and ".join(f"{p.spec.role} {p.model.name}" for p in own)
+        check_memory(f"{what} on {key}", sum(p.memory.total for p in own), free[key])

@@ -1,0 +1,39 @@
+"""What Ray runs: a thin shell of plain methods around a Worker. Only plain types cross Ray."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from workers.pinning import pin
+from workers.spec import read_spec
+
+
+class WorkerActor:
+    """One worker as an actor; its data goes over ZeroMQ, only control passes here."""
+
+    def __init__(self, plain: dict[str, Any]) -> None:
+        spec = read_spec(plain)
+        pin(spec.cores, spec.gpu)
+        from workers.worker import Worker  # numeric libraries load after cores and GPU are set
+
+        self._worker = Worker(spec)
+        self._worker.start()
+
+    def status(self) -> dict[str, Any]:
+        return self._worker.status()
+
+    def ready(self) -> dict[str, Any]:
+        """Waits until the model is loaded or has failed to; returns the status."""
+        self._worker.settled.wait()
+        return self._worker.status()
+
+    def link(self, endpoint: str) -> None:
+        self._worker.link(endpoint)
+
+    def hold(self) -> str:
+        """Returns when the worker ends; fails when its process dies. Returns its failure, or ""."""
+        self._worker.ended.wait()
+        return str(self._worker.status()["failure"])
+
+    def stop(self) -> None:
+        self._worker.stop()

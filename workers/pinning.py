@@ -1,0 +1,29 @@
+"""Threads and cores of a worker process: set first thing, before a numeric library counts them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def pin(cores: Sequence[int], gpu: int | None) -> None:
+    """Confine this process to ``cores`` and one GPU or none, and let its libraries use as many threads.
+
+    Ray and ``ray up`` set OMP_NUM_THREADS=1, and Ray's own threads already run: each is moved. Ray leaves every
+    GPU visible to an actor without ``num_gpus``: a CPU worker must see none. Empty ``cores`` mean all.
+    """
+    os.environ["CUDA_VISIBLE_DEVICES"] = "" if gpu is None else str(gpu)
+    sys.setswitchinterval(0.0005)  # the socket thread must not wait 5 ms for the interpreter
+    if not cores:
+        return
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(len(cores))
+    if not hasattr(os, "sched_setaffinity"):  # macOS has no affinity; the threads are bounded all the same
+        return
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            os.sched_setaffinity(int(task.name), cores)
+        except ProcessLookupError:  # a thread that ended meanwhile
+            continue

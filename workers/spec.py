@@ -1,0 +1,40 @@
+"""What a worker is told: plain numbers and strings, checked, so that they may travel over Ray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+
+class WorkerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One worker. ``cores``: the CPU cores it is confined to (empty: all); ``gpu``: a CUDA device or None."""
+
+    role: Literal["target", "drafter"]
+    model: str
+    engine: Literal["llama_cpp", "torch", "table"]
+    strategy: str
+    gamma: int
+    cores: list[int] = []
+    gpu: int | None = None
+    dtype: str = "float32"
+    sequences: int = 4
+    context: int = 2048
+    exact: bool = False
+    vocabulary: int = 4096  # table engine only
+    host: str = "127.0.0.1"
+
+    @property
+    def path(self) -> Path:
+        return Path(self.model)
+
+    def plain(self) -> dict[str, Any]:
+        """As builtins."""
+        built: dict[str, Any] = msgspec.to_builtins(self)
+        return built
+
+
+def read_spec(plain: dict[str, Any]) -> WorkerSpec:
+    """The inverse of ``plain``; raises msgspec.ValidationError."""
+    return msgspec.convert(plain, WorkerSpec)

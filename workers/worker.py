@@ -1,0 +1,296 @@
+"""A worker: a state machine with its engine on one thread and its socket on another.
+
+The socket thread serves messages, pings and cancels while a forward of seconds runs on the engine thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import queue
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+
+from placement.errors import HeteroError
+from workers.drafter import Drafter
+from workers.engines.base import Engine, Outcome
+from workers.engines.load import load_engine
+from workers.errors import EngineError, WireError
+from workers.machine import Run
+from workers.sequence import Vocabulary
+from workers.spec import WorkerSpec
+from workers.strategy import strategy
+from workers.tokenizer import load_tokenizer
+from workers.verifier import Verifier
+from workers.wire.codec import decode, encode
+from workers.wire.socket import bind_router, connect_dealer
+
+_log = logging.getLogger("hetero.worker")
+_BURST = 256  # messages taken in before the machine decides again
+
+
+class Worker:
+    """One role on one device. Methods may be called from any thread."""
+
+    def __init__(self, spec: WorkerSpec, load: Callable[[WorkerSpec], Engine] = load_engine) -> None:
+        self.spec = spec
+        self.epoch = secrets.randbits(62)
+        self.settled = threading.Event()  # loaded, or failed to
+        self.ended = threading.Event()
+        self._load = load
+        self._phase = "loading"
+        self._failure = ""
+        self._endpoint = ""
+        self._loaded_s = 0.0
+        self._machine: Verifier | Drafter | None = None
+        self._engine: Engine | None = None
+        self._jobs: queue.SimpleQueue[Run | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        self._wake_read, self._wake_write = os.pipe()
+        self._thread = threading.Thread(target=self._live, name=f"hetero-{spec.role}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def status(self) -> dict[str, Any]:
+        """Plain facts: phase ("loading", "ready", "failed"), epoch, endpoint, sequences, memory."""
+        machine = self._machine
+        return {
+            "role": self.spec.role,
+            "phase": self._phase,
+            "failure": self._failure,
+            "epoch": self.epoch,
+            "endpoint": self._endpoint,
+            "pid": os.getpid(),
+            "loaded_s": self._loaded_s,
+            "load": list(machine.load) if machine is not None else [0, 0],
+            "idle": machine.idle if machine is not None else True,
+            "dropped": machine.dropped if machine is not None else 0,
+            "memory": _resident(),
+        }
+
+    def link(self, endpoint: str) -> None:
+        """A drafter's order: the verifier listens here now."""
+        self._post("link", endpoint)
+
+    def stop(self, seconds: float = 5.0) -> None:
+        """End both threads and free the engine; returns when done, or after ``seconds``."""
+        self._post("stop", None)
+        if self._engine is not None:
+            self._engine.abort()
+        if self._thread.is_alive():
+            self._thread.join(seconds)
+
+    # The socket thread
+
+    def _live(self) -> None:
+        try:
+            self._serve()
+        except HeteroError as error:
+            self._fail(str(error))
+        except Exception as error:  # the worker's last line: report it, then end
+            _log.exception("worker failed")
+            self._fail(f"{type(error).__name__}: {error}")
+        finally:
+            self.settled.set()
+            self.ended.set()
+
+    def _fail(self, why: str) -> None:
+        self._failure, self._phase = why, "failed"
+
+    def _serve(self) -> None:
+        began = time.monotonic()
+        engine = self._engine = self._load(self.spec)
+        machine = self._machine = self._make(engine)
+        context = zmq.Context()
+        link = _Listening(context, self.spec.host) if self.spec.role == "target" else _Dialling(context, self.epoch)
+        self._endpoint = link.endpoint
+        engine_thread = threading.Thread(target=self._work, args=(engine,), name="hetero-engine", daemon=True)
+        engine_thread.start()
+        self._loaded_s = time.monotonic() - began
+        self._phase = "ready"
+        self.settled.set()
+        try:
+            self._loop(machine, link)
+        finally:
+            self._jobs.put(None)
+            engine.abort()
+            engine_thread.join()
+            engine.shutdown()
+            link.close()
+            context.term()
+
+    def _make(self, engine: Engine) -> Verifier | Drafter:
+        spec = self.spec
+        plan = strategy(spec.strategy, spec.gamma)
+        vocabulary = self._vocabulary(engine.limits.vocabulary)
+        if spec.role == "target":
+            return Verifier(self.epoch, engine.limits, vocabulary, plan)
+        return Drafter(self.epoch, engine.limits, vocabulary.ends, plan)
+
+    def _vocabulary(self, size: int) -> Vocabulary:
+        """The tokenizer's pieces, padded to the model's vocabulary (models round theirs up)."""
+        if self.spec.engine == "table":
+            return Vocabulary([f" {token}".encode() for token in range(size)], frozenset({size - 1}))
+        known = load_tokenizer(self.spec.path).vocabulary
+        return Vocabulary([*known.pieces, *[b""] * (size - len(known))], known.ends)
+
+    def _loop(self, machine: Verifier | Drafter, link: _Listening | _Dialling) -> None:
+        clock = time.monotonic
+        wake = 0.0
+        while True:
+            link.wait(self._wake_read, wake - clock())
+            now = clock()
+            if not self._take_inbox(machine, link, now):
+                return
+            for peer, frame in link.receive(_BURST):
+                try:
+                    machine.receive(peer, decode(frame), now)
+                except WireError as error:
+                    machine.dropped += 1
+                    _log.warning("dropped a frame of %d bytes: %s", len(frame), error)
+            step = machine.step(clock())
+            for peer, message in step.sends:
+                if not link.send(peer, encode(message)):
+                    machine.lost(peer, clock())
+            if step.run is not None:
+                self._jobs.put(step.run)
+                machine.prepare()
+            wake = step.wake
+
+    def _take_inbox(self, machine: Verifier | Drafter, link: _Listening | _Dialling, now: float) -> bool:
+        """Outcomes and orders; False: stop."""
+        while not self._inbox.empty():
+            kind, what = self._inbox.get()
+            if kind == "stop":
+                return False
+            if kind == "link" and isinstance(link, _Dialling) and isinstance(machine, Drafter):
+                machine.linked(link.dial(what))
+            elif kind == "done":
+                machine.completed(*what, now)
+        return True
+
+    # The engine thread
+
+    def _work(self, engine: Engine) -> None:
+        while (run := self._jobs.get()) is not None:
+            began = time.monotonic()
+            outcome: Outcome | EngineError | None
+            try:
+                outcome = run.execute(engine)
+            except EngineError as error:
+                outcome = error
+            except Exception as error:  # whatever a library throws must not end the loop
+                _log.exception("engine failed")
+                outcome = EngineError(f"{type(error).__name__}: {error}")
+            self._post("done", (outcome, time.monotonic() - began))
+
+    def _post(self, kind: str, what: Any) -> None:
+        self._inbox.put((kind, what))
+        os.write(self._wake_write, b"!")
+
+
+class _Listening:
+    """The verifier's end: a ROUTER that peers dial."""
+
+    def __init__(self, context: zmq.Context[Any], host: str) -> None:
+        self._socket, self.endpoint = bind_router(context, host)
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+
+    def wait(self, wake_fd: int, seconds: float) -> None:
+        _wait(self._poller, wake_fd, seconds)
+
+    def receive(self, most: int) -> list[tuple[bytes, bytes]]:
+        found: list[tuple[bytes, bytes]] = []
+        while len(found) < most:
+            try:
+                parts = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            if len(parts) == 2:
+                found.append((parts[0], parts[1]))
+            else:
+                found.append((parts[0], b""))
+        return found
+
+    def send(self, peer: bytes, frame: bytes) -> bool:
+        """False when the peer is gone, or so far behind that it counts as gone."""
+        try:
+            self._socket.send_multipart([peer, frame], zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            if error.errno in (zmq.EHOSTUNREACH, zmq.EAGAIN):
+                return False
+            raise
+        return True
+
+    def close(self) -> None:
+        self._socket.close(0)
+
+
+class _Dialling:
+    """The drafter's end: a DEALER to the verifier of the day."""
+
+    endpoint = ""
+
+    def __init__(self, context: zmq.Context[Any], epoch: int) -> None:
+        self._context = context
+        self._identity = b"drafter-%x" % epoch
+        self._poller = zmq.Poller()
+        self._socket: zmq.Socket[Any] | None = None
+
+    def dial(self, endpoint: str) -> bytes:
+        """Connect to a verifier, leaving the last one; returns its name as a peer."""
+        self.close()
+        self._socket = connect_dealer(self._context, endpoint, self._identity)
+        self._poller.register(self._socket, zmq.POLLIN)
+        return b"verifier"
+
+    def wait(self, wake_fd: int, seconds: float) -> None:
+        _wait(self._poller, wake_fd, seconds)
+
+    def receive(self, most: int) -> list[tuple[bytes, bytes]]:
+        found: list[tuple[bytes, bytes]] = []
+        while self._socket is not None and len(found) < most:
+            try:
+                found.append((b"verifier", self._socket.recv(zmq.NOBLOCK)))
+            except zmq.Again:
+                break
+        return found
+
+    def send(self, peer: bytes, frame: bytes) -> bool:
+        if self._socket is None:
+            return False
+        try:
+            self._socket.send(frame, zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        return True
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._poller.unregister(self._socket)
+            self._socket.close(0)
+            self._socket = None
+
+
+def _wait(poller: zmq.Poller, wake_fd: int, seconds: float) -> None:
+    """Until the socket has input, the pipe was written to, or the time has come."""
+    if wake_fd not in dict(poller.sockets):
+        poller.register(wake_fd, zmq.POLLIN)
+    limit = 1000 if math.isinf(seconds) else max(0, min(1000, math.ceil(seconds * 1e3)))
+    if wake_fd in dict(poller.poll(limit)):
+        os.read(wake_fd, 4096)
+
+
+def _resident() -> int:
+    """Bytes of memory this process holds."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)

@@ -92,9 +92,9 @@ class Coordinator:
             for actor in self._actors.values():
                 with contextlib.suppress(ray.exceptions.RayError):
                     ray.kill(actor)
+            for thread in self._threads:  # their calls end with the actors
+                thread.join(5)
             ray.shutdown()
-        for thread in self._threads:
-            thread.join(5)
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -141,6 +141,8 @@ class Coordinator:
             try:
                 # Retried by Ray across restarts: returns when the model is loaded again.
                 status = ray.get(actor.ready.options(max_task_retries=-1).remote())
+                if self._stopping:
+                    return
                 if status["phase"] == "failed":
                     self._give_up(f"{role}: {status['failure']}")
                     return

@@ -24,11 +24,14 @@ from hetero.tables import plan_table
 class Session:
     """A running pair and the client to it, inside one event loop; shared by ``serve`` and ``generate``."""
 
-    def __init__(self, plan: Plan, address: str, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, plan: Plan, address: str, say: Callable[[str], None], joined: Callable[[], None] = lambda: None
+    ) -> None:
+        """``say`` gets lines on what happens, ``joined`` is called once Ray runs."""
         self.client = VerifierClient()
         self.failure: str | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._say = say
+        self._joined = joined
         self._ready = asyncio.Event()
         self.coordinator = Coordinator.of_plan(plan, address, on_verifier=self._on_verifier, on_event=say)
 
@@ -41,6 +44,7 @@ class Session:
         self._loop = asyncio.get_running_loop()
         try:
             await asyncio.to_thread(self.coordinator.start)
+            self._joined()
             await asyncio.to_thread(self.coordinator.settled.wait)
             if self.coordinator.failure is not None:
                 raise ClusterError(self.coordinator.failure)
@@ -53,6 +57,17 @@ class Session:
         """Stop everything; what still runs is cut off."""
         await self.client.close()
         await asyncio.to_thread(self.coordinator.stop)
+
+    def served(self, plan: Plan) -> Served:
+        """What the gateway's routes serve of this session."""
+        return Served(
+            plan.name,
+            plan.target.model.tokenizer,
+            plan.context,
+            self.client,
+            lambda: self.ready,
+            lambda: self.failure or self.coordinator.failure,
+        )
 
     def _on_verifier(self, endpoint: str) -> None:
         assert self._loop is not None
@@ -96,27 +111,21 @@ def serve(config: Config, plan: Plan, console: Console) -> int:
 
     sessions: list[Session] = []
 
+    def take_signals() -> None:
+        # Ray's own handlers print a stack trace at every signal.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, server.handle_exit)
+
     def tell(line: str) -> None:
         console.print(f"  {line}", highlight=False)
 
     for line in announcement(plan):
         console.print(line, highlight=False)
 
-    served: Served
-
     async def main() -> None:
-        nonlocal served
-        session = Session(plan, config.address, tell)
+        session = Session(plan, config.address, tell, take_signals)
         sessions.append(session)
-        served = Served(
-            plan.name,
-            plan.target.model.tokenizer,
-            plan.context,
-            session.client,
-            lambda: session.ready,
-            lambda: session.failure or session.coordinator.failure,
-        )
-        server.config.app = make_app(served, lifespan)
+        server.config.app = make_app(session.served(plan), lifespan)
         await server.serve(sockets=[listener])
 
     server = uvicorn.Server(

@@ -7,3 +7,8 @@ import hetero
 DATA = Path(hetero.__file__).parent / "data" / "pair"
 TARGET = DATA / "target.gguf"
 DRAFTER = DATA / "drafter.gguf"
+
+PROMPTS = [
+    "import os\n\n\ndef walk(path):\n    ", "class Stack:\n    def __init__(self):\n        ",
+    "def test_addition():\n    assert ", "# Copyright\nfrom __future__ import annotations\n",
+]

@@ -71,7 +71,7 @@ def nothing_left(request):
 
 
 def held(engine) -> int:
-    return engine.open_sequences if isinstance(engine, TableEngine) else engine.used_cells
+    return engine.used_cells
 
 
 def tokens(rng: random.Random, count: int) -> list[int]:

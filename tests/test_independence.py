@@ -27,7 +27,7 @@ def check(world: World, drafts: bool = True) -> None:
     world.settle()
     for name, node in world.nodes.items():
         assert node.machine.idle, name
-        assert world.engines[name].open_sequences == 0, name
+        assert world.engines[name].used_cells == 0, name
 
 
 def requests(world: World, seed: int) -> None:
@@ -94,7 +94,7 @@ def test_cancelled_at_any_time_nothing_stays() -> None:
         assert kept.tokens == reference(kept.opening)
         world.settle()
         for name, node in world.nodes.items():
-            assert node.machine.idle and world.engines[name].open_sequences == 0
+            assert node.machine.idle and world.engines[name].used_cells == 0
 
 
 def test_not_finite_logits_fail_one_request_only() -> None:

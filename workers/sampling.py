@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.errors import NotFinite
-from workers.noise import CUT, Floats, Ids, Noise
+from workers.noise import CUT, Noise
 
 Logits: TypeAlias = NDArray[np.float32]
 
@@ -65,87 +65,63 @@ class Sampler:
             rest = max(logits[:best].max(initial=-np.inf), logits[best + 1 :].max(initial=-np.inf))
             return Sampled(best, min(peak - float(rest), _DEPTH))
         x = logits * np.float32(1.0 / self.spec.temperature)
-        kept, border = self._filter(x, float(x[best]))
-        if kept is None:
-            return self._argmax(x, best, position)
-        return self._argmax_among(x, kept, border, position)
+        return self._argmax(x, best, self._edge(x, float(x[best])), position)
 
-    def _argmax(self, x: Logits, best: int, position: int) -> Sampled:
-        """argmax(x + noise) over all ids, hashing only those that can win or come near.
+    def _argmax(self, x: Logits, best: int, edge: float, position: int) -> Sampled:
+        """argmax(x + noise) over the ids with x >= ``edge``, hashing only those that can win or come near.
 
         Two-sided cut: with S the best perturbed score known, an id wins only if its noise exceeds CUT or its
         x exceeds S - CUT.
         """
         loud, noise = self._noise.loud(position, len(x))
-        first = np.array([best])
-        first_noise = self._noise.of(first, position)
-        known = max(float(x[best] + first_noise[0]), float((x[loud] + noise).max(initial=-np.inf)))
-        high = np.flatnonzero(x > known - CUT - _DEPTH)
-        ids = np.concatenate([loud, high, first])
-        scores = x[ids] + np.concatenate([noise, self._noise.of(high, position), first_noise])
-        return _winner(ids, scores)
+        if edge > -np.inf:
+            passing = x[loud] >= edge
+            loud, noise = loud[passing], noise[passing]
+        scores = x[loud] + noise
+        known = float(x[best]) + self._noise.one(best, position)
+        if len(loud):
+            known = max(known, float(scores.max()))
+        cut = known - CUT - _DEPTH
+        high = np.flatnonzero(x >= max(cut, edge))
+        ids = np.concatenate([loud, high])
+        scores = np.concatenate([scores, x[high] + self._noise.of(high, position)])
+        at = int(scores.argmax())
+        won, score = int(ids[at]), float(scores[at])
+        second = float(np.max(scores, where=ids != won, initial=-np.inf))
+        margin = min(score - second, _DEPTH)
+        if edge > -np.inf:
+            margin = self._to_border(x, edge, won, score, min(margin, float(x[won]) - edge), position)
+        return Sampled(won, margin)
 
-    def _argmax_among(self, x: Logits, kept: Ids, border: float, position: int) -> Sampled:
-        """argmax over the ids that pass the filters; the margin also counts the way to the filter's border."""
-        won = _winner(kept, x[kept] + self._noise.of(kept, position))
-        margin = min(won.margin, float(x[won.token]) - border)
-        # An id just outside the border could come in and win.
-        near = np.flatnonzero((x <= border) & (x > border - 0.25))
-        if len(near):
-            scores = x[near] + self._noise.of(near, position)
-            beat = near[scores > x[won.token] + self._noise.of(np.array([won.token]), position)[0] - margin]
-            if len(beat):
-                margin = min(margin, border - float(x[beat].max()))
-        return Sampled(won.token, max(margin, 0.0))
+    def _to_border(self, x: Logits, edge: float, won: int, score: float, margin: float, position: int) -> float:
+        """The margin, the filters' border counted in: an id just below the edge could come in and win."""
+        near = np.flatnonzero((x < edge) & (x > edge - margin))
+        beating = near[x[near] + self._noise.of(near, position) > score - margin]
+        return min(margin, edge - float(x[beating].max())) if len(beating) else margin
 
-    def _filter(self, x: Logits, peak: float) -> tuple[Ids | None, float]:
-        """Ids that pass top-k, top-p and min-p, and the x just below which ids were cut; None: all pass."""
+    def _edge(self, x: Logits, peak: float) -> float:
+        """The least x that passes top-k, top-p and min-p: each keeps the likeliest ids down to a threshold.
+
+        Equal logits at a threshold all pass, so the outcome does not depend on their order.
+        """
         spec = self.spec
-        kept: Ids | None = None
-        border = -np.inf
+        edge = -np.inf
         if 0 < spec.top_k < len(x):
-            # Ties at the border all pass: the outcome must not depend on the order of equal logits.
-            edge = np.partition(x, len(x) - spec.top_k)[len(x) - spec.top_k]
-            kept = np.flatnonzero(x >= edge)
-            border = _below(x, kept, edge)
+            edge = float(np.partition(x, len(x) - spec.top_k)[len(x) - spec.top_k])
         if spec.top_p < 1.0:
-            kept, border = _top_p(x, kept, peak, spec.top_p, border)
+            edge = max(edge, _top_p(x if edge == -np.inf else x[x >= edge], peak, spec.top_p))
         if spec.min_p > 0.0:
-            least = peak + float(np.log(spec.min_p))
-            kept = np.flatnonzero(x >= least) if kept is None else kept[x[kept] >= least]
-            border = max(border, least)
-        return kept, border
+            edge = max(edge, peak + float(np.log(spec.min_p)))
+        return edge
 
 
-def _winner(ids: Ids, scores: Floats) -> Sampled:
-    at = int(scores.argmax())
-    others = scores[ids != ids[at]]
-    second = float(others.max()) if len(others) else -np.inf
-    return Sampled(int(ids[at]), min(float(scores[at]) - second, _DEPTH))
-
-
-def _below(x: Logits, kept: Ids, edge: float) -> float:
-    """The largest x under ``edge``: where the border lies."""
-    if len(kept) == len(x):
-        return -np.inf
-    return float(np.max(x, where=x < edge, initial=-np.inf))
-
-
-def _top_p(x: Logits, kept: Ids | None, peak: float, top_p: float, border: float) -> tuple[Ids, float]:
-    """The fewest most probable ids whose probabilities sum to at least ``top_p`` (Holtzman et al. 2020)."""
-    values = x if kept is None else x[kept]
-    mass = np.exp(values - np.float32(peak))
-    wanted = top_p * float(mass.sum(dtype=np.float64))
+def _top_p(x: Logits, peak: float, top_p: float) -> float:
+    """The least x among the fewest likeliest ids that hold ``top_p`` of the probability (Holtzman et al. 2020)."""
+    wanted = top_p * float(np.exp(x - np.float32(peak)).sum(dtype=np.float64))
     # Sorting a whole vocabulary is slow; a cut that already holds the wanted mass is exact and short.
     for depth in (8.0, 16.0, np.inf):
-        near = np.flatnonzero(values > peak - depth)
-        if depth == np.inf or float(mass[near].sum(dtype=np.float64)) >= wanted:
+        ordered = np.sort(x[x > peak - depth])[::-1]
+        mass = np.cumsum(np.exp(ordered - np.float32(peak)), dtype=np.float64)
+        if mass[-1] >= wanted:
             break
-    order = near[np.argsort(-values[near], kind="stable")]
-    count = int(np.searchsorted(np.cumsum(mass[order], dtype=np.float64), wanted)) + 1
-    chosen = order[:count]
-    edge = float(values[chosen[-1]])
-    if count < len(values):
-        border = max(border, float(np.max(values, where=values < edge, initial=-np.inf)))
-    ids = np.flatnonzero(values >= edge)
-    return (ids if kept is None else kept[ids]), border
+    return float(ordered[min(int(np.searchsorted(mass, wanted)), len(ordered) - 1)])

@@ -60,7 +60,8 @@ class Worker:
 
     def status(self) -> dict[str, Any]:
         """Plain facts: phase ("loading", "ready", "failed"), epoch, endpoint, sequences, memory."""
-        machine = self._machine
+        machine, engine = self._machine, self._engine
+        idle = machine.idle if machine is not None else True
         return {
             "role": self.spec.role,
             "phase": self._phase,
@@ -70,7 +71,8 @@ class Worker:
             "pid": os.getpid(),
             "loaded_s": self._loaded_s,
             "load": list(machine.load) if machine is not None else [0, 0],
-            "idle": machine.idle if machine is not None else True,
+            "idle": idle,
+            "cells": engine.used_cells if idle and engine is not None and self._phase == "ready" else None,
             "dropped": machine.dropped if machine is not None else 0,
             "memory": _resident(),
         }

@@ -80,6 +80,10 @@ class Engine(Protocol):
     def shutdown(self) -> None:
         """Free the model."""
 
+    @property
+    def used_cells(self) -> int:
+        """KV cells held, for health and tests of leaks; only to be asked while no forward runs."""
+
 
 class Ledger:
     """What an engine holds of one sequence: the committed prefix up to ``tip``, and the nodes below it."""

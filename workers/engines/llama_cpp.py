@@ -171,7 +171,7 @@ class LlamaEngine:
 
     @property
     def used_cells(self) -> int:
-        """KV cells in use, counted over llama sequence ids; for tests of leaks."""
+        """As llama.cpp sees it, over all its sequence ids: a cell shared by branches counts in each."""
         ids = range(len(self._batch.ids))
         return sum(llama_cpp.llama_memory_seq_pos_max(self._memory, i) + 1 for i in ids)
 

@@ -253,7 +253,6 @@ class TorchEngine:
 
     @property
     def used_cells(self) -> int:
-        """KV cells in use; for tests of leaks."""
         return sum(held.ledger.length + len(held.cells) for held in self._sequences.values())
 
     def _enter(

@@ -1,0 +1,28 @@
+"""How a benchmark ends: a table, the same numbers as JSON, the machine it ran on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from hetero import __version__
+from hetero.inventory import machine_line
+
+
+def report(name: str, rows: list[dict[str, Any]], json_file: Path | None, console: Console) -> None:
+    """Print ``rows`` (one dict a line, keys in order are the columns) and write them to ``json_file``."""
+    table = Table(title=f"hetero bench {name}")
+    for column in rows[0]:
+        table.add_column(column, justify="right" if isinstance(rows[0][column], int | float) else "left")
+    for row in rows:
+        table.add_row(*[f"{value:,.1f}" if isinstance(value, float) else str(value) for value in row.values()])
+    console.print(table)
+    machine = machine_line()
+    console.print(f"hetero {__version__} on {machine}", highlight=False)
+    if json_file is not None:
+        found = {"benchmark": name, "version": __version__, "machine": machine, "rows": rows}
+        json_file.write_text(json.dumps(found, indent=2) + "\n")

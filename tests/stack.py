@@ -1,0 +1,87 @@
+"""The whole product in a test: Ray actors as real processes, the gateway on a real port."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import AsyncIterator
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+
+from hetero.config import make_config
+from hetero.gateway.app import make_app
+from hetero.inventory import take_inventory
+from hetero.plan import make_plan
+from hetero.server import Session
+
+
+@contextlib.asynccontextmanager
+async def _plain(app: FastAPI) -> AsyncIterator[None]:
+    yield
+
+
+class Stack:
+    """Started on construction; ``close`` leaves nothing behind."""
+
+    def __init__(self, **settings: object) -> None:
+        self.events: list[str] = []
+        self.plan = make_plan(make_config(settings), take_inventory())
+        self._up = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), daemon=True)
+        self._thread.start()
+        assert self._up.wait(120)
+        if self._error is not None:
+            raise self._error
+
+    async def _main(self) -> None:
+        self._stop = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self.session = Session(self.plan, "local", self.events.append)
+        app = make_app(self.session.served(self.plan), _plain)
+        server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off"))
+        server.install_signal_handlers = lambda: None
+        serving = asyncio.create_task(server.serve())
+        try:
+            await self.session.start()
+            while not server.started:
+                await asyncio.sleep(0.01)
+            self.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        except BaseException as error:
+            self._error = error
+        self._up.set()
+        if self._error is None:
+            await self._stop.wait()
+        server.should_exit = True
+        await serving
+        await self.session.stop()
+
+    def status(self, role: str) -> dict:
+        return self.session.coordinator.status(role)
+
+    def complete(self, prompt: str, **fields: object) -> dict:
+        body = {"prompt": prompt, **fields}
+        found = httpx.post(f"{self.url}/v1/completions", json=body, timeout=120)
+        found.raise_for_status()
+        return found.json()
+
+    def settled(self, seconds: float = 20.0) -> dict[str, dict]:
+        """The statuses once nothing is held any more."""
+        roles = ["target"] + (["drafter"] if self.plan.drafter else [])
+        end = time.monotonic() + seconds
+        while True:
+            found = {role: self.status(role) for role in roles}
+            clean = all(s["idle"] and s["cells"] == 0 and s["load"] == [0, 0] for s in found.values())
+            if clean and self.session.client.live == 0:
+                return found
+            assert time.monotonic() < end, found
+            time.sleep(0.05)
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(60)
+        assert not self._thread.is_alive()

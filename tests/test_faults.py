@@ -1,0 +1,73 @@
+"""What happens when a worker is killed: the same texts, a pause at most. Real processes, ``--exact``."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+from pair import PROMPTS
+from stack import Stack
+
+
+@pytest.fixture(scope="module")
+def exact():
+    stack = Stack(exact=True, strategy="serial", port=0)
+    yield stack
+    stack.close()
+
+
+def streams(stack: Stack, max_tokens: int, seeds: list[int], meanwhile=None) -> list[tuple[str, dict]]:
+    """All prompts at once, streamed; texts and last chunks. ``meanwhile`` runs when all have begun."""
+    begun = [threading.Event() for _ in seeds]
+
+    def one(n: int) -> tuple[str, dict]:
+        text, last = "", {}
+        body = {"prompt": PROMPTS[n % 4], "max_tokens": max_tokens, "seed": seeds[n], "temperature": 0.8, "stream": True}
+        with httpx.stream("POST", f"{stack.url}/v1/completions", json=body, timeout=120) as answer:
+            for line in answer.iter_lines():
+                if not line.startswith("data: {"):
+                    continue
+                chunk = json.loads(line[6:])
+                assert "error" not in chunk, chunk
+                text += chunk["choices"][0]["text"]
+                last = chunk
+                if len(text) > 40:
+                    begun[n].set()
+        begun[n].set()
+        return text, last
+
+    with ThreadPoolExecutor(len(seeds)) as pool:
+        found = [pool.submit(one, n) for n in range(len(seeds))]
+        if meanwhile is not None:
+            for event in begun:
+                assert event.wait(60)
+            meanwhile()
+        return [future.result() for future in found]
+
+
+def kill(stack: Stack, role: str) -> None:
+    os.kill(stack.status(role)["pid"], signal.SIGKILL)
+
+
+@pytest.mark.parametrize("role", ["drafter", "target"])
+def test_killed_in_mid_stream_the_texts_stay_the_same(exact, role):
+    calm = streams(exact, 500, [11, 12, 13, 14])
+    assert sum(last["timings"]["draft_n_accepted"] for _, last in calm) > 50
+    before = exact.status(role)
+    stormy = streams(exact, 500, [11, 12, 13, 14], meanwhile=lambda: kill(exact, role))
+    assert [text for text, _ in stormy] == [text for text, _ in calm]
+    end = time.monotonic() + 30
+    while exact.session.coordinator.statuses[role]["epoch"] == before["epoch"]:
+        assert time.monotonic() < end, exact.events
+        time.sleep(0.05)
+    # It is back for good: drafts are accepted again.
+    again = streams(exact, 100, [11, 12])
+    assert [text for text, _ in again] == [text[: len(again[n][0])] for n, (text, _) in enumerate(calm[:2])]
+    assert sum(last["timings"]["draft_n_accepted"] for _, last in again) > 5
+    exact.settled()

@@ -53,13 +53,24 @@ def settings(command: _Command) -> _Command:
             more["type"] = float
         help_text = (field.type.extra_json_schema or {}).get("description", "")
         option = click.option(
-            flag, field.name, default=field.default, help=help_text, envvar=f"HETERO_{field.name.upper()}",
-            show_envvar=True, show_default=bool(field.default), **more,
+            flag,
+            field.name,
+            default=field.default,
+            help=help_text,
+            envvar=f"HETERO_{field.name.upper()}",
+            show_envvar=True,
+            show_default=bool(field.default),
+            **more,
         )
         command = option(command)
     config = click.option(
-        "--config", is_eager=True, expose_value=False, callback=_read_config, envvar="HETERO_CONFIG",
-        metavar="FILE", help="YAML file of settings.",
+        "--config",
+        is_eager=True,
+        expose_value=False,
+        callback=_read_config,
+        envvar="HETERO_CONFIG",
+        metavar="FILE",
+        help="YAML file of settings.",
     )
     return config(command)
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,7 +90,7 @@ class VerifierClient:
 
     async def generate(
         self, prompt: list[int], sampling: Sampling, max_tokens: int, stop: list[str]
-    ) -> AsyncIterator[Piece]:
+    ) -> AsyncGenerator[Piece]:
         """The pieces of one sequence. Leaving the iterator early cancels it. Raises SequenceFailed."""
         opening = Open(secrets.randbits(62), 0, prompt, [], sampling, max_tokens, stop)
         live = self._live[opening.seq] = _Live(opening)
@@ -121,7 +121,9 @@ class VerifierClient:
             except TimeoutError:
                 if self._linked.is_set():
                     continue  # a long queue or a slow model; the verifier lives
-                raise SequenceFailed("unavailable", f"the verifier did not come back in {self._patience:.0f} s") from None
+                raise SequenceFailed(
+                    "unavailable", f"the verifier did not come back in {self._patience:.0f} s"
+                ) from None
             if isinstance(found, SequenceFailed):
                 raise found
             return found
@@ -146,9 +148,7 @@ class VerifierClient:
 
     async def _resume(self, live: _Live) -> None:
         asked = live.opening
-        had = Open(
-            asked.seq, 0, asked.prompt, list(live.tokens), asked.sampling, asked.max_tokens, asked.stop
-        )
+        had = Open(asked.seq, 0, asked.prompt, list(live.tokens), asked.sampling, asked.max_tokens, asked.stop)
         await self._send(Resume(had))
 
     async def _ping(self) -> None:

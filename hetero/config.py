@@ -29,16 +29,15 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         str, Meta(description="llama_cpp or torch. Default: llama_cpp for GGUF, torch for safetensors.")
     ] = ""
     draft_engine: Annotated[str, Meta(description="The drafter's engine, likewise.")] = ""
-    strategy: Annotated[
-        str, Meta(description="off, serial or ahead. Default: ahead with a drafter, off without.")
-    ] = ""
+    strategy: Annotated[str, Meta(description="off, serial or ahead. Default: ahead with a drafter, off without.")] = ""
     gamma: Annotated[int, Meta(ge=1, le=63, description="Most draft tokens checked in one target forward.")] = 4
     exact: Annotated[
         bool, Meta(description="Bit-equal output with and without a drafter, at one fixed forward width.")
     ] = False
     parallel: Annotated[int, Meta(ge=1, le=64, description="Sequences decoded at once; more wait.")] = 4
     context: Annotated[
-        int, Meta(ge=0, le=1 << 20, description="Tokens of prompt and output a sequence may have (0: the model's).")
+        int,
+        Meta(ge=0, le=1 << 20, description="Tokens of prompt and output a sequence may have (0: the model's)."),
     ] = 0
     alias: Annotated[str, Meta(description="The model's name in the API. Default: the file's name.")] = ""
     host: Annotated[str, Meta(description="Address the HTTP server listens on.")] = "127.0.0.1"

@@ -109,7 +109,11 @@ class Coordinator:
             # A folder of our own keeps Ray's files out of the way and goes when we go.
             self._folder = tempfile.mkdtemp(prefix="hetero-")
             ray.init(
-                address="local", include_dashboard=False, object_store_memory=_STORE, _temp_dir=self._folder, **common
+                address="local",
+                include_dashboard=False,
+                object_store_memory=_STORE,
+                _temp_dir=self._folder,
+                **common,
             )
         except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
             first = (str(error).strip().splitlines() or [""])[0]

@@ -6,7 +6,13 @@ from placement.errors import ConfigError, DeviceError, HeteroError, MemoryShorta
 from workers.errors import ModelError
 
 __all__ = [
-    "ClusterError", "ConfigError", "DeviceError", "HeteroError", "MemoryShortage", "ModelError", "RequestError",
+    "ClusterError",
+    "ConfigError",
+    "DeviceError",
+    "HeteroError",
+    "MemoryShortage",
+    "ModelError",
+    "RequestError",
     "SequenceFailed",
 ]
 

@@ -35,8 +35,9 @@ def find_model(asked: str, role: str) -> Model:
     if path.is_dir():
         return _directory(path)
     if not path.is_file():
-        raise ModelError(f"{role} model {asked}: no such file or directory; name a GGUF file, a transformers "
-                         "directory or 'builtin'")
+        raise ModelError(
+            f"{role} model {asked}: no such file or directory; name a GGUF file, a transformers directory or 'builtin'"
+        )
     return _gguf(path.stem, path)
 
 
@@ -53,8 +54,10 @@ def check_vocabularies(target: Model, drafter: Model) -> None:
         detail = f"token {differing} is {one.pieces[differing]!r} in one and {two.pieces[differing]!r} in the other"
     else:
         detail = f"{len(one)} tokens against {len(two)}"
-    raise ModelError(f"vocabulary mismatch between target {target.name} and drafter {drafter.name}: {detail}; "
-                     "take a drafter of the target's family, or --draft none")
+    raise ModelError(
+        f"vocabulary mismatch between target {target.name} and drafter {drafter.name}: {detail}; "
+        "take a drafter of the target's family, or --draft none"
+    )
 
 
 def _gguf(name: str, path: Path) -> Model:

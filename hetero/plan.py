@@ -82,9 +82,7 @@ def _devices(config: Config, inventory: Inventory, weights: int, drafting: bool)
     return chosen[0], chosen[1]
 
 
-def _place(
-    role: str, engine: str, model: Model, device: Device, exact: bool, common: dict[str, object]
-) -> Placement:
+def _place(role: str, engine: str, model: Model, device: Device, exact: bool, common: dict[str, object]) -> Placement:
     field = "target_engine" if role == "target" else "draft_engine"
     if engine and engine not in ENGINES:
         raise ConfigError(f"{field}: {engine!r} is unknown: choose {', '.join(ENGINES)}")

@@ -9,6 +9,8 @@ TARGET = DATA / "target.gguf"
 DRAFTER = DATA / "drafter.gguf"
 
 PROMPTS = [
-    "import os\n\n\ndef walk(path):\n    ", "class Stack:\n    def __init__(self):\n        ",
-    "def test_addition():\n    assert ", "# Copyright\nfrom __future__ import annotations\n",
+    "import os\n\n\ndef walk(path):\n    ",
+    "class Stack:\n    def __init__(self):\n        ",
+    "def test_addition():\n    assert ",
+    "# Copyright\nfrom __future__ import annotations\n",
 ]

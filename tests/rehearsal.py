@@ -63,8 +63,15 @@ class World:
     """One schedule: a pure function of its arguments."""
 
     def __init__(
-        self, seed: int, plan: str, gamma: int = 4, agreement: float | None = 0.8, faults: Faults | None = None,
-        target_s: float = 0.02, draft_s: float = 0.003, target: TableSpec = TARGET,
+        self,
+        seed: int,
+        plan: str,
+        gamma: int = 4,
+        agreement: float | None = 0.8,
+        faults: Faults | None = None,
+        target_s: float = 0.02,
+        draft_s: float = 0.003,
+        target: TableSpec = TARGET,
     ) -> None:
         self.random = random.Random(seed)
         self.faults = faults or Faults()
@@ -86,10 +93,24 @@ class World:
         if agreement is not None:
             self._crashes(b"drafter", self.faults.drafter_crash)
 
-    def ask(self, prompt: list[int], max_tokens: int = 40, temperature: float = 0.8, seed: int = 1,
-            at: float = 0.0, stop: tuple[str, ...] = (), **filters: float) -> Story:
-        sampling = Sampling(temperature, int(filters.get("top_k", 0)), filters.get("top_p", 1.0),
-                            filters.get("min_p", 0.0), seed, 0)
+    def ask(
+        self,
+        prompt: list[int],
+        max_tokens: int = 40,
+        temperature: float = 0.8,
+        seed: int = 1,
+        at: float = 0.0,
+        stop: tuple[str, ...] = (),
+        **filters: float,
+    ) -> Story:
+        sampling = Sampling(
+            temperature,
+            int(filters.get("top_k", 0)),
+            filters.get("top_p", 1.0),
+            filters.get("min_p", 0.0),
+            seed,
+            0,
+        )
         opening = Open(len(self.stories) + 1, 0, prompt, [], sampling, max_tokens, list(stop))
         story = Story(opening)
         self.stories[opening.seq] = story
@@ -170,8 +191,9 @@ class World:
 
     def _resume(self, story: Story) -> None:
         opening = story.opening
-        again = Open(opening.seq, 0, opening.prompt, list(story.tokens), opening.sampling, opening.max_tokens,
-                     opening.stop)
+        again = Open(
+            opening.seq, 0, opening.prompt, list(story.tokens), opening.sampling, opening.max_tokens, opening.stop
+        )
         self._to(b"verifier", b"client", Resume(again), reliable=True)
 
     def _to(self, to: bytes, sender: bytes, message, reliable: bool = False) -> None:
@@ -187,8 +209,9 @@ class World:
         if exposed and self.random.random() < self.faults.repeat:
             copies += 1
         for _ in range(copies):
-            delay = self.faults.delay + (self.random.expovariate(1 / self.faults.jitter)
-                                         if exposed and self.faults.jitter else 0.0)
+            delay = self.faults.delay + (
+                self.random.expovariate(1 / self.faults.jitter) if exposed and self.faults.jitter else 0.0
+            )
             self.simulation.after(delay, lambda: self._arrive(to, sender, message))
 
     def _arrive(self, to: bytes, sender: bytes, message) -> None:

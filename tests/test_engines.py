@@ -39,8 +39,11 @@ ENGINES = {
     "torch": (torch_, 2e-4),
     "llama_cpp drafter": (lambda: llama(path=DRAFTER), 5e-3),
 }
-EXACT = {"llama_cpp exact": lambda: llama(exact=True), "llama_cpp exact, 2 threads": lambda: llama(True, threads=2),
-         "torch exact": lambda: torch_(exact=True)}
+EXACT = {
+    "llama_cpp exact": lambda: llama(exact=True),
+    "llama_cpp exact, 2 threads": lambda: llama(True, threads=2),
+    "torch exact": lambda: torch_(exact=True),
+}
 
 
 @pytest.fixture(scope="module", params=ENGINES)
@@ -233,7 +236,7 @@ def test_an_aborted_forward_leaves_nothing_behind(engine):
     thread.start()
     aborted = 0
     try:
-        for node in range(1, 40):
+        for _ in range(40):
             try:
                 engine.extend([Row(1, n, max(0, n - 1), 5 + n) for n in range(1, 30)])
             except Aborted:

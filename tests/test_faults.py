@@ -28,7 +28,13 @@ def streams(stack: Stack, max_tokens: int, seeds: list[int], meanwhile=None) -> 
 
     def one(n: int) -> tuple[str, dict]:
         text, last = "", {}
-        body = {"prompt": PROMPTS[n % 4], "max_tokens": max_tokens, "seed": seeds[n], "temperature": 0.8, "stream": True}
+        body = {
+            "prompt": PROMPTS[n % 4],
+            "max_tokens": max_tokens,
+            "seed": seeds[n],
+            "temperature": 0.8,
+            "stream": True,
+        }
         with httpx.stream("POST", f"{stack.url}/v1/completions", json=body, timeout=120) as answer:
             for line in answer.iter_lines():
                 if not line.startswith("data: {"):

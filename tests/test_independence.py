@@ -33,9 +33,15 @@ def check(world: World, drafts: bool = True) -> None:
 def requests(world: World, seed: int) -> None:
     rng = random.Random(seed)
     for prompt in prompts(seed, 5):
-        world.ask(prompt, max_tokens=rng.randint(1, 60), temperature=rng.choice([0.0, 0.8, 1.0]),
-                  seed=rng.randrange(2**40), at=rng.uniform(0, 0.5), top_k=rng.choice([0, 0, 5]),
-                  top_p=rng.choice([1.0, 1.0, 0.9]))
+        world.ask(
+            prompt,
+            max_tokens=rng.randint(1, 60),
+            temperature=rng.choice([0.0, 0.8, 1.0]),
+            seed=rng.randrange(2**40),
+            at=rng.uniform(0, 0.5),
+            top_k=rng.choice([0, 0, 5]),
+            top_p=rng.choice([1.0, 1.0, 0.9]),
+        )
 
 
 KINDS = {
@@ -49,8 +55,10 @@ KINDS = {
     "failing": (0.9, Faults(engine=0.2)),
     "crashing": (0.9, Faults(drafter_crash=0.4)),
     "verifier crashing": (0.9, Faults(verifier_crash=1.0)),
-    "everything": (0.9, Faults(lose=0.1, repeat=0.1, jitter=0.02, engine=0.1, drafter_crash=0.7,
-                               verifier_crash=1.5, adversary=True)),
+    "everything": (
+        0.9,
+        Faults(lose=0.1, repeat=0.1, jitter=0.02, engine=0.1, drafter_crash=0.7, verifier_crash=1.5, adversary=True),
+    ),
 }
 
 
@@ -61,8 +69,14 @@ def test_tokens_do_not_depend_on_the_drafter(kind: str, plan: str) -> None:
     drafted = accepted = 0
     for seed in range(SCHEDULES):
         rng = random.Random(seed)
-        world = World(seed, plan, gamma=rng.randint(1, 8), agreement=agreement, faults=faults,
-                      draft_s=rng.choice([0.0001, 0.003, 0.05]))
+        world = World(
+            seed,
+            plan,
+            gamma=rng.randint(1, 8),
+            agreement=agreement,
+            faults=faults,
+            draft_s=rng.choice([0.0001, 0.003, 0.05]),
+        )
         requests(world, seed)
         world.play()
         check(world)

@@ -46,8 +46,13 @@ def by_definition(logits: np.ndarray, spec: SamplingSpec) -> np.ndarray:
 
 
 SPECS = [
-    SamplingSpec(0.8), SamplingSpec(1.0), SamplingSpec(1.5), SamplingSpec(0.8, top_k=5),
-    SamplingSpec(1.0, top_p=0.8), SamplingSpec(1.0, min_p=0.1), SamplingSpec(0.9, top_k=20, top_p=0.9, min_p=0.02),
+    SamplingSpec(0.8),
+    SamplingSpec(1.0),
+    SamplingSpec(1.5),
+    SamplingSpec(0.8, top_k=5),
+    SamplingSpec(1.0, top_p=0.8),
+    SamplingSpec(1.0, min_p=0.1),
+    SamplingSpec(0.9, top_k=20, top_p=0.9, min_p=0.02),
 ]
 
 

@@ -31,7 +31,12 @@ def test_openai_client_sync_async_and_streaming(ahead):
     timings = whole.model_extra["timings"]
     assert timings["predicted_n"] == 40 and 0 < timings["target_forwards_n"] <= 40
     stream = client.completions.create(
-        model="builtin", prompt="import os\n", max_tokens=40, temperature=0.8, seed=5, stream=True,
+        model="builtin",
+        prompt="import os\n",
+        max_tokens=40,
+        temperature=0.8,
+        seed=5,
+        stream=True,
         stream_options={"include_usage": True},
     )
     chunks = list(stream)
@@ -44,10 +49,14 @@ def test_openai_client_sync_async_and_streaming(ahead):
 
     async def both() -> list[str]:
         async with openai.AsyncOpenAI(base_url=f"{ahead.url}/v1", api_key="none") as asynchronous:
+
             async def one(seed: int) -> str:
                 parts = []
                 async for chunk in await asynchronous.chat.completions.create(
-                    model="builtin", messages=[{"role": "user", "content": "def f(x):"}], max_tokens=20, seed=seed,
+                    model="builtin",
+                    messages=[{"role": "user", "content": "def f(x):"}],
+                    max_tokens=20,
+                    seed=seed,
                     stream=True,
                 ):
                     parts.append(chunk.choices[0].delta.content or "")
@@ -79,11 +88,26 @@ def test_stop_strings_and_utf8(ahead):
 
 
 BAD = {
-    "temperature": [-1, 101, "warm", True], "top_p": [0, 1.1, -0.1], "min_p": [-0.1, 1.1], "top_k": [-1, 1.5, 1 << 40],
-    "max_tokens": [0, -5, 1 << 30, "many"], "seed": [1.5, 1 << 70, "x"], "stop": ["", [""], ["x"] * 17, 5, "y" * 2000],
-    "stream": ["yes", 1], "stream_options": [{"include_usage": True}, 5], "n": [2, 0], "logprobs": [3, True],
-    "logit_bias": [{"5": 1}], "presence_penalty": [0.5], "frequency_penalty": [1], "echo": [True], "best_of": [3],
-    "suffix": ["x"], "tools": [[{}]], "response_format": [{"type": "json_object"}], "nonsense": [1],
+    "temperature": [-1, 101, "warm", True],
+    "top_p": [0, 1.1, -0.1],
+    "min_p": [-0.1, 1.1],
+    "top_k": [-1, 1.5, 1 << 40],
+    "max_tokens": [0, -5, 1 << 30, "many"],
+    "seed": [1.5, 1 << 70, "x"],
+    "stop": ["", [""], ["x"] * 17, 5, "y" * 2000],
+    "stream": ["yes", 1],
+    "stream_options": [{"include_usage": True}, 5],
+    "n": [2, 0],
+    "logprobs": [3, True],
+    "logit_bias": [{"5": 1}],
+    "presence_penalty": [0.5],
+    "frequency_penalty": [1],
+    "echo": [True],
+    "best_of": [3],
+    "suffix": ["x"],
+    "tools": [[{}]],
+    "response_format": [{"type": "json_object"}],
+    "nonsense": [1],
 }
 
 

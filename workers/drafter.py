@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import inf
 
-from workers.engines.base import Limits, Outcome
+from workers.engines.base import Limits, Outcome, Row
 from workers.errors import EngineError, NotFinite
 from workers.machine import Extend, Free, Keep, Prefill, Run, Step
 from workers.sequence import sampler_of
@@ -193,7 +193,7 @@ class Drafter:
                 self._chunk = draftee, len(chunk)
                 self._busy = True
                 return Run(before, Prefill(draftee.opening.seq, chunk))
-        rows = []
+        rows: list[Row] = []
         for draftee in self._draftees.values():
             track = draftee.track
             leaf = self._leaf(draftee, track) if track is not None else None

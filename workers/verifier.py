@@ -388,9 +388,7 @@ class Verifier:
             self._sends.append(
                 (
                     sequence.peer,
-                    Finished(
-                        sequence.seq, self.epoch, sequence.length, sequence.reason, sequence.last_text, stats
-                    ),
+                    Finished(sequence.seq, self.epoch, sequence.length, sequence.reason, sequence.last_text, stats),
                 )
             )
             self._drop(sequence.seq)
@@ -412,5 +410,3 @@ class Verifier:
         if sequence.seq in self._active:
             self._sends.append((sequence.peer, Failed(sequence.seq, self.epoch, code, why)))
             self._drop(sequence.seq)
-
-

@@ -175,7 +175,8 @@ class Worker:
             if kind == "link" and isinstance(link, _Dialling) and isinstance(machine, Drafter):
                 machine.linked(link.dial(what))
             elif kind == "done":
-                machine.completed(*what, now)
+                outcome, elapsed = what
+                machine.completed(outcome, elapsed, now)
         return True
 
     # The engine thread

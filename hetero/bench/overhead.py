@@ -94,9 +94,7 @@ def _measure(vocabulary: int, sampling: Sampling, rounds: int) -> tuple[list[flo
     drafter.turn(boxes, b"drafter")  # its first ping makes it known
     while len(costs[0]) < rounds:
         seq += 1
-        verifier.inbox.append(
-            (b"client", encode(Open(seq, 0, [seq % vocabulary, 1, 2], [], sampling, _OUTPUT, [])))
-        )
+        verifier.inbox.append((b"client", encode(Open(seq, 0, [seq % vocabulary, 1, 2], [], sampling, _OUTPUT, []))))
         finished = False
         warm = 0
         while not finished:

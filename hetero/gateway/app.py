@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -105,9 +105,9 @@ async def _answer(
     return JSONResponse(answer.whole(*gathered))
 
 
-async def _gather(pieces: AsyncIterator[Piece]) -> tuple[str, Piece]:
+async def _gather(pieces: AsyncGenerator[Piece]) -> tuple[str, Piece]:
     text = ""
-    async with aclosing(pieces) as source:  # type: ignore[type-var]
+    async with aclosing(pieces) as source:
         async for piece in source:
             text += piece.text
             if piece.reason is not None:
@@ -115,7 +115,7 @@ async def _gather(pieces: AsyncIterator[Piece]) -> tuple[str, Piece]:
     raise SequenceFailed("internal", "the sequence ended without a reason")
 
 
-async def _stream(answer: Answer, pieces: AsyncIterator[Piece], usage: bool) -> AsyncIterator[str]:
+async def _stream(answer: Answer, pieces: AsyncGenerator[Piece], usage: bool) -> AsyncIterator[str]:
     """Server-sent events. Cancelled when the client hangs up, which closes ``pieces`` and frees the sequence."""
     waiting: asyncio.Task[Piece] | None = None
     try:
@@ -139,10 +139,10 @@ async def _stream(answer: Answer, pieces: AsyncIterator[Piece], usage: bool) -> 
         if waiting is not None:
             waiting.cancel()
             await asyncio.wait([waiting])
-        await pieces.aclose()  # type: ignore[attr-defined]
+        await pieces.aclose()
 
 
-async def _next(pieces: AsyncIterator[Piece]) -> Piece:
+async def _next(pieces: AsyncGenerator[Piece]) -> Piece:
     return await anext(pieces)
 
 

@@ -34,9 +34,7 @@ class ChatTemplate:
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
         )
-        environment.globals.update(
-            raise_exception=_raise, strftime_now=lambda form: datetime.now().strftime(form)
-        )
+        environment.globals.update(raise_exception=_raise, strftime_now=lambda form: datetime.now().strftime(form))
         self._template = environment.from_string(source)
         self._names = {"bos_token": tokenizer.bos, "eos_token": tokenizer.eos}
 

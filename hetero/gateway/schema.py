@@ -63,8 +63,9 @@ class _Request(_Strict):
             return body
         kept = {}
         for key, value in body.items():
-            if key in _IGNORED or (key in _NEUTRAL and any(value == v and type(value) is not bool or value is v
-                                                           for v in _NEUTRAL[key])):
+            if key in _IGNORED or (
+                key in _NEUTRAL and any((value == v and type(value) is not bool) or value is v for v in _NEUTRAL[key])
+            ):
                 continue
             kept[key] = value
         # An explicit null asks for the default, as with OpenAI.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 from workers.errors import EngineError, KvFull, UnknownNode, Unsupported
@@ -168,7 +169,7 @@ def check_rows(rows: Sequence[Row], limits: Limits) -> None:
     if limits.exact:
         if len({row.seq for row in rows}) != 1:
             raise Unsupported("exact mode runs one sequence a forward")
-        if any(below.parent != above.node for above, below in zip(rows, rows[1:], strict=False)):
+        if any(below.parent != above.node for above, below in pairwise(rows)):
             raise Unsupported("exact mode checks chains, not trees")
 
 

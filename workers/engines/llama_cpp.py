@@ -263,7 +263,9 @@ class _LlamaOutcome(Outcome):
         pointer = llama_cpp.llama_get_logits_ith(self._context, self._rows[row])
         if not pointer:
             raise EngineError(f"llama.cpp has no logits of row {row}")
-        return np.frombuffer(self._type.from_address(ctypes.addressof(pointer.contents)), dtype=np.float32)
+        values = self._type.from_address(ctypes.addressof(pointer.contents))
+        found: Logits = np.frombuffer(memoryview(values), dtype=np.float32)
+        return found
 
 
 class _Batch:
@@ -303,12 +305,9 @@ class _Batch:
         self.struct.n_tokens = at + 1
 
 
-@llama_cpp.llama_log_callback
-def _quiet(level: int, text: bytes, data: object) -> None:
-    """Drops llama.cpp's chatter; its failures come back as return codes."""
-
-
-llama_cpp.llama_log_set(_quiet, ctypes.c_void_p(0))
+# llama.cpp's chatter is dropped; its failures come back as return codes.
+_QUIET = llama_cpp.llama_log_callback(lambda level, text, data: None)
+llama_cpp.llama_log_set(_QUIET, ctypes.c_void_p(0))
 
 
 def load_model(path: Path, gpu: int | None = None, vocabulary_only: bool = False) -> object:

@@ -15,9 +15,7 @@ def load_engine(spec: WorkerSpec) -> Engine:
         from workers.engines.table import TableEngine, TableSpec
 
         agreement = 1.0 if spec.role == "target" else 0.8
-        return TableEngine(
-            TableSpec(spec.vocabulary, spec.context, agreement=agreement, sequences=spec.sequences)
-        )
+        return TableEngine(TableSpec(spec.vocabulary, spec.context, agreement=agreement, sequences=spec.sequences))
     if spec.engine == "llama_cpp":
         from workers.engines.llama_cpp import LlamaEngine, LlamaSettings
 

@@ -135,7 +135,8 @@ class _TableOutcome(Outcome):
     def logits(self, row: int) -> Logits:
         if self._spoilt:
             return np.full(self._table.shape[1], np.nan, dtype=np.float32)
-        return self._table[self._paths[row] % len(self._table)]
+        found: Logits = self._table[self._paths[row] % len(self._table)]
+        return found
 
 
 def drafter_spec(target: TableSpec, agreement: float) -> TableSpec:
@@ -149,5 +150,3 @@ def _step(path: int, token: int) -> int:
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
     return x ^ (x >> 31)
-
-

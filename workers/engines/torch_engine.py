@@ -90,8 +90,15 @@ class _Forward:
 
 
 def _tree_attention(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: object, scaling: float,
-    hetero: _Forward, sliding_window: int | None = None, **_: object,
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: object,
+    scaling: float,
+    hetero: _Forward,
+    sliding_window: int | None = None,
+    **_: object,
 ) -> tuple[Tensor, None]:
     """Attention of rows [1, heads, rows, size] over the cells of their own sequences."""
     if hetero.aborted.is_set():
@@ -203,18 +210,18 @@ class TorchEngine:
         order: list[int] = []
         entered: list[tuple[_Held, list[Row], dict[int, int]]] = []
         try:
-            for seq, at in by_seq.items():
+            for seq, places in by_seq.items():
                 held = self._sequences.get(seq)
                 if held is None:
                     raise UnknownNode(f"sequence {seq} is not open")
-                own = [rows[i] for i in at]
+                own = [rows[i] for i in places]
                 where = held.ledger.append(own, self.limits)
                 entered.append((held, own, dict(held.cells)))
                 part, padded = self._enter(held, own, where, len(tokens))
                 parts.append(part)
                 tokens += [row.token for row in own] + [0] * (len(padded) - len(own))
                 positions.append(padded)
-                order += at
+                order += places
             logits = self._run(tokens, np.concatenate(positions), parts, 0)
         except BaseException:
             for held, own, cells in entered:
@@ -255,9 +262,7 @@ class TorchEngine:
     def used_cells(self) -> int:
         return sum(held.ledger.length + len(held.cells) for held in self._sequences.values())
 
-    def _enter(
-        self, held: _Held, own: list[Row], where: list[int], first: int
-    ) -> tuple[_Part, NDArray[np.intp]]:
+    def _enter(self, held: _Held, own: list[Row], where: list[int], first: int) -> tuple[_Part, NDArray[np.intp]]:
         """Cells and visibility of a sequence's rows; in exact mode padded to the fixed width, as a chain."""
         ledger = held.ledger
         count = EXACT_WIDTH if self.limits.exact else len(own)
@@ -295,8 +300,13 @@ class TorchEngine:
         allowed[i, [held.cells[node] for node in ledger.path(parent)]] = True
 
     def _part(
-        self, slot: int, rows: slice, cells: NDArray[np.intp], allowed: NDArray[np.bool_],
-        positions: NDArray[np.intp], at: NDArray[np.intp],
+        self,
+        slot: int,
+        rows: slice,
+        cells: NDArray[np.intp],
+        allowed: NDArray[np.bool_],
+        positions: NDArray[np.intp],
+        at: NDArray[np.intp],
     ) -> _Part:
         mask = torch.zeros(allowed.shape, dtype=self._keys.dtype)
         mask.masked_fill_(torch.from_numpy(~allowed), float("-inf"))
@@ -341,13 +351,17 @@ def load_model(path: Path, dtype: str) -> Any:
     """A causal language model from a GGUF file or a safetensors directory; never runs code from the model."""
     if path.is_dir():
         check_directory(path)
-        where, more = path, {"use_safetensors": True}
+        where, more = path, dict[str, Any](use_safetensors=True)
     else:
         where, more = path.parent, {"gguf_file": path.name}
     try:
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            where, dtype=getattr(torch, dtype), trust_remote_code=False, local_files_only=True,
-            attn_implementation="hetero", **more,
+            where,
+            dtype=getattr(torch, dtype),
+            trust_remote_code=False,
+            local_files_only=True,
+            attn_implementation="hetero",
+            **more,
         ).eval()
     except (OSError, ValueError, KeyError, ImportError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -153,6 +153,4 @@ class Pong(_Message, frozen=True):
     epoch: Epoch
 
 
-Message: TypeAlias = (
-    Open | Resume | Cancel | Commit | Close | Draft | Tokens | Finished | Failed | Ping | Pong
-)
+Message: TypeAlias = Open | Resume | Cancel | Commit | Close | Draft | Tokens | Finished | Failed | Ping | Pong

@@ -1,0 +1,70 @@
+"""Real workers in one process, and a client on a real socket."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+
+import zmq
+
+from workers.spec import WorkerSpec
+from workers.wire.codec import decode, encode
+from workers.wire.messages import Failed, Finished, Open, Ping, Sampling, Tokens
+from workers.wire.socket import connect_dealer
+from workers.worker import Worker
+
+
+def until(condition, seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "timed out"
+        time.sleep(0.01)
+
+
+@contextmanager
+def workers(target: WorkerSpec, drafter: WorkerSpec | None):
+    started = [Worker(target)] + ([Worker(drafter)] if drafter else [])
+    try:
+        for worker in started:
+            worker.start()
+        for worker in started:
+            until(lambda w=worker: w.status()["phase"] != "loading", 60)
+            assert worker.status()["phase"] == "ready", worker.status()
+        if drafter:
+            started[1].link(started[0].status()["endpoint"])
+        yield started
+    finally:
+        for worker in started:
+            worker.stop()
+            assert worker.ended.is_set()
+
+
+class Client:
+    def __init__(self, endpoint: str) -> None:
+        self.context = zmq.Context()
+        self.socket = connect_dealer(self.context, endpoint, b"test-client")
+        self.socket.setsockopt(zmq.RCVTIMEO, 20000)
+        self.socket.send(encode(Ping("gateway", 0, [])))
+
+    def ask(self, *openings: Open) -> dict[int, tuple[list[int], str, Finished | Failed]]:
+        for opening in openings:
+            self.socket.send(encode(opening))
+        tokens = {o.seq: [] for o in openings}
+        texts = dict.fromkeys(tokens, "")
+        ends = {}
+        while len(ends) < len(openings):
+            message = decode(self.socket.recv())
+            if isinstance(message, Tokens):
+                tokens[message.seq] += message.tokens
+                texts[message.seq] += message.text
+            elif isinstance(message, Finished | Failed):
+                ends[message.seq] = message
+        return {seq: (tokens[seq], texts[seq], ends[seq]) for seq in tokens}
+
+    def close(self) -> None:
+        self.socket.close(0)
+        self.context.term()
+
+
+def opening(seq: int, prompt: list[int], max_tokens: int = 60, temperature: float = 0.8, seed: int = 1) -> Open:
+    return Open(seq, 0, prompt, [], Sampling(temperature, 0, 1.0, 0.0, seed, 0), max_tokens, [])

@@ -1,4 +1,4 @@
-"""Exact mode end to end on the built-in pair: the same bits of text with and without a drafter, alone and in company."""
+"""Exact mode end to end on the built-in pair: the same text with and without a drafter, alone and in company."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def texts(plan: str, engine: str, together: bool) -> tuple[dict[tuple[int, float
     with workers(*pair(plan, engine)) as (verifier, *others):
         client = Client(verifier.status()["endpoint"])
         if others:
-            until(lambda: verifier._machine._drafter is not None)
+            until(lambda: verifier._machine._partner.peer is not None)
         asked = {}
         for n, prompt in enumerate(PROMPTS):
             for temperature in (0.0, 0.8):

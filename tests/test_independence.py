@@ -5,9 +5,12 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from rehearsal import PIECES, TARGET, Faults, World, prompts, reference
+from scipy import stats
 
+from workers.engines.table import TableEngine, TableSpec
 from workers.errors import EngineError
 from workers.wire.messages import Failed, Finished
 
@@ -159,3 +162,33 @@ def test_a_stop_string_ends_the_text_across_tokens_and_never_leaks() -> None:
         assert story.text == free.text[: free.text.index(stop)]
         assert story.end.reason == "stop"
         assert story.tokens == free.tokens[: len(story.tokens)]
+
+
+def test_first_and_later_tokens_follow_the_target_through_windows_and_drafts() -> None:
+    """Chi-square over 1500 seeds, false-alarm probability 1e-4 each; a planted bias must fail it."""
+    target = TableSpec(vocabulary=12, context=64, seed=5, sharpness=1.0, chunk=16, rows=64, sequences=64)
+    draws = 1500
+    world = World(0, "serial", gamma=3, agreement=0.9, target=target, target_s=0.002, draft_s=0.0001)
+    for seed in range(draws):
+        world.ask([1, 2, 3], max_tokens=4, temperature=1.0, seed=seed, at=seed * 0.0005)
+    world.play()
+    stories = list(world.stories.values())
+    assert sum(story.end.stats.draft_n_accepted for story in stories) > draws / 10
+
+    def logits(tokens: list[int]) -> np.ndarray:
+        engine = TableEngine(target)
+        return engine.prefill(1, tokens).logits(0).astype(np.float64)
+
+    def softmax(x: np.ndarray) -> np.ndarray:
+        p = np.exp(x - x.max())
+        return p / p.sum()
+
+    first = softmax(logits([1, 2, 3]))
+    second = sum(first[t] * softmax(logits([1, 2, 3, t])) for t in range(12))
+    for index, expected in ((0, first), (1, second)):
+        found = np.bincount([story.tokens[index] for story in stories], minlength=12)
+        assert stats.chisquare(found, expected * draws).pvalue > 1e-4
+        best = int(expected.argmax())
+        planted = [best if n % 8 == 0 else story.tokens[index] for n, story in enumerate(stories)]
+        biased = np.bincount(planted, minlength=12)
+        assert stats.chisquare(biased, expected * draws).pvalue < 1e-4

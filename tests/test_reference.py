@@ -53,7 +53,7 @@ def test_greedy_equals_transformers_generate(reference, plan):
     with workers(target, drafter) as (verifier, *_):
         client = Client(verifier.status()["endpoint"])
         if drafter:
-            until(lambda: verifier._machine._drafter is not None)
+            until(lambda: verifier._machine._partner.peer is not None)
         asked = [opening(n + 1, tokenizer.encode(prompt), LENGTH, 0.0) for n, prompt in enumerate(PROMPTS)]
         answers = client.ask(*asked)
         client.close()

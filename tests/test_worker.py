@@ -17,7 +17,7 @@ def test_table_pair_over_sockets_is_independent_of_strategy():
         with workers(target, drafter) as (verifier, *_):
             client = Client(verifier.status()["endpoint"])
             if drafter:
-                until(lambda v=verifier: v._machine._drafter is not None)
+                until(lambda v=verifier: v._machine._partner.peer is not None)
             asked = [opening(10 + n, [n, n + 1], seed=n) for n in range(6)]
             answers = client.ask(*asked)
             found.append([answers[o.seq][0] for o in asked])

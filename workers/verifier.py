@@ -15,12 +15,11 @@ from workers.acceptance import walk
 from workers.engines.base import Limits, Outcome, Row
 from workers.errors import EngineError
 from workers.machine import Extend, Free, Keep, Prefill, Run, Step
+from workers.partner import Partner
 from workers.sequence import Sequence, Vocabulary
 from workers.strategy import Pacer, Strategy
 from workers.wire.messages import (
     Cancel,
-    Close,
-    Commit,
     Draft,
     Failed,
     Finished,
@@ -32,8 +31,7 @@ from workers.wire.messages import (
     Tokens,
 )
 
-SILENCE = 3.0  # seconds without a word after which a drafter counts as gone
-DESERTED = 30.0  # likewise a gateway, whose sequences are then freed
+DESERTED = 30.0  # seconds without a word after which a gateway's sequences are freed
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +60,8 @@ class Verifier:
         self._active: dict[int, Sequence] = {}  # in order of least recent service
         self._queue: deque[Sequence] = deque()  # admitted, waiting for a place in the engine
         self._heard: dict[bytes, float] = {}  # gateways
-        self._drafter: bytes | None = None
-        self._drafter_heard = -inf
         self._sends: list[tuple[bytes, Message]] = []
+        self._partner = Partner(epoch, self._sends)
         self._frees: list[Free] = []
         self._flight: list[_Window] | None = None  # None: the engine is idle
         self._chunk: Sequence | None = None  # whose prefill chunk is in flight
@@ -89,8 +86,8 @@ class Verifier:
                 self.dropped += 1
 
     def lost(self, peer: bytes, now: float) -> None:
-        if peer == self._drafter:
-            self._forget_drafter()
+        if peer == self._partner.peer:
+            self._partner.forget(self._active.values())
             return
         self._heard.pop(peer, None)
         for sequence in [s for s in (*self._active.values(), *self._queue) if s.peer == peer]:
@@ -122,8 +119,8 @@ class Verifier:
         run, wake = None, inf
         if self._flight is None:
             run, wake = self._choose(now)
-        step = Step(self._sends, run, min(wake, now + 1.0))
-        self._sends = []
+        step = Step(list(self._sends), run, min(wake, now + 1.0))
+        self._sends.clear()
         return step
 
     @property
@@ -183,18 +180,17 @@ class Verifier:
             self._queue = deque(s for s in self._queue if s.seq != seq)
             return
         self._frees.append(Free(seq))
-        if self._drafter is not None and sequence.drafter_length is not None:
-            self._sends.append((self._drafter, Close(seq, self.epoch)))
+        self._partner.close(sequence)
 
     def _admit(self, now: float) -> None:
         while self._queue and len(self._active) < self._limits.sequences:
             sequence = self._queue.popleft()
             self._active[sequence.seq] = sequence
-            self._offer(sequence)
+            self._partner.offer(sequence)
 
     def _expire(self, now: float) -> None:
-        if self._drafter is not None and now - self._drafter_heard > SILENCE:
-            self._forget_drafter()
+        if self._partner.silent(now):
+            self._partner.forget(self._active.values())
         for peer in [p for p, heard in self._heard.items() if now - heard > DESERTED]:
             self.lost(peer, now)
 
@@ -204,62 +200,15 @@ class Verifier:
         self._sends.append((peer, Pong(self.epoch)))
         if ping.role != "drafter":
             self._heard[peer] = now
-            return
-        if self._drafter != peer:
-            self._forget_drafter()
-            self._drafter = peer
-        self._drafter_heard = now
-        lengths = dict(ping.lengths)
-        for seq in lengths.keys() - self._active.keys():
-            self._sends.append((peer, Close(seq, self.epoch)))
-        for sequence in self._active.values():
-            length = lengths.get(sequence.seq)
-            if length is None or not len(sequence.opening.prompt) <= length <= sequence.length:
-                self._offer(sequence)
-            elif length < sequence.length:
-                sequence.drafter_length = length
-                self._tell(sequence)
-
-    def _forget_drafter(self) -> None:
-        self._drafter = None
-        for sequence in self._active.values():
-            sequence.drafter_length = None
-            sequence.waiting_since = None
-
-    def _offer(self, sequence: Sequence) -> None:
-        """Open a sequence at the drafter, with all that is committed."""
-        if self._drafter is None or not self._strategy.drafts:
-            return
-        asked = sequence.opening
-        self._sends.append(
-            (
-                self._drafter,
-                Open(
-                    seq=asked.seq,
-                    epoch=self.epoch,
-                    prompt=asked.prompt,
-                    committed=list(sequence.committed),
-                    sampling=asked.sampling,
-                    max_tokens=asked.max_tokens,
-                    stop=[],
-                ),
-            )
-        )
-        sequence.drafter_length = sequence.length
-
-    def _tell(self, sequence: Sequence) -> None:
-        """Send the drafter the tokens committed since the length it is known to hold."""
-        if self._drafter is None or sequence.drafter_length is None:
-            return
-        tokens, _ = sequence.since(sequence.drafter_length)
-        self._sends.append((self._drafter, Commit(sequence.seq, self.epoch, sequence.drafter_length, tokens)))
+        elif self._strategy.drafts:
+            self._partner.pinged(peer, ping, self._active, now)
 
     def _draft(self, peer: bytes, draft: Draft, now: float) -> None:
         sequence = self._active.get(draft.seq)
-        if sequence is None or draft.epoch != self.epoch or peer != self._drafter:
+        if sequence is None or draft.epoch != self.epoch or peer != self._partner.peer:
             self.dropped += 1
             return
-        self._drafter_heard = now
+        self._partner.alive(now)
         fresh = sequence.graft(draft, self._tree_nodes)
         sequence.drafter_length = max(sequence.drafter_length or 0, min(draft.base, sequence.length))
         if fresh:
@@ -333,7 +282,7 @@ class Verifier:
         return max(2e-3, 4.0 * self._pacer.draft_step)
 
     def _waits(self, sequence: Sequence) -> bool:
-        if self._drafter is None or sequence.drafter_length is None or sequence.stalled:
+        if sequence.drafter_length is None or sequence.stalled:
             return False
         if len(sequence.track.pending) >= self._limits.rows:  # a replay: there is enough to do
             return False
@@ -378,7 +327,7 @@ class Verifier:
         if walked.failure is not None:
             self._fail(sequence, "not_finite", str(walked.failure))
         elif not walked.ended:
-            self._tell(sequence)
+            self._partner.tell(sequence)
 
     def _emit(self, sequence: Sequence, had: list[int], now: float) -> None:
         """Send what was committed beyond ``had``, and the end if this was it."""

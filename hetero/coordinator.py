@@ -86,13 +86,10 @@ class Coordinator:
                 return
             self._stopping = True
         if ray.is_initialized():
+            # No ray.kill: Ray would report it as a failure; the actors' processes end with the job.
             stops = [actor.stop.remote() for actor in self._actors.values()]
-            if stops:
-                ray.wait(stops, num_returns=len(stops), timeout=8)
-            for actor in self._actors.values():
-                with contextlib.suppress(ray.exceptions.RayError):
-                    ray.kill(actor)
-            for thread in self._threads:  # their calls end with the actors
+            ray.wait(stops, num_returns=len(stops), timeout=8)
+            for thread in self._threads:  # their calls end with the workers
                 thread.join(5)
             ray.shutdown()
         if self._folder is not None:

@@ -59,7 +59,7 @@ class Worker:
         self._thread.start()
 
     def status(self) -> dict[str, Any]:
-        """Plain facts: phase ("loading", "ready", "failed"), epoch, endpoint, sequences, memory."""
+        """Plain facts: phase ("loading", "ready", "stopped", "failed"), epoch, endpoint, sequences, memory."""
         machine, engine = self._machine, self._engine
         idle = machine.idle if machine is not None else True
         return {
@@ -84,8 +84,8 @@ class Worker:
     def stop(self, seconds: float = 5.0) -> None:
         """End both threads and free the engine; returns when done, or after ``seconds``."""
         self._post("stop", None)
-        if self._engine is not None:
-            self._engine.abort()
+        if (engine := self._engine) is not None:
+            engine.abort()
         if self._thread.is_alive():
             self._thread.join(seconds)
 
@@ -124,6 +124,7 @@ class Worker:
             self._jobs.put(None)
             engine.abort()
             engine_thread.join()
+            self._phase, self._engine = "stopped", None  # nobody may ask a freed engine
             engine.shutdown()
             link.close()
             context.term()

@@ -153,5 +153,26 @@ def overhead(json_file: Path | None, rounds: int) -> None:
     run(rounds, json_file, Console())
 
 
+@bench.command()
+@click.argument("source")
+@click.argument("target", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--width", type=click.IntRange(1), required=True, help="Embedding width, a multiple of the source's.")
+@click.option("--layers", type=click.IntRange(1), required=True)
+@click.option("--ffn", type=click.IntRange(1), required=True, help="Width of the feed-forward layers.")
+@click.option("--type", "kind", default="f16", show_default=True, help="f32, f16, bf16, q8_0 or q4_0.")
+def inflate(source: str, target: Path, width: int, layers: int, ffn: int, kind: str) -> None:
+    """Write to TARGET a GGUF with the function of SOURCE and the cost of a larger model.
+
+    SOURCE is a GGUF file, 'builtin' (the built-in target) or 'builtin-drafter'.
+    """
+    from hetero.bench.inflate import Size
+    from hetero.bench.inflate import inflate as run
+    from hetero.models import PAIR
+
+    own = {"builtin": PAIR / "target.gguf", "builtin-drafter": PAIR / "drafter.gguf"}
+    weights = run(own.get(source, Path(source)), target, Size(width, layers, ffn), kind)
+    click.echo(f"{target}: {weights / 1e6:.0f}M weights, {target.stat().st_size / 2**20:.0f} MiB, {kind}")
+
+
 if __name__ == "__main__":
     main()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ import transformers
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workers.engines.base import Ledger, Limits, Outcome, Row, check_rows
-from workers.errors import Aborted, EngineError, KvFull, ModelError, TooManyLeaves, UnknownNode, Unsupported
+from workers.engines.base import Limits, Outcome, Row, check_rows
+from workers.engines.cells import Held
+from workers.errors import Aborted, EngineError, ModelError, TooManyLeaves, UnknownNode, Unsupported
 from workers.sampling import Logits
 
 EXACT_WIDTH = 8
@@ -40,28 +41,6 @@ class TorchSettings:
     rows: int = 64
     chunk: int = 256
     exact: bool = False
-
-
-@dataclass(slots=True)
-class _Held:
-    """A sequence's nodes, its slot in the cache, and the cell of each node below the tip."""
-
-    slot: int
-    ledger: Ledger = field(default_factory=Ledger)
-    cells: dict[int, int] = field(default_factory=dict)
-
-    def free_cells(self, count: int, capacity: int) -> list[int]:
-        """The first cells behind the prefix that no node holds."""
-        taken = set(self.cells.values())
-        found: list[int] = []
-        cell = self.ledger.length
-        while len(found) < count:
-            if cell >= capacity:
-                raise KvFull(f"no KV cells are left for {count} more rows")
-            if cell not in taken:
-                found.append(cell)
-            cell += 1
-        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +154,7 @@ class TorchEngine:
             sequences=settings.sequences,
             exact=settings.exact,
         )
-        self._sequences: dict[int, _Held] = {}
+        self._sequences: dict[int, Held] = {}
         self._slots = list(range(settings.sequences))[::-1]
         self._aborted = threading.Event()
 
@@ -184,7 +163,7 @@ class TorchEngine:
         if held is None:
             if not self._slots:
                 raise TooManyLeaves(f"all {self.limits.sequences} sequences of the engine are open")
-            held = _Held(self._slots[-1])
+            held = Held(self._slots[-1])
         ledger = held.ledger
         ledger.check_prefill(tokens, self.limits)
         first, count = ledger.length, len(tokens)
@@ -208,7 +187,7 @@ class TorchEngine:
         positions: list[NDArray[np.intp]] = []
         parts: list[_Part] = []
         order: list[int] = []
-        entered: list[tuple[_Held, list[Row], dict[int, int]]] = []
+        entered: list[tuple[Held, list[Row], dict[int, int]]] = []
         try:
             for seq, places in by_seq.items():
                 held = self._sequences.get(seq)
@@ -235,16 +214,11 @@ class TorchEngine:
         held = self._sequences.get(seq)
         if held is None:
             raise UnknownNode(f"sequence {seq} is not open")
-        first = held.ledger.length
-        path, _ = held.ledger.commit(node, keep)
-        kept = list(held.ledger.nodes)
-        old = [held.cells[n] for n in (*path, *kept)]
-        new = list(range(first, first + len(old)))
+        old, new = held.commit(node, keep)
         if old != new:
             source = torch.tensor(old, device=self._device)
             for cache in (self._keys, self._values):
-                cache[:, held.slot, :, first : first + len(old)] = cache[:, held.slot, :, source]
-        held.cells = dict(zip(kept, new[len(path) :], strict=True))
+                cache[:, held.slot, :, new[0] : new[-1] + 1] = cache[:, held.slot, :, source]
 
     def close(self, seq: int) -> None:
         held = self._sequences.pop(seq, None)
@@ -262,7 +236,7 @@ class TorchEngine:
     def used_cells(self) -> int:
         return sum(held.ledger.length + len(held.cells) for held in self._sequences.values())
 
-    def _enter(self, held: _Held, own: list[Row], where: list[int], first: int) -> tuple[_Part, NDArray[np.intp]]:
+    def _enter(self, held: Held, own: list[Row], where: list[int], first: int) -> tuple[_Part, NDArray[np.intp]]:
         """Cells and visibility of a sequence's rows; in exact mode padded to the fixed width, as a chain."""
         ledger = held.ledger
         count = EXACT_WIDTH if self.limits.exact else len(own)
@@ -281,11 +255,10 @@ class TorchEngine:
         for i in range(count):
             self._see(allowed, i, own, held)
             allowed[i, cells[i]] = True
-        for row, cell in zip(own, cells, strict=False):
-            held.cells[row.node] = cell
+        held.enter(own, cells)
         return self._part(held.slot, slice(first, first + count), np.array(cells), allowed, positions, at), positions
 
-    def _see(self, allowed: NDArray[np.bool_], i: int, own: list[Row], held: _Held) -> None:
+    def _see(self, allowed: NDArray[np.bool_], i: int, own: list[Row], held: Held) -> None:
         """Row i sees what its parent sees: an earlier row of the call, or the prefix and an evaluated path."""
         ledger = held.ledger
         if i >= len(own):
@@ -297,7 +270,7 @@ class TorchEngine:
             allowed[i] = allowed[index[parent]]
             return
         allowed[i, : ledger.length] = True
-        allowed[i, [held.cells[node] for node in ledger.path(parent)]] = True
+        allowed[i, held.path_cells(parent)] = True
 
     def _part(
         self,

@@ -1,0 +1,169 @@
+"""A model with the same function as a small one and the cost of a far larger one, to measure on.
+
+Zero padding keeps a llama-family model's function: embeddings and norm weights extended with zeros (RMSNorm weights
+times sqrt(d / D), epsilon times d / D), extra heads, ffn units and whole layers of random weights whose outputs are
+multiplied by zeros. Where D / d is a power of 4 all factors are powers of two, so even the last bit stays in F32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from numpy.typing import NDArray
+
+from hetero.errors import ConfigError, ModelError
+
+Matrix = NDArray[np.float32]
+TYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16", "q8_0": "Q8_0", "q4_0": "Q4_0"}
+
+
+@dataclass(frozen=True)
+class Size:
+    """The shape to inflate to; head size and the ratio of query to key heads stay."""
+
+    width: int
+    layers: int
+    ffn: int
+
+
+def inflate(source: Path, target: Path, size: Size, kind: str, seed: int = 0) -> int:
+    """Write ``target``; returns its number of weights. Raises ConfigError for a size below the source's."""
+    if kind not in TYPES:
+        raise ConfigError(f"type: {kind!r} is unknown: choose {', '.join(TYPES)}")
+    reader = gguf.GGUFReader(source)
+    if reader.fields["general.architecture"].contents() != "llama":
+        raise ModelError(f"{source}: only llama-architecture GGUF files can be inflated")
+    model = _Small(reader)
+    if size.width < model.width or size.layers < model.layers or size.ffn < model.ffn or size.width % model.width:
+        raise ConfigError(
+            f"size: {size.width} x {size.layers} layers, ffn {size.ffn}: each must be at least the source's "
+            f"({model.width} x {model.layers}, ffn {model.ffn}), the width a multiple of it"
+        )
+    writer = gguf.GGUFWriter(target, "llama")
+    _metadata(writer, reader, model, size)
+    tensors = _tensors(model, size, np.random.default_rng(seed))
+    kinds = {name: _kind(name, shape, kind) for name, shape, _ in tensors}
+    weights = 0
+    for name, shape, _ in tensors:
+        quantised = gguf.quant_shape_to_byte_shape(shape, kinds[name])
+        count = int(np.prod(quantised))
+        writer.add_tensor_info(name, quantised, np.dtype(np.uint8), count, raw_dtype=kinds[name])
+        weights += int(np.prod(shape))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for name, _, make in tensors:
+        writer.write_tensor_data(gguf.quantize(make(), kinds[name]).view(np.uint8))
+    writer.close()
+    return weights
+
+
+class _Small:
+    """The source model's numbers and weights."""
+
+    def __init__(self, reader: Any) -> None:
+        def number(key: str) -> int:
+            return int(reader.fields[f"llama.{key}"].contents())
+
+        self.width = number("embedding_length")
+        self.layers = number("block_count")
+        self.ffn = number("feed_forward_length")
+        self.heads = number("attention.head_count")
+        self.kv_heads = number("attention.head_count_kv")
+        self.head = self.width // self.heads
+        self.epsilon = float(reader.fields["llama.attention.layer_norm_rms_epsilon"].contents())
+        self._tensors = {tensor.name: tensor for tensor in reader.tensors}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._tensors
+
+    def __getitem__(self, name: str) -> Matrix:
+        tensor = self._tensors[name]
+        shape = [int(n) for n in tensor.shape[::-1]]
+        found: Matrix = gguf.dequantize(tensor.data, tensor.tensor_type).reshape(shape).astype(np.float32)
+        return found
+
+
+def _metadata(writer: Any, reader: Any, model: _Small, size: Size) -> None:
+    factor = size.width // model.width
+    changed = {
+        "llama.embedding_length": size.width,
+        "llama.block_count": size.layers,
+        "llama.feed_forward_length": size.ffn,
+        "llama.attention.head_count": model.heads * factor,
+        "llama.attention.head_count_kv": model.kv_heads * factor,
+        "llama.attention.layer_norm_rms_epsilon": model.epsilon / factor,
+    }
+    for name, field in reader.fields.items():
+        if name.startswith("GGUF.") or name in ("general.architecture", "general.file_type"):
+            continue
+        value = changed.get(name, field.contents())
+        inner = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+        writer.add_key_value(name, value, field.types[0], inner)
+
+
+def _tensors(model: _Small, size: Size, rng: np.random.Generator) -> list[tuple[str, tuple[int, ...], Any]]:
+    """(name, shape, how to make it) of every tensor; made one at a time, since the whole may not fit in memory."""
+    factor = size.width // model.width
+    queries, keys = size.width, model.kv_heads * factor * model.head
+    scale = (model.width / size.width) ** 0.5
+    wide, ffn = size.width, size.ffn
+    # name: (shape, whether outputs beyond the source's must be zero, so that the padding stays zero)
+    shapes = {
+        "attn_q": ((queries, wide), False),
+        "attn_k": ((keys, wide), False),
+        "attn_v": ((keys, wide), False),
+        "attn_output": ((wide, queries), True),
+        "ffn_gate": ((ffn, wide), False),
+        "ffn_up": ((ffn, wide), False),
+        "ffn_down": ((wide, ffn), True),
+    }
+
+    def norm(name: str) -> Matrix:
+        padded = np.zeros(wide, np.float32)
+        padded[: model.width] = model[name] * np.float32(scale)
+        return padded
+
+    def embedding(name: str) -> Matrix:
+        source = model[name]
+        padded = np.zeros((source.shape[0], wide), np.float32)
+        padded[:, : model.width] = source
+        return padded
+
+    def matrix(name: str, shape: tuple[int, int], zeros: bool) -> Matrix:
+        noise = np.float32(0.02) * rng.standard_normal(shape, dtype=np.float32)
+        made = np.zeros(shape, np.float32) if zeros else noise
+        if name in model:
+            source = model[name]
+            made[: source.shape[0], : source.shape[1]] = source
+        return made
+
+    vocabulary = model["token_embd.weight"].shape[0]
+    found: list[tuple[str, tuple[int, ...], Any]] = []
+    for name in ("token_embd.weight", "output.weight"):
+        if name in model:
+            found.append((name, (vocabulary, wide), lambda name=name: embedding(name)))
+    found.append(("output_norm.weight", (wide,), lambda: norm("output_norm.weight")))
+    for layer in range(size.layers):
+        for part in ("attn_norm", "ffn_norm"):
+            name = f"blk.{layer}.{part}.weight"
+            # A layer of its own computes something, for its cost, from the same kind of input.
+            like = name if name in model else f"blk.0.{part}.weight"
+            found.append((name, (wide,), lambda like=like: norm(like)))
+        for part, (shape, zeros) in shapes.items():
+            name = f"blk.{layer}.{part}.weight"
+            found.append((name, shape, lambda name=name, shape=shape, zeros=zeros: matrix(name, shape, zeros)))
+    return found
+
+
+def _kind(name: str, shape: tuple[int, ...], kind: str) -> Any:
+    """Norms stay F32; a 4-bit file keeps its embedding, which is also the head, at 8 bits, as is usual."""
+    if len(shape) == 1:
+        return gguf.GGMLQuantizationType.F32
+    if kind == "q4_0" and name in ("token_embd.weight", "output.weight"):
+        return gguf.GGMLQuantizationType.Q8_0
+    return gguf.GGMLQuantizationType[TYPES[kind]]

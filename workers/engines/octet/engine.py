@@ -1,0 +1,216 @@
+"""The octet engine: llama-family models on CPUs with AVX512-VNNI.
+
+A row's logits have the same bits whatever rows and sequences share its forward, so windows, trees, batches and
+replays are all exact: exact mode costs nothing here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.engines.base import Limits, Outcome, Row, check_rows
+from workers.engines.cells import Held
+from workers.engines.octet.library import CLayer, CMatrix, CPart, CShape, library, why_not
+from workers.engines.octet.weights import Weights, load_weights
+from workers.errors import Aborted, EngineError, TooManyLeaves, UnknownNode, Unsupported
+from workers.sampling import Logits
+
+_TREE_CELLS = 128  # cells per sequence beyond its context, for guesses
+
+
+@dataclass(frozen=True)
+class OctetSettings:
+    """How to run a model."""
+
+    threads: int
+    sequences: int = 4
+    context: int = 2048
+    rows: int = 64
+    chunk: int = 128
+
+
+class OctetEngine:
+    """One converted model with its KV cache (half floats)."""
+
+    def __init__(self, path: Path, settings: OctetSettings) -> None:
+        """Load, converting at the first time. Raises Unsupported where the kernel cannot run."""
+        reason = why_not()
+        lib = library()
+        if reason is not None or lib is None:
+            raise Unsupported(f"{reason}; use the llama_cpp engine")
+        self._lib = lib
+        self._weights = load_weights(path)
+        numbers = self._weights.numbers
+        context = min(settings.context, numbers.context)
+        self._capacity = -(-(context + _TREE_CELLS) // 16) * 16
+        most = max(settings.rows, settings.chunk)
+        self._kept: list[NDArray[np.generic]] = []  # arrays the kernel points into
+        positions = np.outer(np.arange(self._capacity), self._weights["frequencies"])
+        shape = CShape(
+            numbers.layers, numbers.width, numbers.heads, numbers.kv_heads, numbers.head, numbers.ffn,
+            numbers.vocabulary, most, settings.sequences, self._capacity, settings.threads, numbers.neox,
+            numbers.epsilon,
+        )  # fmt: skip
+        layers = (CLayer * numbers.layers)(*[self._layer(self._weights, n) for n in range(numbers.layers)])
+        self._model = lib.octet_create(
+            ctypes.byref(shape),
+            layers,
+            ctypes.byref(self._matrix("head", numbers.vocabulary, numbers.width)),
+            self._point(self._weights["embedding"].view(np.uint16)),
+            self._point(self._weights["norm"]),
+            self._point(np.cos(positions).astype(np.float32)),
+            self._point(np.sin(positions).astype(np.float32)),
+        )
+        if not self._model:
+            raise EngineError("no memory for the KV cache: take a shorter --context or fewer --parallel sequences")
+        self.limits = Limits(numbers.vocabulary, context, settings.rows, settings.chunk, settings.sequences)
+        self._logits = np.empty((settings.rows, numbers.vocabulary), np.float32)
+        self._sequences: dict[int, Held] = {}
+        self._slots = list(range(settings.sequences))[::-1]
+
+    def prefill(self, seq: int, tokens: Sequence[int]) -> Outcome:
+        held = self._sequences.get(seq)
+        if held is None:
+            if not self._slots:
+                raise TooManyLeaves(f"all {self.limits.sequences} sequences of the engine are open")
+            held = Held(self._slots[-1])
+        ledger = held.ledger
+        ledger.check_prefill(tokens, self.limits)
+        first, count = ledger.length, len(tokens)
+        positions = np.arange(first, first + count, dtype=np.int32)
+        paths = np.tile(positions, (count, 1))
+        part = CPart(held.slot, 0, count, first)
+        self._run(tokens, positions, positions, [part], paths, [count - 1])
+        if seq not in self._sequences:
+            self._sequences[seq] = held
+            self._slots.pop()
+        ledger.length += count
+        return _OctetOutcome(self._logits, [0])
+
+    def extend(self, rows: Sequence[Row]) -> Outcome:
+        check_rows(rows, self.limits)
+        by_seq: dict[int, list[int]] = {}
+        for at, row in enumerate(rows):
+            by_seq.setdefault(row.seq, []).append(at)
+        order = [at for places in by_seq.values() for at in places]
+        entered: list[tuple[Held, list[Row], dict[int, int]]] = []
+        parts: list[CPart] = []
+        positions: list[int] = []
+        cells: list[int] = []
+        try:
+            for seq, places in by_seq.items():
+                held = self._sequences.get(seq)
+                if held is None:
+                    raise UnknownNode(f"sequence {seq} is not open")
+                own = [rows[at] for at in places]
+                before = dict(held.cells)
+                parts.append(CPart(held.slot, len(positions), len(own), held.ledger.length))
+                positions += held.ledger.append(own, self.limits)
+                entered.append((held, own, before))
+                free = held.free_cells(len(own), self._capacity)
+                held.enter(own, free)
+                cells += free
+            longest = max(positions[p.first + n] - p.prefix + 1 for p in parts for n in range(p.count))
+            paths = np.zeros((len(rows), longest), np.int32)
+            for (held, own, _), part in zip(entered, parts, strict=True):
+                for n, row in enumerate(own):
+                    path = held.path_cells(row.node)
+                    paths[part.first + n, : len(path)] = path
+            self._run(
+                [rows[at].token for at in order],
+                np.array(positions, np.int32),
+                np.array(cells, np.int32),
+                parts,
+                paths,
+                list(range(len(rows))),
+            )
+        except BaseException:
+            for held, own, before in entered:
+                held.ledger.undo(own)
+                held.cells = before
+            raise
+        place = {at: n for n, at in enumerate(order)}
+        return _OctetOutcome(self._logits, [place[at] for at in range(len(rows))])
+
+    def commit(self, seq: int, node: int, keep: Collection[int] = ()) -> None:
+        held = self._sequences.get(seq)
+        if held is None:
+            raise UnknownNode(f"sequence {seq} is not open")
+        old, new = held.commit(node, keep)
+        if old != new:
+            source, target = np.array(old, np.int32), np.array(new, np.int32)
+            if self._lib.octet_move(self._model, held.slot, source.ctypes.data, target.ctypes.data, len(old)):
+                raise EngineError("no memory to move cells of the cache")
+
+    def close(self, seq: int) -> None:
+        held = self._sequences.pop(seq, None)
+        if held is not None:
+            self._slots.append(held.slot)
+
+    def abort(self) -> None:
+        if self._model:
+            self._lib.octet_abort(self._model)
+
+    def shutdown(self) -> None:
+        if self._model:
+            model, self._model = self._model, None
+            self._lib.octet_free(model)
+
+    @property
+    def used_cells(self) -> int:
+        return sum(held.ledger.length + len(held.cells) for held in self._sequences.values())
+
+    def _run(
+        self, tokens: Sequence[int], positions: NDArray[np.int32], cells: NDArray[np.int32], parts: list[CPart],
+        paths: NDArray[np.int32], wanted: list[int],
+    ) -> None:  # fmt: skip
+        ids, rows = np.array(tokens, np.int32), np.array(wanted, np.int32)
+        aborted = self._lib.octet_forward(
+            self._model, len(ids), ids.ctypes.data, positions.ctypes.data, cells.ctypes.data,
+            (CPart * len(parts))(*parts), len(parts), paths.ctypes.data, paths.shape[1], rows.ctypes.data, len(rows),
+            self._logits.ctypes.data,
+        )  # fmt: skip
+        if aborted:
+            raise Aborted("the forward was aborted")
+
+    def _layer(self, weights: Weights, n: int) -> CLayer:
+        numbers = weights.numbers
+        queries, kv = numbers.heads * numbers.head, numbers.kv_heads * numbers.head
+        name = f"blk.{n}"
+        return CLayer(
+            self._matrix(f"{name}.qkv", queries + 2 * kv, numbers.width),
+            self._matrix(f"{name}.out", numbers.width, queries),
+            self._matrix(f"{name}.gate_up", 2 * numbers.ffn, numbers.width),
+            self._matrix(f"{name}.down", numbers.width, numbers.ffn),
+            *[
+                self._point(weights.get(f"{name}.{part}"))
+                for part in ("attn_norm", "ffn_norm", "bias", "attn_q_norm", "attn_k_norm")
+            ],
+        )
+
+    def _matrix(self, name: str, outputs: int, inputs: int) -> CMatrix:
+        weights = self._weights
+        tiles, scales = weights[f"{name}.tiles"], weights[f"{name}.scales"]
+        return CMatrix(self._point(tiles), self._point(scales), outputs, inputs)
+
+    def _point(self, array: NDArray[np.generic] | None) -> int | None:
+        """The address of an array's data, which is kept alive as long as the engine."""
+        if array is None:
+            return None
+        array = np.ascontiguousarray(array)
+        self._kept.append(array)
+        return int(array.ctypes.data)
+
+
+class _OctetOutcome(Outcome):
+    def __init__(self, logits: NDArray[np.float32], place: list[int]) -> None:
+        self._logits, self._place = logits, place
+
+    def logits(self, row: int) -> Logits:
+        return self._logits[self._place[row]]

@@ -1,0 +1,130 @@
+"""Weights as the kernel reads them: int8 tiles and scales, made once, kept on disk, memory-mapped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.engines.octet.source import Array, Numbers, Source, layer_names, need, open_source
+from workers.errors import Unsupported
+
+GROUP = 256  # inputs that share a scale; as in kernel.cpp
+BLOCK = 32  # outputs of a tile; as in kernel.cpp
+_FORMAT = "octet-1"
+
+
+class Weights:
+    """A converted model: ``numbers``, and arrays by name, mapped from disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.numbers = Numbers(**json.loads((folder / "numbers.json").read_text()))
+
+    def get(self, name: str) -> NDArray[Any] | None:
+        """An array, or None if the model has none of that name."""
+        file = self._folder / f"{name}.npy"
+        return np.load(file, mmap_mode="r", allow_pickle=False) if file.is_file() else None
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        found = self.get(name)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept: $HETERO_CACHE, or hetero's folder in the user's cache."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("HETERO_CACHE") or Path(home) / "hetero") / "octet"
+
+
+def load_weights(path: Path) -> Weights:
+    """The converted model of a GGUF file or safetensors directory; converts at the first call.
+
+    The cache's key is a hash of the files' paths, sizes and times: a replaced model is converted anew. Raises
+    ModelError or Unsupported.
+    """
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    facts = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    key = hashlib.blake2b(json.dumps([_FORMAT, facts]).encode(), digest_size=16).hexdigest()
+    folder = cache_folder() / key
+    if not folder.is_dir():
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        # Made aside and renamed: a crash, or two workers at once, never leave half a model.
+        aside = Path(tempfile.mkdtemp(dir=cache_folder()))
+        try:
+            _convert(open_source(path), aside)
+            if not folder.is_dir():
+                aside.rename(folder)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    return Weights(folder)
+
+
+def _convert(source: Source, folder: Path) -> None:
+    numbers = source.numbers
+    if numbers.width % 16 or numbers.ffn % 16 or numbers.head % 16 or numbers.head > 256:
+        raise Unsupported("octet needs width, ffn and head size in multiples of 16, and heads up to 256")
+
+    def save(name: str, array: NDArray[Any]) -> None:
+        np.save(folder / f"{name}.npy", np.ascontiguousarray(array))
+
+    def matrix(name: str, array: Array) -> None:
+        tiles, scales = pack(array)
+        save(f"{name}.tiles", tiles)
+        save(f"{name}.scales", scales)
+
+    embedding = need(source, "token_embd.weight")
+    save("embedding", embedding.astype(np.float16))
+    head = source.get("output.weight")
+    matrix("head", embedding if head is None else head)
+    save("norm", need(source, "output_norm.weight"))
+    frequencies = numbers.theta ** (-np.arange(0, numbers.head, 2, dtype=np.float64) / numbers.head)
+    factors = source.rope_factors()
+    save("frequencies", frequencies if factors is None else frequencies / factors)
+    for layer in layer_names(numbers.layers):
+        parts = [need(source, f"{layer}.attn_{part}.weight") for part in "qkv"]
+        matrix(f"{layer}.qkv", np.concatenate(parts))
+        biases = [source.get(f"{layer}.attn_{part}.bias") for part in "qkv"]
+        if any(bias is not None for bias in biases):
+            pairs = zip(biases, parts, strict=True)
+            save(f"{layer}.bias", np.concatenate([np.zeros(len(p), np.float32) if b is None else b for b, p in pairs]))
+        matrix(f"{layer}.out", need(source, f"{layer}.attn_output.weight"))
+        gate, up = need(source, f"{layer}.ffn_gate.weight"), need(source, f"{layer}.ffn_up.weight")
+        # A tile holds 16 gate units and their 16 up units, so that the kernel multiplies them at once.
+        both = np.stack([gate.reshape(-1, 16, numbers.width), up.reshape(-1, 16, numbers.width)], axis=1)
+        matrix(f"{layer}.gate_up", both.reshape(-1, numbers.width))
+        matrix(f"{layer}.down", need(source, f"{layer}.ffn_down.weight"))
+        for name in ("attn_norm", "ffn_norm"):
+            save(f"{layer}.{name}", need(source, f"{layer}.{name}.weight"))
+        for name in ("attn_q_norm", "attn_k_norm"):
+            found = source.get(f"{layer}.{name}.weight")
+            if found is not None:
+                save(f"{layer}.{name}", found)
+    (folder / "numbers.json").write_text(json.dumps(asdict(numbers)))
+
+
+def pack(matrix: Array) -> tuple[NDArray[np.uint8], Array]:
+    """[outputs, inputs] to (tiles [blocks, inputs / 4, 32, 4] of int8 + 128, scales [blocks, groups, 32])."""
+    outputs, inputs = matrix.shape
+    groups = -(-inputs // GROUP)
+    rows = -(-outputs // BLOCK) * BLOCK
+    wide = np.zeros((rows, groups * GROUP), np.float32)
+    wide[:outputs, :inputs] = matrix
+    grouped = wide.reshape(rows, groups, GROUP)
+    scales = np.abs(grouped).max(axis=2) / np.float32(127)
+    back = np.divide(1, scales, out=np.zeros_like(scales), where=scales > 0)
+    quantised = np.rint(grouped * back[:, :, None]).astype(np.int16).reshape(rows, -1)
+    depth = -(-inputs // 4) * 4
+    tiles = (quantised[:, :depth] + 128).astype(np.uint8)
+    tiles = tiles.reshape(rows // BLOCK, BLOCK, depth // 4, 4).transpose(0, 2, 1, 3)
+    return tiles, scales.reshape(rows // BLOCK, BLOCK, groups).transpose(0, 2, 1)

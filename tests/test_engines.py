@@ -12,6 +12,8 @@ from pair import DRAFTER, TARGET
 
 from workers.engines.base import Row
 from workers.engines.llama_cpp import LlamaEngine, LlamaSettings
+from workers.engines.octet.engine import OctetEngine, OctetSettings
+from workers.engines.octet.library import why_not
 from workers.engines.table import TableEngine, TableSpec
 from workers.engines.torch_engine import TorchEngine, TorchSettings
 from workers.errors import Aborted, EngineError, KvFull, TooManyLeaves, Unsupported
@@ -33,8 +35,16 @@ def torch_(exact=False):
     return TorchEngine(TARGET, TorchSettings(sequences=3, context=CONTEXT, rows=32, chunk=64, exact=exact))
 
 
+def octet():
+    reason = why_not()
+    if reason is not None:
+        pytest.skip(reason)
+    return OctetEngine(TARGET, OctetSettings(threads=2, sequences=3, context=CONTEXT, rows=32, chunk=64))
+
+
 ENGINES = {
     "table": (table, 0.0),
+    "octet": (octet, 0.0),
     "llama_cpp": (llama, 5e-3),  # F16 weights: kernels of another width round differently
     "torch": (torch_, 2e-4),
     "llama_cpp drafter": (lambda: llama(path=DRAFTER), 5e-3),

@@ -23,6 +23,10 @@ def load_engine(spec: WorkerSpec) -> Engine:
             spec.path,
             LlamaSettings(threads, spec.sequences, spec.context, exact=spec.exact, gpu=_seen(spec.gpu)),
         )
+    if spec.engine == "octet":
+        from workers.engines.octet.engine import OctetEngine, OctetSettings
+
+        return OctetEngine(spec.path, OctetSettings(threads, spec.sequences, spec.context))
     import torch
 
     from workers.engines.torch_engine import TorchEngine, TorchSettings

@@ -213,4 +213,5 @@ class _OctetOutcome(Outcome):
         self._logits, self._place = logits, place
 
     def logits(self, row: int) -> Logits:
-        return self._logits[self._place[row]]
+        found: Logits = self._logits[self._place[row]]
+        return found

@@ -2,7 +2,8 @@
 //
 // Checking n rows should cost little more than one, so weights are read once and meet all rows in L1. Integer sums
 // do not depend on the number of rows; every float operation here works on one row in an order that depends on
-// nothing but its position. So a row's bits are the same whatever other rows share the forward.
+// nothing but its position. So a row's bits are the same whatever other rows share the forward. (Build with
+// -ffp-contract=off: the compiler must not fuse a multiply and an add in one instantiation and not in another.)
 
 #include <immintrin.h>
 #include <omp.h>

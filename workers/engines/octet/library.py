@@ -52,7 +52,7 @@ def library() -> ctypes.CDLL | None:
         getattr(lib, name).argtypes = [c_void_p]
         getattr(lib, name).restype = None
     lib.octet_forward.argtypes = [
-        c_void_p, c_int, c_void_p, c_void_p, c_void_p, POINTER(CPart), c_int, c_void_p, c_int, c_void_p, c_int, c_void_p,
+        c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_void_p, c_int, c_void_p, c_int, c_void_p, c_int, c_void_p,
     ]  # fmt: skip
     lib.octet_forward.restype = c_int
     lib.octet_move.argtypes = [c_void_p, c_int, c_void_p, c_void_p, c_int]

@@ -64,7 +64,7 @@ class GgufSource:
         if kind not in FAMILIES:
             raise Unsupported(f"octet runs {', '.join(FAMILIES)} models; {path.name} is of the {kind} family")
         scaling = fields.get(f"{kind}.rope.scaling.type")
-        if scaling is not None and scaling.contents() not in ("none", "linear") or f"{kind}.expert_count" in fields:
+        if (scaling is not None and scaling.contents() != "none") or f"{kind}.expert_count" in fields:
             raise Unsupported(f"octet does not run {path.name}: its rotary scaling or experts are not covered")
         self._tensors = {tensor.name: tensor for tensor in reader.tensors}
 
@@ -137,7 +137,7 @@ class SafetensorsSource:
         window = config.get("sliding_window")
         if window and config.get("use_sliding_window", True):
             context = min(context, int(window))  # within the window, sliding or not is the same
-        self._files = [safe_open(file, framework="pt") for file in sorted(path.glob("*.safetensors"))]
+        self._files: list[Any] = [safe_open(file, framework="pt") for file in sorted(path.glob("*.safetensors"))]
         self._where = {name: file for file in self._files for name in file.keys()}  # noqa: SIM118
         self.numbers = Numbers(
             layers=int(config["num_hidden_layers"]),
@@ -157,7 +157,7 @@ class SafetensorsSource:
         parts = name.split(".")
         known = _HF_NAMES[parts[-2]]
         theirs = f"model.layers.{parts[1]}.{known}.{parts[-1]}" if parts[0] == "blk" else f"{known}.{parts[-1]}"
-        file = self._where.get(theirs)
+        file: Any = self._where.get(theirs)
         if file is None:
             return None
         found: Array = file.get_tensor(theirs).float().numpy()

@@ -1,0 +1,37 @@
+"""What quantisation costs: perplexity on held-out text, engine by engine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from workers.engines.base import Engine, Row
+from workers.tokenizer import Tokenizer
+
+_WINDOW = 32  # rows a forward
+
+
+def held_out(tokenizer: Tokenizer, count: int) -> list[int]:
+    """Tokens of hetero's own source: Python text that no model of ours was trained on."""
+    files = sorted((Path(__file__).parent.parent).rglob("*.py"))
+    text = "\n".join(file.read_text() for file in files)
+    return tokenizer.encode(text[: count * 16])[:count]
+
+
+def perplexity(engine: Engine, tokens: Sequence[int]) -> float:
+    """exp of the mean negative log-likelihood of ``tokens`` but the first, in windows of rows."""
+    engine.prefill(1, tokens[:1])
+    losses = []
+    for first in range(1, len(tokens) - 1, _WINDOW):
+        chunk = tokens[first : min(first + _WINDOW, len(tokens) - 1)]
+        outcome = engine.extend([Row(1, first + n, first + n - 1, token) for n, token in enumerate(chunk)])
+        for n in range(len(chunk)):
+            logits = outcome.logits(n).astype(np.float64)
+            peak = logits.max()
+            losses.append(peak + math.log(np.exp(logits - peak).sum()) - logits[tokens[first + n + 1]])
+        engine.commit(1, first + len(chunk) - 1)
+    engine.close(1)
+    return math.exp(sum(losses) / len(losses))

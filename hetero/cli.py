@@ -154,6 +154,20 @@ def overhead(json_file: Path | None, rounds: int) -> None:
 
 
 @bench.command()
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
+@click.option(
+    "--size", "sizes", multiple=True, default=("240M",), show_default=True, help="9M, 240M or 1B; repeatable."
+)
+@click.option("--threads", multiple=True, type=click.IntRange(1), default=(1, 2), show_default=True)
+@click.option("--repeats", default=9, show_default=True, type=click.IntRange(1))
+def engines(json_file: Path | None, sizes: tuple[str, ...], threads: tuple[int, ...], repeats: int) -> None:
+    """T(n), the time to check n rows: octet against llama.cpp on the same inflated models, with the floor."""
+    from hetero.bench.engines import run
+
+    run(list(sizes), list(threads), repeats, json_file, Console())
+
+
+@bench.command()
 @click.argument("source")
 @click.argument("target", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--width", type=click.IntRange(1), required=True, help="Embedding width, a multiple of the source's.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-from ctypes import POINTER, Structure, c_double, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
+from ctypes import Structure, c_double, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
 from functools import cache
 
 
@@ -46,7 +46,7 @@ def library() -> ctypes.CDLL | None:
         return None
     lib = ctypes.CDLL(spec.origin)
     lib.octet_supported.restype = c_int
-    lib.octet_create.argtypes = [POINTER(CShape), POINTER(CLayer), POINTER(CMatrix)] + [c_void_p] * 4
+    lib.octet_create.argtypes = [c_void_p] * 7
     lib.octet_create.restype = c_void_p
     for name in ("octet_free", "octet_abort"):
         getattr(lib, name).argtypes = [c_void_p]

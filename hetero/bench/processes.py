@@ -1,0 +1,98 @@
+"""Real workers for benchmarks: plain pinned processes over ZeroMQ, several pairs side by side in one run."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import zmq
+
+from hetero.errors import ClusterError
+from workers.spec import WorkerSpec
+from workers.wire.codec import decode, encode
+from workers.wire.messages import Failed, Finished, Open, Ping, Sampling, Stats, Tokens
+from workers.wire.socket import connect_dealer
+
+_PATIENCE = 120_000  # milliseconds
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished sequence: its output, its cost, and the wall seconds from its first token to its last."""
+
+    tokens: list[int]
+    stats: Stats
+    seconds: float
+
+
+class Pair:
+    """A verifier and perhaps a drafter, each a process of its own, and a client of theirs."""
+
+    def __init__(self, target: WorkerSpec, drafter: WorkerSpec | None) -> None:
+        self._processes = [_spawn(spec) for spec in (target, drafter) if spec is not None]
+        statuses = [_status(process) for process in self._processes]
+        self._context = zmq.Context()
+        self._socket = connect_dealer(self._context, statuses[0]["endpoint"], b"bench-" + secrets.token_hex(4).encode())
+        self._socket.setsockopt(zmq.RCVTIMEO, _PATIENCE)
+        if drafter is not None:
+            _order(self._processes[1], f"link {statuses[0]['endpoint']}")
+
+    def ask(self, prompt: list[int], sampling: Sampling, count: int) -> Run:
+        """Generate ``count`` tokens of one sequence."""
+        return self.ask_all([(prompt, sampling)], count)[0]
+
+    def ask_all(self, asked: list[tuple[list[int], Sampling]], count: int) -> list[Run]:
+        """Several sequences at once; the runs in order. ``seconds`` count from each one's own first token."""
+        self._socket.send(encode(Ping("gateway", 0, [])))
+        openings = [Open(secrets.randbits(62), 0, p, [], s, count, []) for p, s in asked]
+        tokens: dict[int, list[int]] = {o.seq: [] for o in openings}
+        began: dict[int, float] = {}
+        done: dict[int, Run] = {}
+        for opening in openings:
+            self._socket.send(encode(opening))
+        while len(done) < len(openings):
+            message = decode(self._socket.recv())
+            now = time.monotonic()
+            match message:
+                case Tokens():
+                    began.setdefault(message.seq, now)
+                    tokens[message.seq] += message.tokens
+                case Finished():
+                    done[message.seq] = Run(tokens[message.seq], message.stats, now - began[message.seq])
+                case Failed():
+                    raise ClusterError(f"the benchmark's sequence failed: {message.message}")
+        return [done[o.seq] for o in openings]
+
+    def close(self) -> None:
+        """Stop the processes."""
+        self._socket.close(0)
+        self._context.term()
+        for process in self._processes:
+            assert process.stdin is not None
+            process.stdin.close()
+        for process in self._processes:
+            process.wait(20)
+
+
+def _spawn(spec: WorkerSpec) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "workers", json.dumps(spec.plain())]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def _status(process: subprocess.Popen[str]) -> dict[str, Any]:
+    assert process.stdout is not None
+    found: dict[str, Any] = json.loads(process.stdout.readline() or '{"phase": "failed", "failure": "no answer"}')
+    if found["phase"] != "ready":
+        raise ClusterError(f"a worker of the benchmark failed: {found['failure']}")
+    return found
+
+
+def _order(process: subprocess.Popen[str], line: str) -> None:
+    assert process.stdin is not None
+    process.stdin.write(line + "\n")
+    process.stdin.flush()

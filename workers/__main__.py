@@ -1,0 +1,31 @@
+"""A worker as a plain process, without Ray: ``python -m workers SPEC``, SPEC as JSON (``workers.spec.WorkerSpec``).
+
+Prints its status as one JSON line when it is loaded. Lines on standard input are orders: ``link ENDPOINT`` tells a
+drafter where its verifier listens; the end of input stops the worker.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from workers.actor import WorkerActor
+
+
+def main() -> int:
+    """Run until standard input ends; returns the exit status."""
+    actor = WorkerActor(json.loads(sys.argv[1]))
+    status = actor.ready()
+    print(json.dumps(status), flush=True)
+    if status["phase"] != "ready":
+        return 1
+    for line in sys.stdin:
+        order, _, what = line.strip().partition(" ")
+        if order == "link":
+            actor.link(what)
+    actor.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

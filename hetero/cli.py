@@ -27,7 +27,7 @@ class _Group(click.Group):
         try:
             return super().invoke(context)
         except HeteroError as error:
-            Console(stderr=True).print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+            Console(stderr=True).print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
             context.exit(1)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import secrets
 from collections.abc import AsyncGenerator
@@ -23,6 +22,7 @@ from workers.wire.messages import (
     Message,
     Open,
     Ping,
+    Pong,
     Resume,
     Sampling,
     Stats,
@@ -68,6 +68,8 @@ class VerifierClient:
         self._live: dict[int, _Live] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._linked = asyncio.Event()
+        self._answered = asyncio.Event()
+        self._changing = asyncio.Lock()
 
     @property
     def live(self) -> int:
@@ -75,18 +77,31 @@ class VerifierClient:
         return len(self._live)
 
     async def link(self, endpoint: str) -> None:
-        """A verifier listens at ``endpoint`` now: dial it and resume what is under way."""
-        await self._unlink()
-        self._socket = connect_dealer(self._context, endpoint, b"gateway-" + secrets.token_hex(8).encode())
-        self._tasks = [asyncio.create_task(self._read(self._socket)), asyncio.create_task(self._ping())]
-        for live in list(self._live.values()):
-            await self._resume(live)
-        self._linked.set()
+        """A verifier listens at ``endpoint`` now: dial it, resume what is under way, wait for its first sign."""
+        async with self._changing:
+            await self._unlink()
+            self._socket = connect_dealer(self._context, endpoint, b"gateway-" + secrets.token_hex(8).encode())
+            self._answered.clear()
+            self._linked.set()
+            for live in list(self._live.values()):
+                await self._resume(live)
+            self._tasks = [asyncio.create_task(self._read(self._socket)), asyncio.create_task(self._ping())]
+        await self._answered.wait()
+
+    def lost(self) -> None:
+        """The verifier is gone: sequences wait for the next ``link``."""
+        self._linked.clear()
+
+    def give_up(self, why: str) -> None:
+        """No verifier will come back: all sequences under way fail."""
+        for live in self._live.values():
+            live.pieces.put_nowait(SequenceFailed("unavailable", why))
 
     async def close(self) -> None:
         """Hang up; sequences under way are the verifier's to free."""
-        await self._unlink()
-        self._context.term()
+        async with self._changing:
+            await self._unlink()
+            self._context.term()
 
     async def generate(
         self, prompt: list[int], sampling: Sampling, max_tokens: int, stop: list[str]
@@ -128,16 +143,13 @@ class VerifierClient:
                 raise found
             return found
 
-    def unlinked(self) -> None:
-        """The verifier is known to be gone: sequences wait for the next ``link``."""
-        self._linked.clear()
-
     async def _unlink(self) -> None:
         self._linked.clear()
         for task in self._tasks:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        for ended in await asyncio.gather(*self._tasks, return_exceptions=True):
+            if isinstance(ended, Exception):
+                _log.error("the link to the verifier broke: %r", ended)
         self._tasks = []
         if self._socket is not None:
             self._socket.close(0)
@@ -153,7 +165,8 @@ class VerifierClient:
 
     async def _ping(self) -> None:
         while True:
-            await self._send(Ping("gateway", 0, []))
+            # The lengths let the verifier see what of its words was lost.
+            await self._send(Ping("gateway", 0, [(seq, live.length) for seq, live in self._live.items()]))
             await asyncio.sleep(_PING)
 
     async def _read(self, socket: Any) -> None:
@@ -165,6 +178,8 @@ class VerifierClient:
                 _log.warning("dropped a frame of %d bytes: %s", len(frame), error)
 
     async def _take(self, message: Message) -> None:
+        if isinstance(message, Pong):
+            self._answered.set()
         if not isinstance(message, Tokens | Finished | Failed):
             return
         live = self._live.get(message.seq)
@@ -184,5 +199,7 @@ class VerifierClient:
                     await self._resume(live)
                     return
                 live.pieces.put_nowait(Piece([], message.text, message.reason, message.stats))
+            case Failed(code="unknown"):  # the verifier let go of it, thinking us gone
+                await self._resume(live)
             case Failed():
                 live.pieces.put_nowait(SequenceFailed(message.code, message.message))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -28,10 +29,15 @@ class Coordinator:
         self,
         specs: list[tuple[WorkerSpec, str | None]],
         address: str = "local",
-        on_verifier: Callable[[str], None] = lambda endpoint: None,
+        on_verifier: Callable[[str | None], None] = lambda endpoint: None,
         on_event: Callable[[str], None] = lambda line: None,
+        on_failure: Callable[[str], None] = lambda line: None,
     ) -> None:
-        """``specs``: a worker and the node it belongs on (None: any). ``on_verifier`` gets each new endpoint."""
+        """``specs``: a worker and the node it belongs on (None: this one).
+
+        ``on_verifier`` gets each new endpoint, and None when the verifier is lost; ``on_event`` lines for people;
+        ``on_failure`` why nothing can be served any more.
+        """
         self.statuses: dict[str, dict[str, Any]] = {}
         self.failure: str | None = None
         self.settled = threading.Event()  # all roles are ready, or one has failed
@@ -39,6 +45,7 @@ class Coordinator:
         self._address = address
         self._on_verifier = on_verifier
         self._on_event = on_event
+        self._on_failure = on_failure
         self._actors: dict[str, Any] = {}
         self._lock = threading.Lock()
         self._stopping = False
@@ -46,7 +53,7 @@ class Coordinator:
         self._threads: list[threading.Thread] = []
 
     @classmethod
-    def of_plan(cls, plan: Plan, address: str, **callbacks: Callable[[str], None]) -> Coordinator:
+    def of_plan(cls, plan: Plan, address: str, **callbacks: Callable[[Any], None]) -> Coordinator:
         """The coordinator of a plan."""
         placements: list[Placement] = [plan.target] + ([plan.drafter] if plan.drafter else [])
         return cls([(p.spec, p.device.node) for p in placements], address, **callbacks)
@@ -55,15 +62,19 @@ class Coordinator:
         """Start or join Ray and create the actors; returns while they load. Raises ClusterError."""
         import ray
 
+        with self._lock:  # a stop waits for this, so that nothing starts after it
+            if self._stopping:
+                return
+            self._start(ray)
+
+    def _start(self, ray: Any) -> None:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
         self._init(ray)
         actor_class = ray.remote(WorkerActor)
         for role, (spec, node) in self._specs.items():
             options: dict[str, Any] = {"num_cpus": 0, "max_restarts": -1, "max_concurrency": 16}
-            where = self._node(ray, node)
-            if where is not None:
-                from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-                options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(where, soft=False)
+            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(self._node(ray, node), soft=False)
             self._actors[role] = actor_class.options(**options).remote(spec.plain())
             thread = threading.Thread(target=self._watch, args=(role,), name=f"hetero-watch-{role}", daemon=True)
             self._threads.append(thread)
@@ -80,16 +91,17 @@ class Coordinator:
         """Stop the workers, then what Ray this started; safe to call twice."""
         import ray
 
+        self._stopping = True
+        self.settled.set()
         with self._lock:
-            if self._stopping:
-                return
-            self._stopping = True
+            pass  # a start under way is over now
         if ray.is_initialized():
             # No ray.kill: Ray would report it as a failure; the actors' processes end with the job.
             stops = [actor.stop.remote() for actor in self._actors.values()]
             ray.wait(stops, num_returns=len(stops), timeout=8)
             for thread in self._threads:  # their calls end with the workers
                 thread.join(5)
+            self._threads, self._actors = [], {}
             ray.shutdown()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -115,59 +127,70 @@ class Coordinator:
             first = (str(error).strip().splitlines() or [""])[0]
             raise ClusterError(f"address {self._address}: Ray cannot be started or reached: {first}") from error
 
-    def _node(self, ray: Any, name: str | None) -> str | None:
+    def _node(self, ray: Any, name: str | None) -> str:
         """Ray's id of a node named by the user. Raises ClusterError listing the nodes there are."""
         if name is None:
-            found: str = ray.get_runtime_context().get_node_id()
-            return found
+            return self._here(ray)
         alive = [node for node in ray.nodes() if node["Alive"]]
+        here = next((n["NodeManagerAddress"] for n in alive if n["NodeID"] == self._here(ray)), "")
         for node in alive:
             names = {node["NodeName"], node["NodeManagerHostname"], node["NodeManagerAddress"], *node["Resources"]}
             if name in names or f"node:{name}" in names:
+                if node["NodeManagerAddress"] != here:
+                    raise ClusterError(
+                        f"node {name!r} is another machine: workers listen on the loopback only, so for now target "
+                        "and drafter must run on the machine hetero is started on"
+                    )
                 identity: str = node["NodeID"]
                 return identity
         have = ", ".join(node["NodeManagerHostname"] for node in alive)
         raise ClusterError(f"node {name!r} is not in the cluster, which has {have}")
 
+    @staticmethod
+    def _here(ray: Any) -> str:
+        found: str = ray.get_runtime_context().get_node_id()
+        return found
+
     # One thread a role
 
     def _watch(self, role: str) -> None:
-        """Load, announce, hold; when the actor dies Ray restarts it: begin again."""
+        """Load, announce, hold; when the worker or its process ends, begin again with the next incarnation."""
+        ends = 0
+        while not self._stopping and ends < _HOPELESS:
+            began = time.monotonic()
+            why = self._live_once(role)
+            if self._stopping:
+                return
+            if role not in self.statuses:
+                self._give_up(role, why)
+                return
+            self._on_lost(role)
+            self._say(f"{role} ended ({why}): starting it again")
+            ends = ends + 1 if time.monotonic() - began < 60 else 0
+        self._give_up(role, f"ended {_HOPELESS} times, each within a minute")
+
+    def _live_once(self, role: str) -> str:
+        """One incarnation from loading to its end; returns why it ended."""
         import ray
 
         actor = self._actors[role]
-        ends, began = 0, time.monotonic()
-        while not self._stopping:
-            try:
-                # Retried by Ray across restarts: returns when the model is loaded again.
-                status = ray.get(actor.ready.options(max_task_retries=-1).remote())
-                if self._stopping:
-                    return
-                if status["phase"] == "failed":
-                    self._give_up(f"{role}: {status['failure']}")
-                    return
-                began = time.monotonic()
+        try:
+            # Retried by Ray across restarts: returns when the model is loaded, or has failed to.
+            status = ray.get(actor.ready.options(max_task_retries=-1).remote())
+            if self._stopping:
+                return ""
+            why = str(status["failure"])
+            if status["phase"] == "ready":
                 self._announce(role, status)
-                failure = ray.get(actor.hold.remote())
-                if self._stopping:
-                    return
-                self._on_event(f"{role} ended: {failure or 'unexpectedly'}; restarting it")
-                ray.kill(actor, no_restart=False)
-            except ray.exceptions.RayActorError as error:
-                if self._stopping:
-                    return
-                if isinstance(error, ray.exceptions.ActorDiedError) and role not in self.statuses:
-                    self._give_up(f"{role}: its process died while starting: {str(error).splitlines()[0]}")
-                    return
-                self._on_event(f"{role} died; Ray restarts it")
-            except (ray.exceptions.RayError, ValueError, RuntimeError) as error:
-                if not self._stopping:
-                    self._give_up(f"{role}: {str(error).strip().splitlines()[0]}")
-                return
-            ends = ends + 1 if time.monotonic() - began < 60 else 0
-            if ends >= _HOPELESS:
-                self._give_up(f"{role} ended {ends} times, each within a minute")
-                return
+                why = ray.get(actor.hold.remote()) or "without a word"
+            if not self._stopping:  # the process lives on with a worker that has ended
+                with contextlib.suppress(ray.exceptions.RayActorError):
+                    ray.get(actor.die.remote())
+            return why
+        except ray.exceptions.RayActorError:
+            return "its process died"
+        except (ray.exceptions.RayError, ValueError, RuntimeError) as error:
+            return str(error).strip().splitlines()[0]
 
     def _announce(self, role: str, status: dict[str, Any]) -> None:
         with self._lock:
@@ -178,12 +201,26 @@ class Coordinator:
                 self._actors["drafter"].link.remote(verifier["endpoint"])
             if len(self.statuses) == len(self._specs):
                 self.settled.set()
-        self._on_event(f"{role} is {'back' if again else 'ready'} after {status['loaded_s']:.1f} s")
         if role == "target":
             self._on_verifier(status["endpoint"])
+        self._say(f"{role} is {'back' if again else 'ready'} after {status['loaded_s']:.1f} s")
 
-    def _give_up(self, why: str) -> None:
-        _log.error("%s", why)
-        self.failure = why
+    def _give_up(self, role: str, why: str) -> None:
+        """Without a target nothing can be served; a drafter only made it faster, once it was there."""
+        line = f"{role}: {why}"
+        if role == "target" or not self.settled.is_set():
+            self.failure = line
+            self._on_failure(line)
         self.settled.set()
-        self._on_event(why)
+        self._say(f"{line}; it is given up")
+
+    def _on_lost(self, role: str) -> None:
+        if role == "target":
+            self._on_verifier(None)
+
+    def _say(self, line: str) -> None:
+        """Tell; whoever listens must not end a watch."""
+        try:
+            self._on_event(line)
+        except Exception:
+            _log.exception("an event could not be told: %s", line)

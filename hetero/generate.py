@@ -24,8 +24,8 @@ async def run(prompt: str, plan: Plan, address: str, asked: dict[str, Any], cons
     seed = asked["seed"] if asked["seed"] is not None else secrets.randbits(63)
     sampling = Sampling(asked["temperature"], asked["top_k"], asked["top_p"], asked["min_p"], seed, 0)
     for line in announcement(plan):
-        console.print(line, highlight=False)
-    session = Session(plan, address, lambda line: console.print(f"  {line}", highlight=False))
+        console.print(line, highlight=False, markup=False)
+    session = Session(plan, address, lambda line: console.print(f"  {line}", highlight=False, markup=False))
     try:
         await session.start()
         async with aclosing(session.client.generate(tokens, sampling, asked["max_tokens"], [])) as pieces:

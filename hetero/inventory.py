@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import psutil
@@ -38,13 +39,17 @@ def machine_line() -> str:
 
 
 def _gpus() -> tuple[tuple[int, str, int], ...]:
-    # Importing torch takes seconds; without NVIDIA's driver there is nothing for it to find.
-    if shutil.which("nvidia-smi") is None and not Path("/proc/driver/nvidia").exists():
+    """(number, name, free bytes) of each GPU the process may use. Asking CUDA itself would take memory on them."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
         return ()
-    import torch
-
-    if not torch.cuda.is_available():
+    query = [tool, "--query-gpu=index,uuid,name,memory.free", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
         return ()
-    return tuple(
-        (n, torch.cuda.get_device_name(n), torch.cuda.mem_get_info(n)[0]) for n in range(torch.cuda.device_count())
-    )
+    lines = [[field.strip() for field in line.split(",")] for line in answer.splitlines() if line.count(",") == 3]
+    every = {name: (what, int(free) << 20) for n, uuid, what, free in lines for name in (n, uuid)}
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [line[0] for line in lines] if chosen is None else chosen.split(",")
+    return tuple((n, *every[name]) for n, name in enumerate(names) if name in every)

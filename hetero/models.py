@@ -68,12 +68,13 @@ def _gguf(name: str, path: Path) -> Model:
     if magic != b"GGUF":
         raise ModelError(f"{path}: not a GGUF file (it begins with {magic!r})")
     tokenizer = GgufTokenizer(path)
-    layers, kv_heads, size, context = tokenizer.shape_numbers
+    numbers = tokenizer.numbers
     parts = [path]
     if "-of-" in path.stem:  # a split model: name-00001-of-00003.gguf
         parts = sorted(path.parent.glob(path.stem.rsplit("-", 3)[0] + "-*-of-*.gguf")) or parts
     weights = sum(part.stat().st_size for part in parts)
-    return Model(name, path, context, ModelShape(weights, layers, kv_heads, size, len(tokenizer.vocabulary)), tokenizer)
+    shape = _shape(weights, numbers, len(tokenizer.vocabulary))
+    return Model(name, path, numbers["context_length"], shape, tokenizer)
 
 
 def _directory(path: Path) -> Model:
@@ -88,11 +89,24 @@ def _directory(path: Path) -> Model:
         return value if isinstance(value, int) and value > 0 else default
 
     heads = number("num_attention_heads", 1)
-    shape = ModelShape(
-        weights=sum(part.stat().st_size for part in path.glob("*.safetensors")),
-        layers=number("num_hidden_layers", 1),
-        kv_heads=number("num_key_value_heads", heads),
-        head_dim=number("head_dim", number("hidden_size", heads) // heads),
-        vocabulary=number("vocab_size", len(tokenizer.vocabulary)),
-    )
+    width = number("hidden_size", heads)
+    numbers = {
+        "block_count": number("num_hidden_layers", 1),
+        "embedding_length": width,
+        "feed_forward_length": number("intermediate_size", 4 * width),
+        "head_count": heads,
+        "head_count_kv": number("num_key_value_heads", heads),
+        "key_length": number("head_dim", width // heads),
+    }
+    weights = sum(part.stat().st_size for part in path.glob("*.safetensors"))
+    shape = _shape(weights, numbers, number("vocab_size", len(tokenizer.vocabulary)))
     return Model(path.resolve().name, path, number("max_position_embeddings", 2048), shape, tokenizer)
+
+
+def _shape(weights: int, numbers: dict[str, int], vocabulary: int) -> ModelShape:
+    """A llama-like model's shape; its parameters counted as such a model has them, the head untied."""
+    width, head = numbers["embedding_length"], numbers["key_length"]
+    attention = 2 * width * head * (numbers["head_count"] + numbers["head_count_kv"])
+    layer = attention + 3 * width * numbers["feed_forward_length"]
+    parameters = numbers["block_count"] * layer + 2 * vocabulary * width
+    return ModelShape(weights, parameters, numbers["block_count"], numbers["head_count_kv"], head, vocabulary)

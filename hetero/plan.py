@@ -14,7 +14,7 @@ from workers.strategy import NAMES
 
 _MOST_CONTEXT = 8192  # by default; KV for a model's full 128k would fill a home machine
 _EXACT_MOST = 7  # exact mode checks 8 rows a forward
-ENGINES = ("llama_cpp", "torch")
+ENGINES = ("llama_cpp", "torch", "octet")
 
 
 @dataclass(frozen=True)
@@ -46,16 +46,20 @@ def make_plan(config: Config, inventory: Inventory) -> Plan:
     strategy = _strategy(config, drafter)
     if drafter is not None:
         check_vocabularies(target, drafter)
-    gamma = min(config.gamma, _EXACT_MOST) if config.exact else config.gamma
+    # Octet's rows are exact at any width: it needs no windows of a fixed one.
+    padded = config.exact and config.target_engine != "octet"
+    gamma = min(config.gamma, _EXACT_MOST) if padded else config.gamma
     context = config.context or min(target.context, _MOST_CONTEXT)
     if context > target.context:
         raise ConfigError(f"context: {context} exceeds the {target.context} tokens {target.name} was made for")
-    devices = _devices(config, inventory, target.shape.weights, drafter is not None)
+    needed = footprint(target.shape, config.parallel * context, 2, 128).total
+    devices = _devices(config, inventory, needed, drafter is not None)
     common = {"strategy": strategy, "gamma": gamma, "sequences": config.parallel, "context": context}
     one = _place("target", config.target_engine, target, devices[0], config.exact, common)
     two = None
     if drafter is not None:
-        two = _place("drafter", config.draft_engine, drafter, devices[1], False, common)
+        own = {**common, "context": min(context, drafter.context)}
+        two = _place("drafter", config.draft_engine, drafter, devices[1], False, own)
     _check_fit([one] + ([two] if two else []), inventory)
     return Plan(one, two, strategy, config.alias or target.name, context)
 
@@ -76,9 +80,12 @@ def _devices(config: Config, inventory: Inventory, weights: int, drafting: bool)
         device = parse_device(name) if name else default
         # Another node's cores are its own affair: its worker says so if they are not there.
         chosen.append(check_device(device, inventory) if device.node is None else device)
-    if drafting and not config.draft_device and config.target_device and chosen[0].is_cpu and chosen[1].is_cpu:
-        rest = tuple(sorted(set(inventory.cores) - set(chosen[0].indices)))
-        chosen[1] = Device("cpu", rest or chosen[0].indices)
+    named = (config.target_device, config.draft_device)
+    for mine, other in ((0, 1), (1, 0)):
+        if drafting and named[other] and not named[mine] and chosen[0].is_cpu and chosen[1].is_cpu:
+            # A role that was not placed by hand takes the cores the other one leaves.
+            rest = tuple(sorted(set(inventory.cores) - set(chosen[other].indices)))
+            chosen[mine] = Device("cpu", rest or chosen[other].indices)
     return chosen[0], chosen[1]
 
 
@@ -89,6 +96,8 @@ def _place(role: str, engine: str, model: Model, device: Device, exact: bool, co
     if engine == "llama_cpp" and not model.is_gguf:
         raise ConfigError(f"{field}: llama_cpp runs GGUF files; {model.path} is a transformers directory: use torch")
     chosen = engine or _engine(model, device)
+    if chosen == "octet" and (reason := _no_octet(device)) is not None:
+        raise ConfigError(f"{field}: {reason}; use --{field.replace('_', '-')} llama_cpp or torch")
     if chosen == "llama_cpp" and not device.is_cpu and not _offload():
         raise ConfigError(
             f"{field}: llama-cpp-python was built without GPU offload: use --{field.replace('_', '-')} torch, or "
@@ -114,6 +123,12 @@ def _engine(model: Model, device: Device) -> str:
     return "llama_cpp" if device.is_cpu or _offload() else "torch"
 
 
+def _no_octet(device: Device) -> str | None:
+    from workers.engines.octet.library import why_not
+
+    return why_not() if device.is_cpu else "octet runs on CPUs only"
+
+
 def _offload() -> bool:
     import llama_cpp
 
@@ -123,8 +138,10 @@ def _offload() -> bool:
 def _footprint(model: Model, spec: WorkerSpec) -> Footprint:
     width = {"float32": 4, "bfloat16": 2, "float16": 2}[spec.dtype] if spec.engine == "torch" else 2
     found = footprint(model.shape, spec.sequences * (spec.context + 128), width, 128)
-    if spec.engine == "torch":  # files hold 2 bytes a weight as a rule; GGUF is unpacked to the dtype
-        return Footprint(found.weights * width // 2, found.kv, found.work)
+    if spec.engine == "torch":  # GGUF too is unpacked to the dtype
+        return Footprint(model.shape.parameters * width, found.kv, found.work)
+    if spec.engine == "octet":  # a byte a weight, and the embedding once more as half floats
+        return Footprint(model.shape.parameters * 11 // 10, found.kv, found.work)
     return found
 
 

@@ -6,10 +6,9 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import uvicorn
-from fastapi import FastAPI
 from rich.console import Console
 
 from hetero.client import VerifierClient
@@ -33,17 +32,22 @@ class Session:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._joined = joined
         self._ready = asyncio.Event()
-        self.coordinator = Coordinator.of_plan(plan, address, on_verifier=self._on_verifier, on_event=say)
+        self._starting: asyncio.Future[None] | None = None
+        self.coordinator = Coordinator.of_plan(
+            plan, address, on_verifier=self._on_verifier, on_event=say, on_failure=self._on_failure
+        )
 
     @property
     def ready(self) -> bool:
-        return self._ready.is_set()
+        """Whether the workers have been loaded, and something can still be served."""
+        return self._ready.is_set() and self.failure is None
 
     async def start(self) -> None:
         """Start the workers and wait until they are loaded. Raises HeteroError."""
         self._loop = asyncio.get_running_loop()
         try:
-            await asyncio.to_thread(self.coordinator.start)
+            self._starting = asyncio.ensure_future(asyncio.to_thread(self.coordinator.start))
+            await asyncio.shield(self._starting)
             self._joined()
             await asyncio.to_thread(self.coordinator.settled.wait)
             if self.coordinator.failure is not None:
@@ -54,9 +58,11 @@ class Session:
         await self._ready.wait()
 
     async def stop(self) -> None:
-        """Stop everything; what still runs is cut off."""
+        """Stop everything, also what is still starting; what runs is cut off."""
         await self.client.close()
         await asyncio.to_thread(self.coordinator.stop)
+        if self._starting is not None:
+            await asyncio.wait([self._starting])
 
     def served(self, plan: Plan) -> Served:
         """What the gateway's routes serve of this session."""
@@ -66,13 +72,25 @@ class Session:
             plan.context,
             self.client,
             lambda: self.ready,
-            lambda: self.failure or self.coordinator.failure,
+            lambda: self.failure,
         )
 
-    def _on_verifier(self, endpoint: str) -> None:
+    # Called by the coordinator's threads
+
+    def _on_verifier(self, endpoint: str | None) -> None:
+        if endpoint is None:
+            self._call(self.client.lost)
+        else:
+            self._call(lambda: asyncio.ensure_future(self._link(endpoint)))
+
+    def _on_failure(self, why: str) -> None:
+        self.failure = why
+        self._call(lambda: self.client.give_up(why))
+
+    def _call(self, what: Callable[[], object]) -> None:
         assert self._loop is not None
-        with contextlib.suppress(RuntimeError):  # the loop is closing: nobody is left to tell
-            asyncio.run_coroutine_threadsafe(self._link(endpoint), self._loop)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
+            self._loop.call_soon_threadsafe(what)
 
     async def _link(self, endpoint: str) -> None:
         await self.client.link(endpoint)
@@ -86,59 +104,51 @@ def serve(config: Config, plan: Plan, console: Console) -> int:
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     status = 0
 
-    @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        session = sessions[0]
-        starting = asyncio.create_task(bring_up(session))
-        yield
-        starting.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await starting
-        console.print("stopping the workers")
-        await session.stop()
-
-    async def bring_up(session: Session) -> None:
-        nonlocal status
-        try:
-            await session.start()
-        except HeteroError as error:
-            console.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
-            status = 1
-            server.should_exit = True
-            return
-        console.print(plan_table(plan, session.coordinator.statuses, url))
-        console.print(f"serving [bold]{plan.name}[/] at [bold]{url}/v1[/] (Ctrl-C stops)", highlight=False)
-
-    sessions: list[Session] = []
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def take_signals() -> None:
         # Ray's own handlers print a stack trace at every signal.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, server.handle_exit)
 
-    def tell(line: str) -> None:
-        console.print(f"  {line}", highlight=False)
-
-    for line in announcement(plan):
-        console.print(line, highlight=False)
+    async def bring_up(session: Session) -> None:
+        nonlocal status
+        try:
+            await session.start()
+        except Exception as error:
+            # One line for what a user can mend; a defect of ours keeps its type.
+            say(f"error: {error}" if isinstance(error, HeteroError) else f"error: {type(error).__name__}: {error}")
+            status = 1
+            server.should_exit = True
+            return
+        console.print(plan_table(plan, session.coordinator.statuses, url))
+        say(f"serving {plan.name} at {url}/v1 (Ctrl-C stops)")
 
     async def main() -> None:
-        session = Session(plan, config.address, tell, take_signals)
-        sessions.append(session)
-        server.config.app = make_app(session.served(plan), lifespan)
-        await server.serve(sockets=[listener])
+        session = Session(plan, config.address, lambda line: say(f"  {line}"), take_signals)
+        server.config.app = make_app(session.served(plan))
+        starting = asyncio.create_task(bring_up(session))
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            say("stopping the workers")
+            starting.cancel()
+            await session.stop()
 
     server = uvicorn.Server(
         uvicorn.Config(
             app=lambda: None,
             log_level="warning",
             access_log=False,
+            lifespan="off",
             timeout_graceful_shutdown=max(1, int(config.drain)),
         )
     )
-    # uvicorn drains on a signal and then raises it again: by then all is stopped, and the exit is a clean one.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
+    # From the first moment on; also uvicorn, once it has drained, raises its signal again: the exit is a clean one.
+    take_signals()
+    for line in announcement(plan):
+        say(line)
     asyncio.run(main())
     return status
 

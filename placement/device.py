@@ -31,12 +31,6 @@ class Device:
     def is_cpu(self) -> bool:
         return self.kind == "cpu"
 
-    def overlaps(self, other: Device) -> bool:
-        """Whether both would compete for a core or a GPU (an empty CPU device means every core)."""
-        if (self.kind, self.node) != (other.kind, other.node):
-            return False
-        return not self.indices or not other.indices or bool(set(self.indices) & set(other.indices))
-
 
 @dataclass(frozen=True)
 class Inventory:

@@ -9,9 +9,10 @@ from placement.errors import MemoryShortage
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The numbers of a model that decide its memory. ``weights`` in bytes as loaded."""
+    """The numbers of a model that decide its memory. ``weights`` in bytes on disk, ``parameters`` their number."""
 
     weights: int
+    parameters: int
     layers: int
     kv_heads: int
     head_dim: int

@@ -68,7 +68,6 @@ class Node:
     ) -> None:
         self.machine = machine
         self.alive = True
-        self.busy_s = 0.0
         self._simulation = simulation
         self._execute = execute
         self._deliver = deliver
@@ -88,7 +87,6 @@ class Node:
             self._deliver(to, message)
         if step.run is not None:
             seconds, outcome = self._execute(step.run)
-            self.busy_s += seconds
             self._simulation.after(seconds, lambda: self._completed(outcome, seconds))
         if step.wake < self._wake:
             self._wake = step.wake

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 import time
-from collections.abc import AsyncIterator
 
 import httpx
 import uvicorn
-from fastapi import FastAPI
 
 from hetero.config import make_config
 from hetero.gateway.app import make_app
 from hetero.inventory import take_inventory
 from hetero.plan import make_plan
 from hetero.server import Session
-
-
-@contextlib.asynccontextmanager
-async def _plain(app: FastAPI) -> AsyncIterator[None]:
-    yield
 
 
 class Stack:
@@ -42,7 +34,7 @@ class Stack:
         self._stop = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self.session = Session(self.plan, "local", self.events.append)
-        app = make_app(self.session.served(self.plan), _plain)
+        app = make_app(self.session.served(self.plan))
         server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off"))
         server.install_signal_handlers = lambda: None
         serving = asyncio.create_task(server.serve())

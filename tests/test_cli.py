@@ -235,6 +235,22 @@ def test_serve_loads_serves_drains_and_leaves_nothing(number):
         httpx.get(f"{url}/health")
 
 
+@pytest.mark.parametrize("after", [0.0, 1.0, 2.5])
+def test_a_stop_while_loading_ends_and_leaves_nothing(after):
+    process = serve(free_port())
+    try:
+        line = process.stdout.readline()
+        assert line.startswith("loading target"), line
+        time.sleep(after)  # somewhere in the start of Ray, of the actors, or of the models
+        children = family(process.pid)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(40) == 0
+    finally:
+        process.kill()
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive, alive
+
+
 def test_a_model_that_fails_to_load_ends_serve_with_one_line(tmp_path):
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(TARGET.read_bytes()[:-5_000_000])

@@ -14,6 +14,9 @@ import pytest
 from pair import PROMPTS
 from stack import Stack
 
+from workers.wire.codec import encode
+from workers.wire.messages import Cancel
+
 
 @pytest.fixture(scope="module")
 def exact():
@@ -77,3 +80,60 @@ def test_killed_in_mid_stream_the_texts_stay_the_same(exact, role):
     assert [text for text, _ in again] == [text[: len(again[n][0])] for n, (text, _) in enumerate(calm[:2])]
     assert sum(last["timings"]["draft_n_accepted"] for _, last in again) > 5
     exact.settled()
+
+
+def test_a_worker_that_ends_by_itself_is_started_again(exact):
+    """Not only a kill: its loop may end while its process lives on."""
+    before = exact.status("target")
+    calm = streams(exact, 200, [3])
+    exact.session.coordinator._actors["target"].stop.remote()
+    again = streams(exact, 200, [3])
+    assert again[0][0] == calm[0][0]
+    assert exact.status("target")["epoch"] != before["epoch"]
+    exact.settled()
+
+
+def test_a_gateway_that_was_silent_resumes_what_the_verifier_let_go(exact):
+    calm = streams(exact, 400, [5])
+    client = exact.session.client
+
+    def forget() -> None:
+        # The verifier hears that the gateway is gone: it frees the sequence without a word.
+        sequences = list(client._live)
+        exact._loop.call_soon_threadsafe(lambda: [client._socket.send(encode(Cancel(seq))) for seq in sequences])
+
+    again = streams(exact, 400, [5], meanwhile=forget)
+    assert again[0][0] == calm[0][0]
+    exact.settled()
+
+
+def test_a_target_that_is_given_up_fails_requests_at_once(exact):
+    """The last test of this stack: nothing is served after it."""
+    coordinator = exact.session.coordinator
+    failure = []
+
+    def give_up() -> None:
+        coordinator._give_up("target", "scripted")
+
+    def one() -> None:
+        body = {"prompt": "x", "max_tokens": 1900, "stream": True}
+        with httpx.stream("POST", f"{exact.url}/v1/completions", json=body, timeout=60) as answer:
+            for line in answer.iter_lines():
+                if line.startswith("data: {"):
+                    chunk = json.loads(line[6:])
+                    if "error" in chunk:
+                        failure.append(chunk["error"])
+                    elif not failure and not begun.is_set():
+                        begun.set()
+
+    begun = threading.Event()
+    thread = threading.Thread(target=one)
+    thread.start()
+    assert begun.wait(30)
+    give_up()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert failure and failure[0]["code"] == "unavailable" and "scripted" in failure[0]["message"]
+    found = httpx.post(f"{exact.url}/v1/completions", json={"prompt": "x"})
+    assert found.status_code == 503 and "scripted" in found.json()["error"]["message"]
+    assert httpx.get(f"{exact.url}/health").status_code == 503

@@ -14,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hetero
+from hetero.config import make_config
+from hetero.plan import make_plan
 from placement.cost import expected_tokens, waiting_pays
 from placement.device import Device, Inventory, check_device, default_devices, parse_device
 from placement.errors import DeviceError, MemoryShortage
@@ -103,7 +105,7 @@ def test_a_commit_keeps_the_subtree_and_nothing_else(seed):
     for path, node in paths.items():
         assert tree[node].position == tree.position + len(path)
         if path:
-            assert tree.child(paths[path[:-1]], path[-1]) == node
+            assert tree[paths[path[:-1]]].children[path[-1]] == node
 
 
 # Devices, memory, cost
@@ -150,8 +152,21 @@ def test_default_devices():
     assert default_devices(strong, 40 << 30, True) == (Device("cuda", (0,)), Device("cuda", (1,)))
 
 
+def test_a_role_not_placed_by_hand_takes_the_cores_the_other_leaves():
+    four = Inventory((0, 1, 2, 3), 64 << 30)
+    for fields, want in (
+        ({}, ("cpu:0-2", "cpu:3")),
+        ({"draft_device": "cpu:0"}, ("cpu:1-3", "cpu:0")),
+        ({"target_device": "cpu:0-1"}, ("cpu:0-1", "cpu:2-3")),
+        ({"target_device": "cpu:0-1", "draft_device": "cpu:1"}, ("cpu:0-1", "cpu:1")),
+        ({"draft": "none"}, ("cpu:0-3", None)),
+    ):
+        plan = make_plan(make_config(fields), four)
+        assert (str(plan.target.device), str(plan.drafter.device) if plan.drafter else None) == want
+
+
 def test_memory():
-    shape = ModelShape(weights=1000, layers=2, kv_heads=3, head_dim=5, vocabulary=7)
+    shape = ModelShape(weights=1000, parameters=500, layers=2, kv_heads=3, head_dim=5, vocabulary=7)
     found = footprint(shape, cells=11, kv_bytes=2, rows=1)
     assert found.kv == 2 * 2 * 3 * 5 * 11 * 2
     assert found.total > 1000 + found.kv
@@ -177,7 +192,7 @@ MESSAGES = [
     Commit(1, 2, 3, [4, 5]),
     Draft(1, 2, 3, [4], [-1, 0], [5, 6], [0.5, math.inf if False else 3.0]),
     Tokens(1, 2, 3, [4], "né"),
-    Finished(1, 2, 3, "stop", "", Stats(1, 2.0, 3, 4.0, 5, 6, 7)),
+    Finished(1, 2, 3, "stop", "", Stats(1, 2.0, 3, 4.0, 5, 6, 7, 0)),
     Failed(1, 2, "code", "why"),
     Ping("drafter", 1, [(1, 2)]),
     Pong(4),

@@ -192,6 +192,13 @@ def test_logits_that_are_not_finite_are_refused(temperature, poison):
         Sampler(SamplingSpec(temperature), b"p" * 16).sample(logits, 1)
 
 
+def test_tiny_temperatures_are_greedy():
+    logits = rows(1, 100)
+    for temperature in (1e-38, 1e-20, 1e-6):
+        found = Sampler(SamplingSpec(temperature), b"p" * 16).sample(logits, 1)
+        assert found.token == int(logits.argmax()) and np.isfinite(found.margin)
+
+
 def test_equal_logits_greedy_takes_the_first():
     logits = np.zeros(9, np.float32)
     logits[[3, 5]] = 1

@@ -136,6 +136,14 @@ def test_requests_beyond_the_context_and_wrong_models_are_refused(ahead):
     assert found.status_code == 404 and found.json()["error"]["param"] == "model"
     assert httpx.get(f"{ahead.url}/v1/models/gpt-9").status_code == 404
     assert httpx.get(f"{ahead.url}/health").json() == {"status": "ok"}
+    for content in ("\ud800", [{"type": "text", "text": "\ud800"}]):
+        body = json.dumps({"messages": [{"role": "user", "content": content}]})
+        found = httpx.post(
+            f"{ahead.url}/v1/chat/completions", content=body, headers={"content-type": "application/json"}
+        )
+        assert found.status_code == 400 and "error" in found.json()
+    huge = httpx.post(f"{ahead.url}/v1/completions", json={"prompt": "x" * 3_000_000})
+    assert huge.status_code == 400 and huge.json()["error"]["param"] == "prompt"
     for body in (b"", b"[", b"[]", b"null", b"\xff"):
         found = httpx.post(f"{ahead.url}/v1/completions", content=body, headers={"content-type": "application/json"})
         assert found.status_code == 400 and "error" in found.json()
@@ -177,5 +185,4 @@ def test_workers_are_pinned_and_see_no_gpu(ahead):
         process = psutil.Process(ahead.status(role)["pid"])
         placement = getattr(ahead.plan, role)
         assert tuple(process.cpu_affinity()) == placement.device.indices
-        assert process.environ()  # readable: the process is ours
-    assert ahead.plan.target.device.overlaps(ahead.plan.drafter.device) is (psutil.cpu_count() < 2)
+        assert ahead.status(role)["gpu"] == ""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from workers.engines.base import Outcome
-from workers.errors import NotFinite
+from workers.errors import EngineError
 from workers.sampling import Sampler
 from workers.track import Track
 
@@ -18,13 +18,13 @@ from workers.track import Track
 class Walk:
     """What a window committed: ``tokens`` new ones, ``accepted`` of them guessed and checked in the window.
 
-    ``ended`` tells that the sequence is over; ``failure`` that a row's logits were not finite.
+    ``ended`` tells that the sequence is over; ``failure`` that a row could not be sampled.
     """
 
     tokens: int
     accepted: int
     ended: bool
-    failure: NotFinite | None = None
+    failure: EngineError | None = None
 
 
 def walk(
@@ -40,7 +40,7 @@ def walk(
     while (row := rows.get(node)) is not None:
         try:
             sampled = outcome.sample(row, sampler, track.tree.position + 1)
-        except NotFinite as failure:
+        except EngineError as failure:
             return Walk(tokens, accepted, False, failure)
         node = track.commit(sampled.token)
         tokens += 1

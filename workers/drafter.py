@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import inf
 
 from workers.engines.base import Limits, Outcome, Row
-from workers.errors import EngineError, NotFinite
+from workers.errors import EngineError
 from workers.machine import Extend, Free, Keep, Prefill, Run, Step
 from workers.sequence import sampler_of
 from workers.strategy import Strategy
@@ -197,7 +197,7 @@ class Drafter:
         for draftee in self._draftees.values():
             track = draftee.track
             leaf = self._leaf(draftee, track) if track is not None else None
-            if track is None or leaf is None:
+            if track is None or leaf is None or (rows and draftee.failures):
                 continue
             keep = track.keep(guesses=True)
             if keep is not None:
@@ -208,6 +208,8 @@ class Drafter:
                 continue
             rows.extend(own)
             self._growing.append(_Growth(draftee, track, own[-1].node, len(rows) - 1, [row.node for row in own]))
+            if draftee.failures:  # it may be the one at fault: alone, it fails alone
+                break
         if rows or before:
             self._busy = True
             return Run(before, Extend(rows) if rows else None)
@@ -231,7 +233,6 @@ class Drafter:
         return last.id
 
     def _prefilled(self, draftee: _Draftee, count: int, outcome: Outcome) -> None:
-        draftee.failures = 0
         draftee.prefilled += count
         if draftee.prefilled < len(draftee.tokens):  # more was committed meanwhile
             return
@@ -251,7 +252,7 @@ class Drafter:
             return
         try:
             guess = outcome.sample(growth.row, draftee.sampler, position)
-        except NotFinite:
+        except EngineError:
             draftee.failures = _TRIES
             return
         path = []

@@ -14,7 +14,9 @@ def pin(cores: Sequence[int], gpu: int | None) -> None:
     Ray and ``ray up`` set OMP_NUM_THREADS=1, and Ray's own threads already run: each is moved. Ray leaves every
     GPU visible to an actor without ``num_gpus``: a CPU worker must see none. Empty ``cores`` mean all.
     """
-    os.environ["CUDA_VISIBLE_DEVICES"] = "" if gpu is None else str(gpu)
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")  # the user's own choice: our numbers count within it
+    names = seen.split(",") if seen else []
+    os.environ["CUDA_VISIBLE_DEVICES"] = "" if gpu is None else names[gpu] if gpu < len(names) else str(gpu)
     sys.setswitchinterval(0.0005)  # the socket thread must not wait 5 ms for the interpreter
     if not cores:
         return

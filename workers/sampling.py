@@ -17,6 +17,7 @@ from workers.noise import CUT, Noise
 
 Logits: TypeAlias = NDArray[np.float32]
 
+_COLD = 1e-5  # temperatures below are 0: dividing by them would overflow
 _DEPTH = 3.0  # margins are exact up to this many nats, and reported as this beyond
 
 
@@ -61,7 +62,7 @@ class Sampler:
         peak = float(logits[best])
         if not np.isfinite(peak):
             raise NotFinite(f"the logits at position {position} are not finite")
-        if self.spec.temperature == 0:
+        if self.spec.temperature < _COLD:
             rest = max(logits[:best].max(initial=-np.inf), logits[best + 1 :].max(initial=-np.inf))
             return Sampled(best, min(peak - float(rest), _DEPTH))
         x = logits * np.float32(1.0 / self.spec.temperature)

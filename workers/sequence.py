@@ -55,6 +55,7 @@ class Sequence:
         self._started: float | None = None
         self._lap = now
         self._drafted = self._accepted = self._forwards = 0
+        self._resumed = len(opening.committed)
         for token in opening.committed:
             self.track.commit(token)
             if self.take(token):
@@ -114,7 +115,7 @@ class Sequence:
         # Each node of the draft is followed either along the committed tokens (an int: how many) or in the tree.
         node: int | None = None if known else tree.root
         matched = 0
-        for token in draft.path:
+        for token in draft.path[: room - before + len(known)]:
             node, matched = self._follow(tree, node, matched, known, token, 0.0)
             if matched < 0:
                 return 0
@@ -146,6 +147,10 @@ class Sequence:
         self._drafted += drafted
         self._accepted += accepted
 
+    def admitted(self, now: float) -> None:
+        """The sequence has a place in the engine: its prompt's time counts from here."""
+        self._opened = now
+
     def started(self, now: float) -> None:
         """The prompt is evaluated; later calls change nothing."""
         if self._started is None:
@@ -166,4 +171,5 @@ class Sequence:
             draft_n=self._drafted,
             draft_n_accepted=self._accepted,
             forwards_n=self._forwards,
+            resumed_n=self._resumed,
         )

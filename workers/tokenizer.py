@@ -70,8 +70,8 @@ class GgufTokenizer:
             size = length + 1
 
     @property
-    def shape_numbers(self) -> tuple[int, int, int, int]:
-        """(layers, kv heads, head size, context) of the model, for its memory."""
+    def numbers(self) -> dict[str, int]:
+        """The model's shape, from the file's metadata: what its memory depends on."""
         kind = self.meta("general.architecture") or ""
 
         def number(key: str, default: int) -> int:
@@ -79,9 +79,16 @@ class GgufTokenizer:
             return int(text) if text.isdigit() else default
 
         heads = number("attention.head_count", 1)
-        size = number("attention.key_length", number("embedding_length", heads) // heads)
-        kv_heads = number("attention.head_count_kv", heads)
-        return number("block_count", 1), kv_heads, size, number("context_length", 2048)
+        width = number("embedding_length", heads)
+        return {
+            "block_count": number("block_count", 1),
+            "embedding_length": width,
+            "feed_forward_length": number("feed_forward_length", 4 * width),
+            "head_count": heads,
+            "head_count_kv": number("attention.head_count_kv", heads),
+            "key_length": number("attention.key_length", width // heads),
+            "context_length": number("context_length", 2048),
+        }
 
     def _piece(self, token: int, special: bool) -> bytes:
         buffer = ctypes.create_string_buffer(256)

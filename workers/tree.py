@@ -46,10 +46,6 @@ class DraftTree:
         """Position of the newest committed token."""
         return self._nodes[self.root].position
 
-    def child(self, parent: int, token: int) -> int | None:
-        """The node of ``token`` below ``parent``, if it is guessed."""
-        return self._nodes[parent].children.get(token)
-
     def add(self, parent: int, token: int, confidence: float) -> int:
         """Guess ``token`` below ``parent``; returns its node (the present one if it was guessed before)."""
         above = self._nodes[parent]

@@ -13,7 +13,7 @@ from math import inf
 
 from workers.acceptance import walk
 from workers.engines.base import Limits, Outcome, Row
-from workers.errors import EngineError
+from workers.errors import EngineError, NotFinite
 from workers.machine import Extend, Free, Keep, Prefill, Run, Step
 from workers.partner import Partner
 from workers.sequence import Sequence, Vocabulary
@@ -186,6 +186,7 @@ class Verifier:
         while self._queue and len(self._active) < self._limits.sequences:
             sequence = self._queue.popleft()
             self._active[sequence.seq] = sequence
+            sequence.admitted(now)
             self._partner.offer(sequence)
 
     def _expire(self, now: float) -> None:
@@ -200,6 +201,7 @@ class Verifier:
         self._sends.append((peer, Pong(self.epoch)))
         if ping.role != "drafter":
             self._heard[peer] = now
+            self._mend(peer, ping)
         elif self._strategy.drafts:
             self._partner.pinged(peer, ping, self._active, now)
 
@@ -216,6 +218,16 @@ class Verifier:
             if sequence.waiting_since is not None:
                 self._pacer.drafted(fresh, now - sequence.waiting_since)
                 sequence.waiting_since = now
+
+    def _mend(self, peer: bytes, ping: Ping) -> None:
+        """Send a gateway again what it lacks; what is not known here it must resume."""
+        waiting = {sequence.seq for sequence in self._queue}
+        for seq, length in ping.lengths:
+            sequence = self._active.get(seq)
+            if sequence is not None:
+                self._tokens(sequence, length)
+            elif seq not in waiting:
+                self._sends.append((peer, Failed(seq, self.epoch, "unknown", "not known to this verifier")))
 
     # Windows
 
@@ -325,7 +337,8 @@ class Verifier:
         self._pacer.round(walked.tokens, sequence.lap(now))
         self._emit(sequence, sequence.committed[:before], now)
         if walked.failure is not None:
-            self._fail(sequence, "not_finite", str(walked.failure))
+            code = "not_finite" if isinstance(walked.failure, NotFinite) else "engine_error"
+            self._fail(sequence, code, str(walked.failure))
         elif not walked.ended:
             self._partner.tell(sequence)
 

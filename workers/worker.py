@@ -48,6 +48,7 @@ class Worker:
         self._failure = ""
         self._endpoint = ""
         self._loaded_s = 0.0
+        self._cells = 0  # KV cells held when the worker was last idle
         self._machine: Verifier | Drafter | None = None
         self._engine: Engine | None = None
         self._jobs: queue.SimpleQueue[Run | None] = queue.SimpleQueue()
@@ -60,8 +61,7 @@ class Worker:
 
     def status(self) -> dict[str, Any]:
         """Plain facts: phase ("loading", "ready", "stopped", "failed"), epoch, endpoint, sequences, memory."""
-        machine, engine = self._machine, self._engine
-        idle = machine.idle if machine is not None else True
+        machine = self._machine
         return {
             "role": self.spec.role,
             "phase": self._phase,
@@ -71,8 +71,9 @@ class Worker:
             "pid": os.getpid(),
             "loaded_s": self._loaded_s,
             "load": list(machine.load) if machine is not None else [0, 0],
-            "idle": idle,
-            "cells": engine.used_cells if idle and engine is not None and self._phase == "ready" else None,
+            "idle": machine.idle if machine is not None else True,
+            "cells": self._cells,
+            "gpu": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
             "dropped": machine.dropped if machine is not None else 0,
             "memory": _resident(),
         }
@@ -193,6 +194,8 @@ class Worker:
             except Exception as error:  # whatever a library throws must not end the loop
                 _log.exception("engine failed")
                 outcome = EngineError(f"{type(error).__name__}: {error}")
+            if run.forward is None:  # only frees: the moment to count what is left
+                self._cells = engine.used_cells
             self._post("done", (outcome, time.monotonic() - began))
 
     def _post(self, kind: str, what: Any) -> None:

@@ -86,7 +86,7 @@ def measure(size: str, threads: int, repeats: int) -> list[dict[str, Any]]:
                 if repeat:  # the first is a warm-up
                     times[name][width].append(time.perf_counter() - began)
                 engine.commit(1, 0)
-    found = []
+    found: list[dict[str, Any]] = []
     for name, engine in loaded.items():
         engine.close(1)
         found.append(

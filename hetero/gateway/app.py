@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, aclosing
+from contextlib import aclosing
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import anyio
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -23,6 +25,7 @@ from workers.tokenizer import Tokenizer
 
 _QUIET = 15.0  # seconds without a token after which a stream gets a comment, so that proxies keep it
 _COMPLETION_TOKENS = 16  # OpenAI's default for /v1/completions
+_SHORT = 20_000  # characters tokenized at once; longer texts must not hold up the event loop
 _STATUS = {"invalid_request": 400, "unavailable": 503}
 
 
@@ -37,10 +40,15 @@ class Served:
     ready: Callable[[], bool]
     failure: Callable[[], str | None]
 
+    @cached_property
+    def longest_piece(self) -> int:
+        """Most bytes a token can stand for."""
+        return max(map(len, self.tokenizer.vocabulary.pieces))
 
-def make_app(served: Served, lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]) -> FastAPI:
+
+def make_app(served: Served) -> FastAPI:
     """The gateway's application."""
-    app = FastAPI(title="hetero", lifespan=lifespan)
+    app = FastAPI(title="hetero")
     template = ChatTemplate(served.tokenizer)
     created = int(time.time())
     _errors(app)
@@ -65,7 +73,7 @@ def make_app(served: Served, lifespan: Callable[[FastAPI], AbstractAsyncContextM
 
     @app.post("/v1/completions")
     async def completions(body: CompletionRequest, request: Request) -> Response:
-        prompt = served.tokenizer.encode(body.prompt) or served.tokenizer.encode(" ")
+        prompt = await _encode(served, body.prompt, "prompt") or await _encode(served, " ", "prompt")
         return await _answer(served, request, body, prompt, body.max_tokens or _COMPLETION_TOKENS, chat=False)
 
     @app.post("/v1/chat/completions")
@@ -73,11 +81,23 @@ def make_app(served: Served, lifespan: Callable[[FastAPI], AbstractAsyncContextM
         text = template.render([message.model_dump(exclude_none=True) for message in body.messages])
         # A template that writes the BOS token itself must not get a second one.
         special = not (template.has_bos and text.startswith(template.has_bos))
-        prompt = served.tokenizer.encode(text, special)
+        prompt = await _encode(served, text, "messages", special)
+        if not prompt:
+            raise RequestError("messages: the model's chat template makes an empty prompt of them", "messages")
         limit = body.max_completion_tokens or body.max_tokens or served.context
         return await _answer(served, request, body, prompt, limit, chat=True)
 
     return app
+
+
+async def _encode(served: Served, text: str, param: str, special: bool = True) -> list[int]:
+    """Tokens of a prompt; a text that cannot fit the context is refused before it is tokenized."""
+    most = served.context * served.longest_piece
+    if len(text) > most:
+        raise RequestError(f"{param}: {len(text)} characters cannot fit {served.context} tokens: shorten it", param)
+    if len(text) < _SHORT:
+        return served.tokenizer.encode(text, special)
+    return await asyncio.to_thread(served.tokenizer.encode, text, special)
 
 
 async def _answer(
@@ -85,6 +105,8 @@ async def _answer(
 ) -> Response:
     if body.model not in ("", served.name):
         raise RequestError(f"model {body.model!r} is not served here: {served.name!r} is", "model", 404)
+    if body.stream_options is not None and not body.stream:
+        raise RequestError("stream_options: only with stream = true", "stream_options")
     if not served.ready():
         return JSONResponse(_unavailable(served.failure() or "Loading model"), 503)
     if len(prompt) >= served.context:
@@ -136,10 +158,11 @@ async def _stream(answer: Answer, pieces: AsyncGenerator[Piece], usage: bool) ->
     except SequenceFailed as error:
         yield event(failure(str(error), _kind(error), code=error.code))
     finally:
-        if waiting is not None:
-            waiting.cancel()
-            await asyncio.wait([waiting])
-        await pieces.aclose()
+        with anyio.CancelScope(shield=True):  # a client that hung up must not cut this short
+            if waiting is not None:
+                waiting.cancel()
+                await asyncio.wait([waiting])
+            await pieces.aclose()
 
 
 async def _next(pieces: AsyncGenerator[Piece]) -> Piece:
@@ -207,6 +230,10 @@ def _errors(app: FastAPI) -> None:
     @app.exception_handler(SequenceFailed)
     async def failed(request: Request, error: SequenceFailed) -> Response:
         return JSONResponse(failure(str(error), _kind(error), code=error.code), _STATUS.get(error.code, 500))
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> Response:
+        return JSONResponse(failure("an internal error; the server's log has it", "server_error"), 500)
 
     @app.exception_handler(HTTPException)
     async def plain(request: Request, error: HTTPException) -> Response:

@@ -27,19 +27,26 @@ class ChatTemplate:
     """The compiled template of one model. Templates come from model files only, never from requests."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        """Raises jinja2.TemplateError for a template that does not compile."""
+        """A template that does not compile is told when it is first needed."""
         source = tokenizer.chat_template or _CHATML
-        if len(source) > _LARGEST:
-            raise jinja2.TemplateError(f"the chat template has {len(source)} characters, more than {_LARGEST}")
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
         )
         environment.globals.update(raise_exception=_raise, strftime_now=lambda form: datetime.now().strftime(form))
-        self._template = environment.from_string(source)
+        self._template: jinja2.Template | None = None
+        self._broken = ""
+        try:
+            if len(source) > _LARGEST:
+                raise jinja2.TemplateError(f"it has {len(source)} characters, more than {_LARGEST}")
+            self._template = environment.from_string(source)
+        except jinja2.TemplateError as error:
+            self._broken = f"the model's chat template cannot be used ({error}): ask /v1/completions"
         self._names = {"bos_token": tokenizer.bos, "eos_token": tokenizer.eos}
 
     def render(self, messages: list[dict[str, Any]]) -> str:
         """The prompt that asks for the assistant's next message. Raises RequestError."""
+        if self._template is None:
+            raise RequestError(f"messages: {self._broken}", "messages")
         try:
             return self._template.render(messages=messages, add_generation_prompt=True, tools=None, **self._names)
         except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:

@@ -81,7 +81,7 @@ def timings(stats: Stats) -> dict[str, Any]:
         "prompt_per_second": rate(stats.prompt_n, stats.prompt_ms),
         "predicted_n": stats.predicted_n,
         "predicted_ms": round(stats.predicted_ms, 3),
-        "predicted_per_second": rate(stats.predicted_n, stats.predicted_ms),
+        "predicted_per_second": rate(stats.predicted_n - stats.resumed_n, stats.predicted_ms),
         "draft_n": stats.draft_n,
         "draft_n_accepted": stats.draft_n_accepted,
         "target_forwards_n": stats.forwards_n,

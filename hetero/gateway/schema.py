@@ -38,6 +38,7 @@ class StreamOptions(_Strict):
     include_usage: bool = False
 
 
+Text = Annotated[str, Field(max_length=1 << 24)]
 Stop = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
@@ -71,12 +72,6 @@ class _Request(_Strict):
         # An explicit null asks for the default, as with OpenAI.
         return {key: value for key, value in kept.items() if value is not None}
 
-    @model_validator(mode="after")
-    def _streams(self) -> _Request:
-        if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options: only with stream = true")
-        return self
-
     @property
     def stops(self) -> list[str]:
         return [self.stop] if isinstance(self.stop, str) else list(self.stop or [])
@@ -90,17 +85,17 @@ class _Request(_Strict):
 class CompletionRequest(_Request):
     """POST /v1/completions."""
 
-    prompt: Annotated[str, Field(max_length=1 << 24)]
+    prompt: Text
 
 
 class TextPart(_Strict):
     type: Literal["text"]
-    text: str
+    text: Text
 
 
 class ChatMessage(_Strict):
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart]
+    content: Text | Annotated[list[TextPart], Field(max_length=4096)]
     name: str | None = None
 
     @field_validator("content", mode="after")

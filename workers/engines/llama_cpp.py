@@ -1,6 +1,6 @@
 """GGUF models through llama.cpp's low-level API.
 
-Two ways to keep KV (measured: see README). *Unified*: all sequences share one pool of cells, each live branch has a
+Two ways to keep KV. *Unified*: all sequences share one pool of cells, each live branch has a
 llama sequence id; trees and several sequences share a forward. *Exact*: one stream of cells per sequence and
 forwards of one fixed width, so that a row's bits depend on nothing but its own path.
 """
@@ -123,7 +123,7 @@ class LlamaEngine:
                 self._branch(held, own)
             self._fill(rows)
             self._decode(starts)
-        except EngineError:
+        except BaseException:
             for held, own, leaves in entered:
                 for new in held.leaves.keys() - leaves.keys():
                     self._give(new)
@@ -216,9 +216,9 @@ class LlamaEngine:
         """Run the batch. On failure remove what it left behind: cells of each id from its start position on."""
         self._flag[0] = b"\0"
         code = llama_cpp.llama_decode(self._context, self._batch.struct)
+        llama_cpp.llama_synchronize(self._context)  # a GPU works on; the wait belongs to this thread
         if code == 0:
             return
-        llama_cpp.llama_synchronize(self._context)
         for i, start in starts:
             self._remove(i, start)
         if code == 1:

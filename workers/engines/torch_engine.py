@@ -77,11 +77,13 @@ def _tree_attention(
     scaling: float,
     hetero: _Forward,
     sliding_window: int | None = None,
-    **_: object,
+    **more: object,
 ) -> tuple[Tensor, None]:
     """Attention of rows [1, heads, rows, size] over the cells of their own sequences."""
     if hetero.aborted.is_set():
         raise Aborted("the forward was aborted")
+    if more.get("softcap") is not None or more.get("s_aux") is not None:
+        raise Unsupported("the model caps its attention scores or adds sinks, which the torch engine does not cover")
     layer = module.layer_idx
     heads, size = query.shape[1], query.shape[3]
     outputs = []
@@ -157,6 +159,8 @@ class TorchEngine:
         self._sequences: dict[int, Held] = {}
         self._slots = list(range(settings.sequences))[::-1]
         self._aborted = threading.Event()
+        self.prefill(0, [0])  # an architecture that is not covered fails here, not in a request
+        self.close(0)
 
     def prefill(self, seq: int, tokens: Sequence[int]) -> Outcome:
         held = self._sequences.get(seq)
@@ -307,6 +311,8 @@ class TorchEngine:
         except (RuntimeError, torch.OutOfMemoryError) as error:
             raise EngineError(f"the forward failed: {error}") from error
         logits: Tensor = result.logits[0]
+        if self._device.type == "cuda":  # wait here, on the engine's thread
+            torch.cuda.synchronize(self._device)
         return logits
 
 

@@ -108,7 +108,10 @@ class Tokens(_Message, frozen=True):
 
 
 class Stats(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a sequence cost: counts of tokens and target forwards, times in milliseconds."""
+    """What a sequence cost: counts of tokens and target forwards, times in milliseconds.
+
+    ``resumed_n`` output tokens were decided by an earlier verifier; times and drafts are those since.
+    """
 
     prompt_n: Count
     prompt_ms: float
@@ -117,6 +120,7 @@ class Stats(Struct, frozen=True, forbid_unknown_fields=True):
     draft_n: Count
     draft_n_accepted: Count
     forwards_n: Count
+    resumed_n: Count
 
 
 class Finished(_Message, frozen=True):

@@ -168,6 +168,23 @@ def engines(json_file: Path | None, sizes: tuple[str, ...], threads: tuple[int, 
 
 
 @bench.command()
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
+@click.option("--size", default="240M", show_default=True, help="Target: 9M, 240M or 1B.")
+@click.option("--draft", default="draft-50M", show_default=True, help="Drafter: draft-1M or draft-50M.")
+@click.option("--cores", default=2, show_default=True, type=click.IntRange(1), help="Cores all contenders have.")
+@click.option("--gamma", "gammas", multiple=True, type=click.IntRange(1, 63), default=(4, 7), show_default=True)
+@click.option("--prompts", default=6, show_default=True, type=click.IntRange(1))
+@click.option("--repeats", default=3, show_default=True, type=click.IntRange(1))
+def pair(
+    json_file: Path | None, size: str, draft: str, cores: int, gammas: tuple[int, ...], prompts: int, repeats: int
+) -> None:
+    """End to end: hetero against llama.cpp alone and with its draft loop, same target, same cores, one run."""
+    from hetero.bench.pair import run
+
+    run(size, draft, list(range(cores)), list(gammas), prompts, repeats, json_file, Console())
+
+
+@bench.command()
 @click.argument("source")
 @click.argument("target", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--width", type=click.IntRange(1), required=True, help="Embedding width, a multiple of the source's.")

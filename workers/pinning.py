@@ -22,6 +22,8 @@ def pin(cores: Sequence[int], gpu: int | None) -> None:
         return
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(len(cores))
+    # Threads that wait for each other within a forward spin some microseconds, then sleep: others may need the core.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     if not hasattr(os, "sched_setaffinity"):  # macOS has no affinity; the threads are bounded all the same
         return
     for task in Path("/proc/self/task").iterdir():

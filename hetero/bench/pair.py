@@ -109,7 +109,8 @@ def _pairs(size: str, draft: str, cores: list[int], gammas: list[int]) -> list[C
     target, drafter = str(sized(size, "bf16")), str(sized(draft, "bf16"))
     places = {"own cores": (cores[:-1] or cores, cores[-1:]), "shared cores": (cores, cores)}
     plans = [("off", 1, "shared cores")]
-    plans += [(plan, gamma, place) for place in places for plan in ("serial", "ahead") for gamma in gammas]
+    plans += [(plan, gamma, "own cores") for plan in ("serial", "ahead") for gamma in gammas]
+    plans += [("serial", gamma, "shared cores") for gamma in gammas]
     for plan, gamma, place in plans:
         common: dict[str, Any] = {"engine": "octet", "strategy": plan, "gamma": gamma, "sequences": 1, "context": 1024}
         mine, theirs = places[place]

@@ -20,6 +20,8 @@ def report(name: str, rows: list[dict[str, Any]], json_file: Path | None, consol
         table.add_column(column, justify="right" if isinstance(rows[0][column], int | float) else "left")
     for row in rows:
         table.add_row(*[f"{value:,.1f}" if isinstance(value, float) else str(value) for value in row.values()])
+    if not console.is_terminal:
+        console.width = max(console.width, 140)
     console.print(table)
     machine = machine_line()
     console.print(f"hetero {__version__} on {machine}", highlight=False)

@@ -14,7 +14,7 @@ from workers.strategy import NAMES
 
 _MOST_CONTEXT = 8192  # by default; KV for a model's full 128k would fill a home machine
 _EXACT_MOST = 7  # exact mode checks 8 rows a forward
-ENGINES = ("llama_cpp", "torch", "octet")
+ENGINES = ("llama_cpp", "torch", "octet", "octet4")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def make_plan(config: Config, inventory: Inventory) -> Plan:
     if drafter is not None:
         check_vocabularies(target, drafter)
     # Octet's rows are exact at any width: it needs no windows of a fixed one.
-    padded = config.exact and config.target_engine != "octet"
+    padded = config.exact and not config.target_engine.startswith("octet")
     gamma = min(config.gamma, _EXACT_MOST) if padded else config.gamma
     context = config.context or min(target.context, _MOST_CONTEXT)
     if context > target.context:
@@ -96,7 +96,7 @@ def _place(role: str, engine: str, model: Model, device: Device, exact: bool, co
     if engine == "llama_cpp" and not model.is_gguf:
         raise ConfigError(f"{field}: llama_cpp runs GGUF files; {model.path} is a transformers directory: use torch")
     chosen = engine or _engine(model, device)
-    if chosen == "octet" and (reason := _no_octet(device)) is not None:
+    if chosen.startswith("octet") and (reason := _no_octet(device)) is not None:
         raise ConfigError(f"{field}: {reason}; use --{field.replace('_', '-')} llama_cpp or torch")
     if chosen == "llama_cpp" and not device.is_cpu and not _offload():
         raise ConfigError(
@@ -140,8 +140,9 @@ def _footprint(model: Model, spec: WorkerSpec) -> Footprint:
     found = footprint(model.shape, spec.sequences * (spec.context + 128), width, 128)
     if spec.engine == "torch":  # GGUF too is unpacked to the dtype
         return Footprint(model.shape.parameters * width, found.kv, found.work)
-    if spec.engine == "octet":  # a byte a weight, and the embedding once more as half floats
-        return Footprint(model.shape.parameters * 11 // 10, found.kv, found.work)
+    if spec.engine in ("octet", "octet4"):  # the embedding once more as half floats
+        bits = 10 if spec.engine == "octet" else 6
+        return Footprint(model.shape.parameters * bits // 8, found.kv, found.work)
     return found
 
 

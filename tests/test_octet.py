@@ -15,7 +15,7 @@ from workers.engines.base import Row
 from workers.engines.octet.engine import OctetEngine, OctetSettings
 from workers.engines.octet.library import why_not
 from workers.engines.octet.source import open_source
-from workers.engines.octet.weights import cache_folder, load_weights, pack
+from workers.engines.octet.weights import cache_folder, load_weights, pack, pack_fine
 from workers.engines.torch_engine import TorchEngine, TorchSettings
 from workers.errors import ModelError, Unsupported
 from workers.spec import WorkerSpec
@@ -43,11 +43,11 @@ def prefill(made, seq: int, tokens: list[int], chunk: int) -> bytes:
     return outcome.logits(0).tobytes()
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_bits_do_not_depend_on_width_company_tree_chunks_or_threads(threads):
+@pytest.mark.parametrize("bits, threads", [(8, 1), (8, 2), (4, 2)])
+def test_bits_do_not_depend_on_width_company_tree_chunks_or_threads(bits, threads):
     """Widths 1 to 32, trees, several sequences, contexts to 2k: one row's bits are always the same."""
-    made = engine(threads, context=2048, sequences=4)
-    reference = engine(1, context=2048, sequences=1)
+    made = engine(threads, context=2048, sequences=4, bits=bits)
+    reference = engine(1, context=2048, sequences=1, bits=bits)
     rng = random.Random(threads)
     for length in (1, 15, 16, 100, 1000, 2010):
         prompt, path = random_tokens(length, length), random_tokens(length + 1, 32)
@@ -140,12 +140,18 @@ def test_quality_stays_within_one_percent_of_float32():
     from hetero.bench.quality import held_out, perplexity
 
     text = held_out(GgufTokenizer(TARGET), 1200)
-    plain, made = TorchEngine(TARGET, TorchSettings(context=2048)), engine(context=2048)
-    reference, found = perplexity(plain, text), perplexity(made, text)
-    plain.shutdown()
-    made.shutdown()
-    assert 2 < reference < 200
-    assert abs(found / reference - 1) < 0.01
+    found = {}
+    for name, make in (
+        ("float32", lambda: TorchEngine(TARGET, TorchSettings(context=2048))),
+        ("octet", lambda: engine(context=2048)),
+        ("octet4", lambda: engine(context=2048, bits=4)),
+    ):
+        made = make()
+        found[name] = perplexity(made, text)
+        made.shutdown()
+    assert 2 < found["float32"] < 200
+    assert abs(found["octet"] / found["float32"] - 1) < 0.01
+    assert abs(found["octet4"] / found["float32"] - 1) < 0.06
 
 
 def test_packing_keeps_what_it_can():
@@ -157,6 +163,16 @@ def test_packing_keeps_what_it_can():
     back[:, 256:] *= scales[:, 1].reshape(64, 1)
     assert np.abs(back[:50] - matrix).max() <= 0.51 * scales.max()
     assert not back[50:].any()
+
+
+def test_fine_packing_is_within_a_step():
+    matrix = np.random.default_rng(0).standard_normal((50, 96)).astype(np.float32)
+    tiles, scales = pack_fine(matrix)
+    assert tiles.shape == (2, 24, 16, 4) and scales.shape == (2, 3, 32)
+    nibbles = np.stack([tiles & 15, tiles >> 4], axis=2).astype(np.float32) - 8  # [2, 24, 2, 16, 4]
+    back = nibbles.transpose(0, 2, 3, 1, 4).reshape(64, 3, 32) * scales.transpose(0, 2, 1).reshape(64, 3)[:, :, None]
+    step = np.abs(scales.transpose(0, 2, 1).reshape(64, 3))[:50, :, None]
+    assert (np.abs(back[:50] - matrix.reshape(50, 3, 32)) <= 1.01 * step).all()
 
 
 def test_a_model_is_converted_once_and_anew_when_it_changes(tmp_path):

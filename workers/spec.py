@@ -13,7 +13,7 @@ class WorkerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     role: Literal["target", "drafter"]
     model: str
-    engine: Literal["llama_cpp", "torch", "octet", "table"]
+    engine: Literal["llama_cpp", "torch", "octet", "octet4", "table"]
     strategy: str
     gamma: int
     cores: list[int] = []

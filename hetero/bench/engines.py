@@ -60,16 +60,15 @@ def run(sizes: list[str], threads: list[int], repeats: int, json_file: Path | No
 
 def measure(size: str, threads: int, repeats: int) -> list[dict[str, Any]]:
     """Rows of the report for one model and thread count; to be called in a fresh process."""
-    engines: dict[str, tuple[str, Callable[[], Engine]]] = {
-        f"llama.cpp {kind.upper()}": (kind, lambda kind=kind: _llama(size, kind, threads))  # type: ignore[misc]
+    engines: dict[str, Callable[[], Engine]] = {
+        f"llama.cpp {kind.upper()}": lambda kind=kind: _llama(size, kind, threads)  # type: ignore[misc]
         for kind in ("q4_0", "q8_0", "bf16")
     }
     if why_not() is None:
-        engines["octet"] = (
-            "q8_0",
-            lambda: OctetEngine(sized(size, "bf16"), OctetSettings(threads, 1, _CONTEXT)),
-        )
-    loaded = {name: make() for name, (_, make) in engines.items()}
+        for bits, name in ((8, "octet"), (4, "octet4")):
+            settings = OctetSettings(threads, 1, _CONTEXT, bits=bits)
+            engines[name] = lambda settings=settings: OctetEngine(sized(size, "bf16"), settings)  # type: ignore[misc]
+    loaded = {name: make() for name, make in engines.items()}
     times: dict[str, dict[int, list[float]]] = {name: {n: [] for n in WIDTHS} for name in loaded}
     tokens = held_out(GgufTokenizer(sized(size, "q8_0")), _PREFIX + 64)
     for engine in loaded.values():
@@ -103,7 +102,9 @@ def measure(size: str, threads: int, repeats: int) -> list[dict[str, Any]]:
         mine = next(row for row in found if row["engine"] == "octet")
         share = {f"T({n})": 100 * floor[n] / mine[f"T({n})"] for n in WIDTHS}
         common = {"model": size, "threads": threads}
-        found.append({**common, "engine": "floor", **{f"T({n})": floor[n] for n in WIDTHS}, "perplexity": 0.0})
+        found.append(
+            {**common, "engine": "floor of 8 bits", **{f"T({n})": floor[n] for n in WIDTHS}, "perplexity": 0.0}
+        )
         found.append({**common, "engine": "octet, % of floor", **share, "perplexity": 0.0})
     return found
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Contender:
-    """Something that answers prompts. ``ours``: hetero's, not llama.cpp's; ``weights``: q8_0, q4_0 or int8."""
+    """Something that answers prompts. ``ours``: hetero's, not llama.cpp's; ``weights``: their type."""
 
     name: str
     ours: bool
@@ -111,14 +112,14 @@ def _pairs(size: str, draft: str, cores: list[int], gammas: list[int]) -> list[C
     plans = [("off", 1, "shared cores")]
     plans += [(plan, gamma, "own cores") for plan in ("serial", "ahead") for gamma in gammas]
     plans += [("serial", gamma, "shared cores") for gamma in gammas]
-    for plan, gamma, place in plans:
-        common: dict[str, Any] = {"engine": "octet", "strategy": plan, "gamma": gamma, "sequences": 1, "context": 1024}
+    for engine, (plan, gamma, place) in product(("octet", "octet4"), plans):
+        common: dict[str, Any] = {"engine": engine, "strategy": plan, "gamma": gamma, "sequences": 1, "context": 1024}
         mine, theirs = places[place]
         one = WorkerSpec("target", target, cores=mine, **common)
         two = None if plan == "off" else WorkerSpec("drafter", drafter, cores=theirs, **common)
         pair = Pair(one, two)
-        name = f"hetero {plan}" + ("" if plan == "off" else f" {gamma}") + f", {place}"
-        found.append(Contender(name, True, "int8", _ask_pair(pair), pair.close))
+        name = f"hetero {engine} {plan}" + ("" if plan == "off" else f" {gamma}") + f", {place}"
+        found.append(Contender(name, True, engine, _ask_pair(pair), pair.close))
     return found
 
 

@@ -23,10 +23,12 @@ def load_engine(spec: WorkerSpec) -> Engine:
             spec.path,
             LlamaSettings(threads, spec.sequences, spec.context, exact=spec.exact, gpu=_seen(spec.gpu)),
         )
-    if spec.engine == "octet":
+    if spec.engine in ("octet", "octet4"):
         from workers.engines.octet.engine import OctetEngine, OctetSettings
 
-        return OctetEngine(spec.path, OctetSettings(threads, spec.sequences, spec.context))
+        return OctetEngine(
+            spec.path, OctetSettings(threads, spec.sequences, spec.context, bits=4 if spec.engine == "octet4" else 8)
+        )
     import torch
 
     from workers.engines.torch_engine import TorchEngine, TorchSettings

@@ -33,6 +33,7 @@ class OctetSettings:
     context: int = 2048
     rows: int = 64
     chunk: int = 128
+    bits: int = 8  # of the layers' weights: 8 or 4
 
 
 class OctetEngine:
@@ -45,7 +46,8 @@ class OctetEngine:
         if reason is not None or lib is None:
             raise Unsupported(f"{reason}; use the llama_cpp engine")
         self._lib = lib
-        self._weights = load_weights(path)
+        self._weights = load_weights(path, settings.bits)
+        self._bits = settings.bits
         numbers = self._weights.numbers
         context = min(settings.context, numbers.context)
         self._capacity = -(-(context + _TREE_CELLS) // 16) * 16
@@ -61,7 +63,7 @@ class OctetEngine:
         self._model = lib.octet_create(
             ctypes.byref(shape),
             layers,
-            ctypes.byref(self._matrix("head", numbers.vocabulary, numbers.width)),
+            ctypes.byref(self._matrix("head", numbers.vocabulary, numbers.width, 8)),
             self._point(self._weights["embedding"].view(np.uint16)),
             self._point(self._weights["norm"]),
             self._point(np.cos(positions).astype(np.float32)),
@@ -194,10 +196,10 @@ class OctetEngine:
             ],
         )
 
-    def _matrix(self, name: str, outputs: int, inputs: int) -> CMatrix:
+    def _matrix(self, name: str, outputs: int, inputs: int, bits: int | None = None) -> CMatrix:
         weights = self._weights
         tiles, scales = weights[f"{name}.tiles"], weights[f"{name}.scales"]
-        return CMatrix(self._point(tiles), self._point(scales), outputs, inputs)
+        return CMatrix(self._point(tiles), self._point(scales), outputs, inputs, bits or self._bits)
 
     def _point(self, array: NDArray[np.generic] | None) -> int | None:
         """The address of an array's data, which is kept alive as long as the engine."""

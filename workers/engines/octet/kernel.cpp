@@ -20,6 +20,7 @@
 namespace {
 
 constexpr int kGroup = 256;   // inputs that share a scale, in weights and in activations
+constexpr int kFine = 32;     // inputs that share a scale in 4-bit weights
 constexpr int kBlock = 32;    // outputs of a weight tile
 constexpr int kRows = 8;      // rows of a register tile
 constexpr int kLanes = 16;    // positions of a key block
@@ -27,11 +28,12 @@ constexpr int kAhead = 4096;  // bytes of weights that are fetched ahead
 constexpr int kQueries = 4;   // queries that share a pass over the values
 
 // Weights of [outputs, inputs], as tiles [outputs / 32][inputs / 4][32][4] of (int8 + 128), padded with 128;
-// scales [outputs / 32][inputs / 256][32].
+// scales [outputs / 32][inputs / 256][32]. With 4 bits: tiles [outputs / 32][inputs / 4][16][4], a byte holding
+// (int4 + 8) of output n below and of output n + 16 above; scales [outputs / 32][inputs / 32][32].
 struct Matrix {
   const uint8_t* tiles;
   const float* scales;
-  int32_t outputs, inputs;
+  int32_t outputs, inputs, bits;
 };
 
 struct Layer {
@@ -63,6 +65,7 @@ struct Model {
   int8_t* quantised;             // [rows][inputs]
   float* row_scales;             // [rows][groups]
   int32_t* row_sums;             // [rows][groups], times -128
+  int32_t* fine_sums;            // [rows][inputs / 32], times -8
   std::atomic<int> aborted;
 };
 
@@ -142,6 +145,44 @@ TARGET inline void tile(const uint8_t* weights, const float* scales, const int8_
   }
 }
 
+// The same over one group of 4-bit weights: nibbles are unpacked to bytes in registers, for all rows at once.
+template <int R>
+TARGET inline void fine_tile(const uint8_t* weights, const float* scales, const int8_t* rows, size_t stride, int parts,
+                             const float* row_scales, int groups, const int32_t* fine_sums, int fine, float* sums,
+                             bool first) {
+  const __m512i nibble = _mm512_set1_epi8(15);
+  for (int p = 0; p < parts; ++p, scales += kBlock, ++fine_sums, first = false) {
+    __m512i low[R], high[R];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) low[r] = high[r] = _mm512_set1_epi32(fine_sums[r * fine]);
+#pragma GCC unroll 8
+    for (int k = 0; k < kFine / 4; ++k, weights += 64, rows += 4) {
+      const __m512i both = _mm512_load_si512(weights);
+      _mm_prefetch(reinterpret_cast<const char*>(weights + kAhead), _MM_HINT_T0);
+      const __m512i a = _mm512_and_si512(both, nibble);
+      const __m512i b = _mm512_and_si512(_mm512_srli_epi16(both, 4), nibble);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        int32_t four;
+        std::memcpy(&four, rows + r * stride, 4);
+        const __m512i x = _mm512_set1_epi32(four);
+        multiply_add(low[r], a, x);
+        multiply_add(high[r], b, x);
+      }
+    }
+    const __m512 scale_low = _mm512_loadu_ps(scales), scale_high = _mm512_loadu_ps(scales + 16);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const __m512 s = _mm512_set1_ps(row_scales[r * groups]);
+      float* to = sums + r * kBlock;
+      const __m512 a = _mm512_mul_ps(_mm512_cvtepi32_ps(low[r]), _mm512_mul_ps(s, scale_low));
+      const __m512 b = _mm512_mul_ps(_mm512_cvtepi32_ps(high[r]), _mm512_mul_ps(s, scale_high));
+      _mm512_storeu_ps(to, first ? a : _mm512_add_ps(_mm512_loadu_ps(to), a));
+      _mm512_storeu_ps(to + 16, first ? b : _mm512_add_ps(_mm512_loadu_ps(to + 16), b));
+    }
+  }
+}
+
 enum Finish { kStore, kAdd, kGate };
 
 TARGET void finish_block(Finish how, const float* sums, int block, const Matrix& m, const float* bias, float* to) {
@@ -178,15 +219,20 @@ TARGET void multiply(const Model& model, const Matrix& m, int rows, Finish how, 
   for (int block = begin; block < end; ++block) {
     for (int g = 0; g < groups; ++g) {
       const int from = g * kGroup, steps = (std::min(from + kGroup, depth) - from) / 4;
-      const uint8_t* weights = m.tiles + (static_cast<size_t>(block) * depth + from) * kBlock;
-      const float* scales = m.scales + (static_cast<size_t>(block) * groups + g) * kBlock;
+      const size_t at = (static_cast<size_t>(block) * depth + from) * kBlock;
+      const uint8_t* weights = m.tiles + (m.bits == 4 ? at / 2 : at);
+      const float* scales = m.bits == 4 ? m.scales + at / kFine : m.scales + (static_cast<size_t>(block) * groups + g) * kBlock;
       for (int r = 0; r < rows; r += kRows) {
         const int8_t* x = model.quantised + static_cast<size_t>(r) * depth + from;
         const float* s = model.row_scales + r * groups + g;
         const int32_t* c = model.row_sums + r * groups + g;
         float* out = sums + r * kBlock;
+        const int32_t* f = model.fine_sums + (static_cast<size_t>(r) * depth + from) / kFine;
 #define CASE(n) \
   case n:       \
+    if (m.bits == 4)                                                                                         \
+      fine_tile<n>(weights, scales, x, depth, steps / 8, s, groups, f, depth / kFine, out, g == 0);          \
+    else                                                                                                     \
     tile<n, n == 1 ? 4 : n <= 3 ? 2 : 1>(weights, scales, x, depth, steps, s, c, groups, out, g == 0); \
     break;
         switch (std::min(kRows, rows - r)) {
@@ -228,10 +274,14 @@ TARGET void quantise_row(Model& model, int r, const float* x, int inputs, const 
     const float most = _mm512_reduce_max_ps(largest);
     const float back = most > 0 ? 127.0f / most : 0.0f;
     model.row_scales[r * groups + g] = most / 127.0f;
-    __m512i sum = _mm512_setzero_si512();
+    __m512i sum = _mm512_setzero_si512(), half = sum;
     for (int j = 0; j < n; ++j) {
       const __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(v[j], _mm512_set1_ps(back)));
       sum = _mm512_add_epi32(sum, q);
+      if (j % 2 == 0) half = _mm512_setzero_si512();
+      half = _mm512_add_epi32(half, q);
+      if (inputs % kFine == 0 && j % 2)
+        model.fine_sums[(static_cast<size_t>(r) * inputs + from) / kFine + j / 2] = -8 * _mm512_reduce_add_epi32(half);
       const int i = from + j * 16, left = std::min(16, depth - i);
       const __mmask16 mask = left >= 16 ? 0xffff : static_cast<__mmask16>((1u << left) - 1);
       _mm_mask_storeu_epi8(to + i, mask, _mm512_cvtsepi32_epi8(q));
@@ -406,6 +456,7 @@ Model* octet_create(const Shape* shape, const Layer* layers, const Matrix* head,
   const size_t groups = (widest + kGroup - 1) / kGroup;
   m->row_scales = floats(rows * groups);
   m->row_sums = reinterpret_cast<int32_t*>(floats(rows * groups));
+  m->fine_sums = reinterpret_cast<int32_t*>(floats(rows * (padded(widest, 64) / kFine)));
   return m;
 } catch (const std::bad_alloc&) {
   return nullptr;
@@ -415,7 +466,7 @@ void octet_free(Model* m) {
   for (void* p : {static_cast<void*>(m->keys), static_cast<void*>(m->values), static_cast<void*>(m->x),
                   static_cast<void*>(m->y), static_cast<void*>(m->z), static_cast<void*>(m->scratch),
                   static_cast<void*>(m->quantised), static_cast<void*>(m->row_scales),
-                  static_cast<void*>(m->row_sums)})
+                  static_cast<void*>(m->row_sums), static_cast<void*>(m->fine_sums)})
     std::free(p);
   delete[] m->layers;
   delete m;

@@ -9,7 +9,7 @@ from functools import cache
 
 
 class CMatrix(Structure):
-    _fields_ = [("tiles", c_void_p), ("scales", c_void_p), ("outputs", c_int32), ("inputs", c_int32)]
+    _fields_ = [("tiles", c_void_p), ("scales", c_void_p), ("outputs", c_int32), ("inputs", c_int32), ("bits", c_int32)]
 
 
 class CLayer(Structure):

@@ -18,8 +18,9 @@ from workers.engines.octet.source import Array, Numbers, Source, layer_names, ne
 from workers.errors import Unsupported
 
 GROUP = 256  # inputs that share a scale; as in kernel.cpp
+FINE = 32  # inputs that share a scale in 4-bit weights; as in kernel.cpp
 BLOCK = 32  # outputs of a tile; as in kernel.cpp
-_FORMAT = "octet-1"
+_FORMAT = "octet-2"
 
 
 class Weights:
@@ -47,22 +48,22 @@ def cache_folder() -> Path:
     return Path(os.environ.get("HETERO_CACHE") or Path(home) / "hetero") / "octet"
 
 
-def load_weights(path: Path) -> Weights:
-    """The converted model of a GGUF file or safetensors directory; converts at the first call.
+def load_weights(path: Path, bits: int = 8) -> Weights:
+    """The converted model of a GGUF file or safetensors directory, at 8 or 4 bits; converts at the first call.
 
     The cache's key is a hash of the files' paths, sizes and times: a replaced model is converted anew. Raises
     ModelError or Unsupported.
     """
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
     facts = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    key = hashlib.blake2b(json.dumps([_FORMAT, facts]).encode(), digest_size=16).hexdigest()
+    key = hashlib.blake2b(json.dumps([_FORMAT, bits, facts]).encode(), digest_size=16).hexdigest()
     folder = cache_folder() / key
     if not folder.is_dir():
         cache_folder().mkdir(parents=True, exist_ok=True)
         # Made aside and renamed: a crash, or two workers at once, never leave half a model.
         aside = Path(tempfile.mkdtemp(dir=cache_folder()))
         try:
-            _convert(open_source(path), aside)
+            _convert(open_source(path), aside, bits)
             if not folder.is_dir():
                 aside.rename(folder)
         finally:
@@ -70,23 +71,25 @@ def load_weights(path: Path) -> Weights:
     return Weights(folder)
 
 
-def _convert(source: Source, folder: Path) -> None:
+def _convert(source: Source, folder: Path, bits: int) -> None:
     numbers = source.numbers
     if numbers.width % 16 or numbers.ffn % 16 or numbers.head % 16 or numbers.head > 256:
         raise Unsupported("octet needs width, ffn and head size in multiples of 16, and heads up to 256")
+    if bits == 4 and (numbers.width % FINE or numbers.ffn % FINE or numbers.heads * numbers.head % FINE):
+        raise Unsupported("octet4 needs width, ffn and heads x head size in multiples of 32")
 
     def save(name: str, array: NDArray[Any]) -> None:
         np.save(folder / f"{name}.npy", np.ascontiguousarray(array))
 
-    def matrix(name: str, array: Array) -> None:
-        tiles, scales = pack(array)
+    def matrix(name: str, array: Array, bits: int = bits) -> None:
+        tiles, scales = pack(array) if bits == 8 else pack_fine(array)
         save(f"{name}.tiles", tiles)
         save(f"{name}.scales", scales)
 
     embedding = need(source, "token_embd.weight")
     save("embedding", embedding.astype(np.float16))
     head = source.get("output.weight")
-    matrix("head", embedding if head is None else head)
+    matrix("head", embedding if head is None else head, 8)  # the layer that quantisation hurts most
     save("norm", need(source, "output_norm.weight"))
     frequencies = numbers.theta ** (-np.arange(0, numbers.head, 2, dtype=np.float64) / numbers.head)
     factors = source.rope_factors()
@@ -128,3 +131,19 @@ def pack(matrix: Array) -> tuple[NDArray[np.uint8], Array]:
     tiles = (quantised[:, :depth] + 128).astype(np.uint8)
     tiles = tiles.reshape(rows // BLOCK, BLOCK, depth // 4, 4).transpose(0, 2, 1, 3)
     return tiles, scales.reshape(rows // BLOCK, BLOCK, groups).transpose(0, 2, 1)
+
+
+def pack_fine(matrix: Array) -> tuple[NDArray[np.uint8], Array]:
+    """[outputs, inputs] to 4-bit (tiles [blocks, inputs / 4, 16, 4], scales [blocks, inputs / 32, 32]), as in Q4_0."""
+    outputs, inputs = matrix.shape
+    rows = -(-outputs // BLOCK) * BLOCK
+    wide = np.zeros((rows, inputs), np.float32)
+    wide[:outputs] = matrix
+    grouped = wide.reshape(rows, inputs // FINE, FINE)
+    at = np.abs(grouped).argmax(axis=2)[:, :, None]
+    scales: Array = np.take_along_axis(grouped, at, axis=2)[:, :, 0] / np.float32(-8)
+    back = np.divide(1, scales, out=np.zeros_like(scales), where=scales != 0)
+    quantised = np.clip(np.rint(grouped * back[:, :, None]) + 8, 0, 15).astype(np.uint8)
+    tiles = quantised.reshape(rows // BLOCK, 2, 16, inputs // 4, 4).transpose(0, 3, 1, 2, 4)
+    both: NDArray[np.uint8] = tiles[:, :, 0] | (tiles[:, :, 1] << 4)
+    return both, scales.reshape(rows // BLOCK, BLOCK, -1).transpose(0, 2, 1)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from hetero.bench.onednn import LinearLayers
 from hetero.bench.quality import held_out, perplexity
 from hetero.bench.report import report
 from hetero.bench.sizes import sized
@@ -25,6 +26,7 @@ from workers.engines.base import Engine, Row
 from workers.engines.llama_cpp import LlamaEngine, LlamaSettings
 from workers.engines.octet.engine import OctetEngine, OctetSettings
 from workers.engines.octet.library import library, why_not
+from workers.engines.octet.source import open_source
 from workers.pinning import pin
 from workers.tokenizer import GgufTokenizer
 
@@ -70,6 +72,8 @@ def measure(size: str, threads: int, repeats: int) -> list[dict[str, Any]]:
             engines[name] = lambda settings=settings: OctetEngine(sized(size, "bf16"), settings)  # type: ignore[misc]
     loaded = {name: make() for name, make in engines.items()}
     times: dict[str, dict[int, list[float]]] = {name: {n: [] for n in WIDTHS} for name in loaded}
+    linears = LinearLayers(open_source(sized(size, "q8_0")).numbers, threads)
+    linear_times: dict[int, list[float]] = {n: [] for n in WIDTHS}
     tokens = held_out(GgufTokenizer(sized(size, "q8_0")), _PREFIX + 64)
     for engine in loaded.values():
         for first in range(0, _PREFIX, engine.limits.chunk):
@@ -85,6 +89,8 @@ def measure(size: str, threads: int, repeats: int) -> list[dict[str, Any]]:
                 if repeat:  # the first is a warm-up
                     times[name][width].append(time.perf_counter() - began)
                 engine.commit(1, 0)
+        for width in WIDTHS:  # the library alternative, in the same rounds
+            linear_times[width].append(linears.seconds(width))
     found: list[dict[str, Any]] = []
     for name, engine in loaded.items():
         engine.close(1)
@@ -97,11 +103,13 @@ def measure(size: str, threads: int, repeats: int) -> list[dict[str, Any]]:
                 "perplexity": round(perplexity(engine, held_out(GgufTokenizer(sized(size, "q8_0")), 600)), 3),
             }
         )
+    common: dict[str, Any] = {"model": size, "threads": threads}
+    linear = {f"T({n})": statistics.median(linear_times[n][1:]) * 1e3 for n in WIDTHS}
+    found.append({**common, "engine": "oneDNN int8, linears alone", **linear, "perplexity": 0.0})
     floor = _floor(size, threads)
     if floor:
         mine = next(row for row in found if row["engine"] == "octet")
         share = {f"T({n})": 100 * floor[n] / mine[f"T({n})"] for n in WIDTHS}
-        common = {"model": size, "threads": threads}
         found.append(
             {**common, "engine": "floor of 8 bits", **{f"T({n})": floor[n] for n in WIDTHS}, "perplexity": 0.0}
         )

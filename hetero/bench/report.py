@@ -19,7 +19,7 @@ def report(name: str, rows: list[dict[str, Any]], json_file: Path | None, consol
     for column in rows[0]:
         table.add_column(column, justify="right" if isinstance(rows[0][column], int | float) else "left")
     for row in rows:
-        table.add_row(*[f"{value:,.1f}" if isinstance(value, float) else str(value) for value in row.values()])
+        table.add_row(*[_shown(value) for value in row.values()])
     if not console.is_terminal:
         console.width = max(console.width, 140)
     console.print(table)
@@ -28,3 +28,9 @@ def report(name: str, rows: list[dict[str, Any]], json_file: Path | None, consol
     if json_file is not None:
         found = {"benchmark": name, "version": __version__, "machine": machine, "rows": rows}
         json_file.write_text(json.dumps(found, indent=2) + "\n")
+
+
+def _shown(value: object) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.2f}" if abs(value) < 10 else f"{value:,.1f}"

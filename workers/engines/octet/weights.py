@@ -141,7 +141,7 @@ def pack_fine(matrix: Array) -> tuple[NDArray[np.uint8], Array]:
     wide[:outputs] = matrix
     grouped = wide.reshape(rows, inputs // FINE, FINE)
     at = np.abs(grouped).argmax(axis=2)[:, :, None]
-    scales: Array = np.take_along_axis(grouped, at, axis=2)[:, :, 0] / np.float32(-8)
+    scales: Array = (np.take_along_axis(grouped, at, axis=2)[:, :, 0] / -8).astype(np.float32)
     back = np.divide(1, scales, out=np.zeros_like(scales), where=scales != 0)
     quantised = np.clip(np.rint(grouped * back[:, :, None]) + 8, 0, 15).astype(np.uint8)
     tiles = quantised.reshape(rows // BLOCK, 2, 16, inputs // 4, 4).transpose(0, 3, 1, 2, 4)

@@ -24,11 +24,6 @@ from workers.tokenizer import GgufTokenizer
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("HETERO_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-
-
 def engine(threads: int = 2, **settings) -> OctetEngine:
     return OctetEngine(TARGET, OctetSettings(threads=threads, **settings))
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from workers.engines.base import Ledger, Row
-from workers.errors import KvFull
+from workers.errors import KvFull, TooManyLeaves, UnknownNode
 
 
 @dataclass(slots=True)
@@ -47,3 +47,45 @@ class Held:
         new = list(range(first, first + len(old)))
         self.cells = dict(zip(kept, new[len(path) :], strict=True))
         return old, new
+
+
+class Slots:
+    """The sequences of a cache of ``count`` slots."""
+
+    def __init__(self, count: int) -> None:
+        self._free = list(range(count))[::-1]
+        self._count = count
+        self._held: dict[int, Held] = {}
+
+    def __getitem__(self, seq: int) -> Held:
+        """An open sequence. Raises UnknownNode."""
+        held = self._held.get(seq)
+        if held is None:
+            raise UnknownNode(f"sequence {seq} is not open")
+        return held
+
+    def to_prefill(self, seq: int) -> Held:
+        """An open sequence, or the makings of a new one until ``keep`` enters it. Raises TooManyLeaves."""
+        held = self._held.get(seq)
+        if held is None:
+            if not self._free:
+                raise TooManyLeaves(f"all {self._count} sequences of the engine are open")
+            held = Held(self._free[-1])
+        return held
+
+    def keep(self, seq: int, held: Held) -> None:
+        """The sequence is open from now on."""
+        if seq not in self._held:
+            self._held[seq] = held
+            self._free.remove(held.slot)
+
+    def close(self, seq: int) -> None:
+        """Free a sequence's slot; closing an unknown one does nothing."""
+        held = self._held.pop(seq, None)
+        if held is not None:
+            self._free.append(held.slot)
+
+    @property
+    def used_cells(self) -> int:
+        """Cells that hold something."""
+        return sum(held.ledger.length + len(held.cells) for held in self._held.values())

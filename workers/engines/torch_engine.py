@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workers.engines.base import Limits, Outcome, Row, check_rows
-from workers.engines.cells import Held
-from workers.errors import Aborted, EngineError, ModelError, TooManyLeaves, UnknownNode, Unsupported
+from workers.engines.cells import Held, Slots
+from workers.errors import Aborted, EngineError, ModelError, Unsupported
 from workers.sampling import Logits
 
 EXACT_WIDTH = 8
@@ -156,18 +156,13 @@ class TorchEngine:
             sequences=settings.sequences,
             exact=settings.exact,
         )
-        self._sequences: dict[int, Held] = {}
-        self._slots = list(range(settings.sequences))[::-1]
+        self._slots = Slots(settings.sequences)
         self._aborted = threading.Event()
         self.prefill(0, [0])  # an architecture that is not covered fails here, not in a request
         self.close(0)
 
     def prefill(self, seq: int, tokens: Sequence[int]) -> Outcome:
-        held = self._sequences.get(seq)
-        if held is None:
-            if not self._slots:
-                raise TooManyLeaves(f"all {self.limits.sequences} sequences of the engine are open")
-            held = Held(self._slots[-1])
+        held = self._slots.to_prefill(seq)
         ledger = held.ledger
         ledger.check_prefill(tokens, self.limits)
         first, count = ledger.length, len(tokens)
@@ -176,9 +171,7 @@ class TorchEngine:
         allowed = np.arange(span)[None, :] <= positions[:, None]
         part = self._part(held.slot, slice(0, count), positions, allowed, positions, np.arange(span))
         logits = self._run(list(tokens), positions, [part], 1)
-        if seq not in self._sequences:
-            self._sequences[seq] = held
-            self._slots.pop()
+        self._slots.keep(seq, held)
         ledger.length += count
         return _TorchOutcome(logits)
 
@@ -194,9 +187,7 @@ class TorchEngine:
         entered: list[tuple[Held, list[Row], dict[int, int]]] = []
         try:
             for seq, places in by_seq.items():
-                held = self._sequences.get(seq)
-                if held is None:
-                    raise UnknownNode(f"sequence {seq} is not open")
+                held = self._slots[seq]
                 own = [rows[i] for i in places]
                 where = held.ledger.append(own, self.limits)
                 entered.append((held, own, dict(held.cells)))
@@ -215,9 +206,7 @@ class TorchEngine:
         return _TorchOutcome(logits, [place[at] for at in range(len(rows))])
 
     def commit(self, seq: int, node: int, keep: Collection[int] = ()) -> None:
-        held = self._sequences.get(seq)
-        if held is None:
-            raise UnknownNode(f"sequence {seq} is not open")
+        held = self._slots[seq]
         old, new = held.commit(node, keep)
         if old != new:
             source = torch.tensor(old, device=self._device)
@@ -225,20 +214,17 @@ class TorchEngine:
                 cache[:, held.slot, :, new[0] : new[-1] + 1] = cache[:, held.slot, :, source]
 
     def close(self, seq: int) -> None:
-        held = self._sequences.pop(seq, None)
-        if held is not None:
-            self._slots.append(held.slot)
+        self._slots.close(seq)
 
     def abort(self) -> None:
         self._aborted.set()
 
     def shutdown(self) -> None:
-        self._sequences.clear()
         del self._model, self._keys, self._values
 
     @property
     def used_cells(self) -> int:
-        return sum(held.ledger.length + len(held.cells) for held in self._sequences.values())
+        return self._slots.used_cells
 
     def _enter(self, held: Held, own: list[Row], where: list[int], first: int) -> tuple[_Part, NDArray[np.intp]]:
         """Cells and visibility of a sequence's rows; in exact mode padded to the fixed width, as a chain."""

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.engines.base import Limits, Outcome, Row, check_rows
-from workers.engines.cells import Held
+from workers.engines.cells import Held, Slots
 from workers.engines.octet.library import CLayer, CMatrix, CPart, CShape, library, why_not
 from workers.engines.octet.weights import Weights, load_weights
-from workers.errors import Aborted, EngineError, TooManyLeaves, UnknownNode, Unsupported
+from workers.errors import Aborted, EngineError, Unsupported
 from workers.sampling import Logits
 
 _TREE_CELLS = 128  # cells per sequence beyond its context, for guesses
@@ -73,15 +73,10 @@ class OctetEngine:
             raise EngineError("no memory for the KV cache: take a shorter --context or fewer --parallel sequences")
         self.limits = Limits(numbers.vocabulary, context, settings.rows, settings.chunk, settings.sequences)
         self._logits = np.empty((settings.rows, numbers.vocabulary), np.float32)
-        self._sequences: dict[int, Held] = {}
-        self._slots = list(range(settings.sequences))[::-1]
+        self._slots = Slots(settings.sequences)
 
     def prefill(self, seq: int, tokens: Sequence[int]) -> Outcome:
-        held = self._sequences.get(seq)
-        if held is None:
-            if not self._slots:
-                raise TooManyLeaves(f"all {self.limits.sequences} sequences of the engine are open")
-            held = Held(self._slots[-1])
+        held = self._slots.to_prefill(seq)
         ledger = held.ledger
         ledger.check_prefill(tokens, self.limits)
         first, count = ledger.length, len(tokens)
@@ -89,9 +84,7 @@ class OctetEngine:
         paths = np.tile(positions, (count, 1))
         part = CPart(held.slot, 0, count, first)
         self._run(tokens, positions, positions, [part], paths, [count - 1])
-        if seq not in self._sequences:
-            self._sequences[seq] = held
-            self._slots.pop()
+        self._slots.keep(seq, held)
         ledger.length += count
         return _OctetOutcome(self._logits, [0])
 
@@ -107,9 +100,7 @@ class OctetEngine:
         cells: list[int] = []
         try:
             for seq, places in by_seq.items():
-                held = self._sequences.get(seq)
-                if held is None:
-                    raise UnknownNode(f"sequence {seq} is not open")
+                held = self._slots[seq]
                 own = [rows[at] for at in places]
                 before = dict(held.cells)
                 parts.append(CPart(held.slot, len(positions), len(own), held.ledger.length))
@@ -141,9 +132,7 @@ class OctetEngine:
         return _OctetOutcome(self._logits, [place[at] for at in range(len(rows))])
 
     def commit(self, seq: int, node: int, keep: Collection[int] = ()) -> None:
-        held = self._sequences.get(seq)
-        if held is None:
-            raise UnknownNode(f"sequence {seq} is not open")
+        held = self._slots[seq]
         old, new = held.commit(node, keep)
         if old != new:
             source, target = np.array(old, np.int32), np.array(new, np.int32)
@@ -151,9 +140,7 @@ class OctetEngine:
                 raise EngineError("no memory to move cells of the cache")
 
     def close(self, seq: int) -> None:
-        held = self._sequences.pop(seq, None)
-        if held is not None:
-            self._slots.append(held.slot)
+        self._slots.close(seq)
 
     def abort(self) -> None:
         if self._model:
@@ -166,7 +153,7 @@ class OctetEngine:
 
     @property
     def used_cells(self) -> int:
-        return sum(held.ledger.length + len(held.cells) for held in self._sequences.values())
+        return self._slots.used_cells
 
     def _run(
         self, tokens: Sequence[int], positions: NDArray[np.int32], cells: NDArray[np.int32], parts: list[CPart],

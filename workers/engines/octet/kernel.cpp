@@ -102,6 +102,15 @@ TARGET inline void multiply_add(__m512i& sum, __m512i a, __m512i b) {
   asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
 }
 
+// to[32] (+)= integer sums of 32 outputs, times the row's scale and theirs.
+TARGET inline void add_scaled(__m512i low, __m512i high, float row_scale, const float* scales, float* to, bool first) {
+  const __m512 s = _mm512_set1_ps(row_scale);
+  const __m512 a = _mm512_mul_ps(_mm512_cvtepi32_ps(low), _mm512_mul_ps(s, _mm512_loadu_ps(scales)));
+  const __m512 b = _mm512_mul_ps(_mm512_cvtepi32_ps(high), _mm512_mul_ps(s, _mm512_loadu_ps(scales + 16)));
+  _mm512_storeu_ps(to, first ? a : _mm512_add_ps(_mm512_loadu_ps(to), a));
+  _mm512_storeu_ps(to + 16, first ? b : _mm512_add_ps(_mm512_loadu_ps(to + 16), b));
+}
+
 // One register tile: R rows against 32 outputs over one group of inputs, added to `sums` [R][32]. U chains of sums
 // hide the latency of the multiply-add where rows alone are too few; integers add up the same in any order.
 template <int R, int U>
@@ -128,7 +137,6 @@ TARGET inline void tile(const uint8_t* weights, const float* scales, const int8_
       }
     }
   }
-  const __m512 scale_low = _mm512_loadu_ps(scales), scale_high = _mm512_loadu_ps(scales + 16);
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
@@ -136,12 +144,7 @@ TARGET inline void tile(const uint8_t* weights, const float* scales, const int8_
       low[r] = _mm512_add_epi32(low[r], low[u * R + r]);
       high[r] = _mm512_add_epi32(high[r], high[u * R + r]);
     }
-    const __m512 s = _mm512_set1_ps(row_scales[r * groups]);
-    float* to = sums + r * kBlock;
-    const __m512 a = _mm512_mul_ps(_mm512_cvtepi32_ps(low[r]), _mm512_mul_ps(s, scale_low));
-    const __m512 b = _mm512_mul_ps(_mm512_cvtepi32_ps(high[r]), _mm512_mul_ps(s, scale_high));
-    _mm512_storeu_ps(to, first ? a : _mm512_add_ps(_mm512_loadu_ps(to), a));
-    _mm512_storeu_ps(to + 16, first ? b : _mm512_add_ps(_mm512_loadu_ps(to + 16), b));
+    add_scaled(low[r], high[r], row_scales[r * groups], scales, sums + r * kBlock, first);
   }
 }
 
@@ -170,15 +173,9 @@ TARGET inline void fine_tile(const uint8_t* weights, const float* scales, const 
         multiply_add(high[r], b, x);
       }
     }
-    const __m512 scale_low = _mm512_loadu_ps(scales), scale_high = _mm512_loadu_ps(scales + 16);
-#pragma GCC unroll 8
+  #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      const __m512 s = _mm512_set1_ps(row_scales[r * groups]);
-      float* to = sums + r * kBlock;
-      const __m512 a = _mm512_mul_ps(_mm512_cvtepi32_ps(low[r]), _mm512_mul_ps(s, scale_low));
-      const __m512 b = _mm512_mul_ps(_mm512_cvtepi32_ps(high[r]), _mm512_mul_ps(s, scale_high));
-      _mm512_storeu_ps(to, first ? a : _mm512_add_ps(_mm512_loadu_ps(to), a));
-      _mm512_storeu_ps(to + 16, first ? b : _mm512_add_ps(_mm512_loadu_ps(to + 16), b));
+      add_scaled(low[r], high[r], row_scales[r * groups], scales, sums + r * kBlock, first);
     }
   }
 }

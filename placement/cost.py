@@ -1,17 +1,9 @@
-"""Arithmetic of speculation: what a window yields, and whether waiting for more draft pays.
+"""Arithmetic of speculation: whether waiting for more draft pays.
 
-Symbols follow Leviathan et al. (2023): alpha, the chance that the target agrees with one draft token;
-gamma, the number of draft tokens in a window; T_v(n), seconds for the target to check n rows.
+Symbols follow Leviathan et al. (2023): alpha is the chance that the target agrees with one draft token.
 """
 
 from __future__ import annotations
-
-
-def expected_tokens(alpha: float, gamma: int) -> float:
-    """tau(gamma) = (1 - alpha^(gamma+1)) / (1 - alpha): tokens a window of gamma drafts and one row commits."""
-    if alpha >= 1.0:
-        return gamma + 1.0
-    return float((1.0 - alpha ** (gamma + 1)) / (1.0 - alpha))
 
 
 def waiting_pays(alpha: float, drafted: int, draft_step: float, row_cost: float, rate: float) -> bool:

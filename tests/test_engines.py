@@ -302,7 +302,6 @@ class Replay:
         self.bits += [outcome.logits(n).tobytes() for n in range(len(true))]
         self.node = first + len(true) - 1
         self.engine.commit(self.seq, self.node)
-        self.node_offset = len(wrong)
         self.done += len(true)
 
     def run(self) -> list[bytes]:

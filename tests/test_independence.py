@@ -17,7 +17,7 @@ from workers.wire.messages import Failed, Finished
 SCHEDULES = 60
 
 
-def check(world: World, drafts: bool = True) -> None:
+def check(world: World) -> None:
     stories = list(world.stories.values())
     for story in stories:
         assert isinstance(story.end, Finished), story.end

@@ -3,7 +3,7 @@
 | name   | verifier starts              | drafter grows                       | from |
 |--------|------------------------------|-------------------------------------|------|
 | off    | at once                      | -                                   | plain decoding |
-| serial | with gamma tokens            | only while no window is in flight   | Leviathan et al. 2023; Dovetail's loop |
+| serial | with gamma tokens            | to gamma tokens, then it waits      | Leviathan et al. 2023; Dovetail |
 | ahead  | when waiting stops paying    | always, past the window in flight   | SSD, SwiftSpec |
 """
 

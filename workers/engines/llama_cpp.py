@@ -48,7 +48,6 @@ class LlamaEngine:
 
     def __init__(self, path: Path, settings: LlamaSettings) -> None:
         """Load. Raises ModelError for a file llama.cpp refuses, Unsupported for memory that cannot roll back."""
-        self._settings = settings
         exact = settings.exact
         self._model = load_model(path, gpu=settings.gpu)
         if llama_cpp.llama_model_is_recurrent(self._model) or llama_cpp.llama_model_is_hybrid(self._model):

@@ -242,24 +242,23 @@ class TorchEngine:
                 at[cell] = ledger.position(node)
         at[cells] = positions
         allowed = np.zeros((count, span), dtype=bool)
+        index = {row.node: i for i, row in enumerate(own)}
         for i in range(count):
-            self._see(allowed, i, own, held)
+            self._see(allowed, i, own, index, held)
             allowed[i, cells[i]] = True
         held.enter(own, cells)
         return self._part(held.slot, slice(first, first + count), np.array(cells), allowed, positions, at), positions
 
-    def _see(self, allowed: NDArray[np.bool_], i: int, own: list[Row], held: Held) -> None:
+    def _see(self, allowed: NDArray[np.bool_], i: int, own: list[Row], index: dict[int, int], held: Held) -> None:
         """Row i sees what its parent sees: an earlier row of the call, or the prefix and an evaluated path."""
-        ledger = held.ledger
         if i >= len(own):
             allowed[i] = allowed[i - 1]
             return
-        index = {row.node: n for n, row in enumerate(own[:i])}
         parent = own[i].parent
         if parent in index:
             allowed[i] = allowed[index[parent]]
             return
-        allowed[i, : ledger.length] = True
+        allowed[i, : held.ledger.length] = True
         allowed[i, held.path_cells(parent)] = True
 
     def _part(

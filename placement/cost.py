@@ -1,19 +1,13 @@
-"""Arithmetic of speculation: whether waiting for more draft pays.
+"""Arithmetic of speculation: measured speeds, how many rows to check, whether waiting for more draft pays.
 
-Symbols follow Leviathan et al. (2023): alpha is the chance that the target agrees with one draft token.
+The goodput rule of SmartSpec (Liu et al. 2024): with ``rate`` the long-run committed tokens a second, waits
+included, a second is worth ``rate`` tokens; a row or a wait pays while it brings more than it takes.
 """
 
 from __future__ import annotations
 
-
-def waiting_pays(alpha: float, drafted: int, draft_step: float, row_cost: float, rate: float) -> bool:
-    """Whether to hold the window back for one more draft token.
-
-    The next token at depth ``drafted`` + 1 is reached with probability alpha^(drafted+1) and costs
-    ``draft_step`` seconds of waiting and ``row_cost`` seconds of checking; it pays while that beats ``rate``,
-    the long-run committed tokens a second, waits included (the goodput rule of SmartSpec).
-    """
-    return alpha ** (drafted + 1) > rate * (draft_step + row_cost)
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 
 
 class Average:
@@ -30,3 +24,117 @@ class Average:
 
     def __call__(self, default: float) -> float:
         return default if self.value is None else self.value
+
+
+class Rate:
+    """Things a second in the long run: a ratio of decayed sums (a mean of ratios would flatter)."""
+
+    __slots__ = ("_count", "_keep", "_seconds")
+
+    def __init__(self, keep: float = 0.98) -> None:
+        self._keep = keep
+        self._count = self._seconds = 0.0
+
+    def add(self, count: float, seconds: float) -> None:
+        self._count = self._keep * self._count + count
+        self._seconds = self._keep * self._seconds + seconds
+
+    def __call__(self) -> float:
+        """0 until something was measured."""
+        return self._count / self._seconds if self._seconds > 0 else 0.0
+
+
+class Curve:
+    """Seconds of a forward by its rows: measured sizes averaged, linear between them, flat beyond.
+
+    Flat beyond the largest size is hopeful on purpose: a size that looks free is tried, and then known.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, Average] = {}
+        self._sizes: list[int] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._sizes)
+
+    def add(self, rows: int, seconds: float) -> None:
+        known = self._known.get(rows)
+        if known is None:
+            known = self._known[rows] = Average()
+            self._sizes = sorted(self._known)
+        known.add(seconds)
+
+    def __call__(self, rows: int) -> float:
+        """0 when nothing is known."""
+        if not self._sizes:
+            return 0.0
+        at = bisect_left(self._sizes, rows)
+        if at == len(self._sizes):
+            return self._at(self._sizes[-1])
+        if at == 0 or self._sizes[at] == rows:
+            return self._at(self._sizes[at])
+        below, above = self._sizes[at - 1], self._sizes[at]
+        share = (rows - below) / (above - below)
+        return self._at(below) + share * (self._at(above) - self._at(below))
+
+    def _at(self, size: int) -> float:
+        return self._known[size](0.0)
+
+    def points(self) -> dict[int, float]:
+        """The measured sizes and their seconds."""
+        return {size: self._at(size) for size in self._sizes}
+
+
+def rows_worth(reaches: Sequence[float], seconds: Callable[[int], float], rate: float, first: int) -> int:
+    """How many guesses to check beside ``first`` rows that must be.
+
+    ``reaches``: chance of each guess to be accepted, falling. The best n maximises the expected tokens,
+    ``sum(reaches[:n])``, less what its time is worth, ``rate * seconds(first + n)``.
+    """
+    best, most, tokens = 0, -rate * seconds(first), 0.0
+    for n, reach in enumerate(reaches, 1):
+        tokens += reach
+        worth = tokens - rate * seconds(first + n)
+        if worth > most:
+            best, most = n, worth
+    return best
+
+
+def batch_worth(values: Sequence[float], seconds: Callable[[int], float]) -> int:
+    """How many leaves to expand in one draft forward: the most value a second. ``values`` fall."""
+    best, most, total = 1, 0.0, 0.0
+    for n, value in enumerate(values, 1):
+        total += value
+        a_second = total / max(seconds(n), 1e-9)
+        if a_second > most:
+            best, most = n, a_second
+    return best
+
+
+def waiting_pays(
+    reaches: Sequence[float], leaf: float, alpha: float, first: float, step: float, room: int, rate: float
+) -> bool:
+    """Whether to hold a window back for more draft.
+
+    ``reaches``: of the guesses it holds now, falling, ``room`` of them at most; ``leaf``: reach of the likeliest
+    node still to be expanded; ``alpha``: chance of its first child; ``first``: seconds until the next draft
+    comes, and ``step`` seconds for each one after. Pays if for some number of drafts the tokens gained, those
+    displaced taken off, exceed what the time is worth.
+    """
+    gained, reach, held = 0.0, leaf, len(reaches)
+    seconds = first
+    for _ in range(room):
+        reach *= alpha
+        if held < room:
+            held += 1
+            gained += reach
+        else:
+            room -= 1
+            displaced = reaches[room] if room < len(reaches) else 1.0
+            if displaced >= reach:
+                return False
+            gained += reach - displaced
+        if gained > rate * seconds:
+            return True
+        seconds += step
+    return False

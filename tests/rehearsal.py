@@ -22,6 +22,7 @@ from workers.wire.messages import (
     Draft,
     Failed,
     Finished,
+    Hint,
     Open,
     Ping,
     Resume,
@@ -32,7 +33,7 @@ from workers.wire.messages import (
 VOCABULARY = 48
 END = 47
 PIECES = Vocabulary([bytes([97 + token % 26]) for token in range(VOCABULARY)], frozenset({END}))
-TARGET = TableSpec(vocabulary=VOCABULARY, context=400, seed=7, sharpness=2.0, chunk=16, rows=64, sequences=3)
+TARGET = TableSpec(vocabulary=VOCABULARY, context=400, seed=7, sharpness=2.0, chunk=16, rows=64, sequences=3, early=0.7)
 
 
 @dataclass(frozen=True)
@@ -153,14 +154,26 @@ class World:
 
         def execute(job):
             seconds = self._seconds[name] * self.random.uniform(0.5, 1.5)
+
+            def hinted(early) -> None:
+                if name == b"verifier":
+                    number = machine.epoch
+                    self.simulation.after(seconds / 2, lambda: self._hinted(number, early))
+
             try:
-                return seconds, job.execute(engine)
+                return seconds, job.execute(engine, hinted)
             except EngineError as error:
                 return seconds, error
 
         node = Node(self.simulation, machine, execute, lambda to, message: self._to(to, name, message))
         self.nodes[name] = node
         self.simulation.after(0.0, node.poke)
+
+    def _hinted(self, epoch: int, early) -> None:
+        node = self.nodes[b"verifier"]
+        if node.alive and node.machine.epoch == epoch:
+            node.machine.hinted(early, self.simulation.now)
+            node.poke()
 
     def _drafter_fault(self, number: int, tokens: list[int]) -> str | None:
         if self.random.random() < self.faults.engine:
@@ -202,7 +215,7 @@ class World:
             self.drafted += len(message.tokens)
             if self.faults.adversary:
                 message = self._twist(message)
-        exposed = not reliable and isinstance(message, Draft | Commit | Open | Close)
+        exposed = not reliable and isinstance(message, Draft | Commit | Hint | Open | Close)
         copies = 1
         if exposed and self.random.random() < self.faults.lose:
             copies = 0
@@ -223,15 +236,17 @@ class World:
     def _twist(self, draft: Draft) -> Draft:
         kind = self.random.randrange(5)
         noise = [self.random.randrange(60) for _ in range(self.random.randrange(1, 9))]
+        chain = list(range(-1, len(noise) - 1))
         if kind == 0:
-            return Draft(draft.seq, draft.epoch, draft.base, draft.path, [-1] * len(noise), noise, [9.0] * len(noise))
+            return Draft(draft.seq, draft.epoch, draft.base, [-1] * len(noise), noise, [1.0] * len(noise), 0.0)
         if kind == 1:
-            return Draft(draft.seq, draft.epoch, max(0, draft.base - self.random.randrange(9)), noise, [-1], [1], [1.0])
+            base = max(0, draft.base - self.random.randrange(9))
+            return Draft(draft.seq, draft.epoch, base, chain, noise, [1.0] * len(noise), 3000.0)
         if kind == 2:
             parents = [self.random.randrange(-1, 9) for _ in noise]
-            return Draft(draft.seq, draft.epoch, draft.base, [], parents, noise, [0.0] * len(noise))
+            return Draft(draft.seq, draft.epoch, draft.base, parents, noise, [0.0] * len(noise), 1e-3)
         if kind == 3:
-            return Draft(draft.seq, draft.epoch + 1, draft.base + 3, draft.path, [-1], [2], [1.0])
+            return Draft(draft.seq, draft.epoch + 1, draft.base + 3, [-1], [2], [1.0], 1e-3)
         return draft
 
     def _client(self) -> None:

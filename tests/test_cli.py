@@ -73,7 +73,7 @@ def yaml(tmp_path: Path, text: str) -> list[str]:
         (["--target-device", "cpu:4095"], ["cpu:4095", "usable cores"]),
         (["--target-device", "cuda:7"], ["cuda:7"]),
         (["--draft-device", "tpu:1"], ["tpu:1", "cpu:0-3"]),
-        (["--strategy", "magic"], ["strategy", "off, serial, ahead"]),
+        (["--strategy", "magic"], ["strategy", "off, serial, pearl, mirror, ahead"]),
         (["--strategy", "ahead", "--draft", "none"], ["strategy", "drafter"]),
         (["--target-engine", "vllm"], ["target_engine", "llama_cpp, torch"]),
         (["--gamma", "0"], ["gamma"]),

@@ -12,9 +12,10 @@ from scipy import stats
 
 from workers.engines.table import TableEngine, TableSpec
 from workers.errors import EngineError
+from workers.strategy import NAMES
 from workers.wire.messages import Failed, Finished
 
-SCHEDULES = 60
+SCHEDULES = 24
 
 
 def check(world: World) -> None:
@@ -65,7 +66,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("plan", ["off", "serial", "ahead"])
+@pytest.mark.parametrize("plan", list(NAMES))
 @pytest.mark.parametrize("kind", KINDS)
 def test_tokens_do_not_depend_on_the_drafter(kind: str, plan: str) -> None:
     agreement, faults = KINDS[kind]
@@ -103,7 +104,7 @@ def test_a_perfect_drafter_is_accepted_whole() -> None:
 def test_cancelled_at_any_time_nothing_stays() -> None:
     for seed in range(100):
         rng = random.Random(seed)
-        world = World(seed, rng.choice(["off", "serial", "ahead"]), faults=Faults(jitter=0.002))
+        world = World(seed, rng.choice(list(NAMES)), faults=Faults(jitter=0.002))
         kept = world.ask([5, 6, 7], max_tokens=30)
         for prompt in prompts(seed, 4):
             world.cancel(world.ask(prompt, max_tokens=60, at=rng.uniform(0, 0.3)), at=rng.uniform(0, 1.0))

@@ -9,6 +9,7 @@ from pair import DRAFTER, TARGET
 from wiring import Client, opening, until, workers
 
 from workers.spec import WorkerSpec
+from workers.strategy import NAMES
 from workers.tokenizer import GgufTokenizer
 
 PROMPTS = [
@@ -43,7 +44,7 @@ def test_the_tokenizers_read_the_same_tokens():
         assert b"".join(ours.vocabulary.pieces[i] for i in ids).decode() == prompt
 
 
-@pytest.mark.parametrize("plan", ["off", "serial", "ahead"])
+@pytest.mark.parametrize("plan", list(NAMES))
 def test_greedy_equals_transformers_generate(reference, plan):
     assert len(reference) == 30
     tokenizer = GgufTokenizer(TARGET)

@@ -14,16 +14,19 @@ from workers.sampling import Sampler
 from workers.track import Track
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Walk:
     """What a window committed: ``tokens`` new ones, ``accepted`` of them guessed and checked in the window.
 
+    Of the ``offered`` nodes it came by that had guesses below, the likeliest guess was right at ``agreed``.
     ``ended`` tells that the sequence is over; ``failure`` that a row could not be sampled.
     """
 
-    tokens: int
-    accepted: int
-    ended: bool
+    tokens: int = 0
+    accepted: int = 0
+    offered: int = 0
+    agreed: int = 0
+    ended: bool = False
     failure: EngineError | None = None
 
 
@@ -35,16 +38,22 @@ def walk(
     ``rows`` maps a node to its row of the outcome and holds the root. ``take`` receives each token and returns
     True when the sequence ends with it: nothing beyond it is sampled, counted or committed.
     """
-    tokens = accepted = 0
+    walked = Walk()
     node = track.tree.root
     while (row := rows.get(node)) is not None:
         try:
             sampled = outcome.sample(row, sampler, track.tree.position + 1)
         except EngineError as failure:
-            return Walk(tokens, accepted, False, failure)
+            walked.failure = failure
+            return walked
+        likeliest = next(track.tree.chain(), None)
+        if likeliest is not None:
+            walked.offered += 1
+            walked.agreed += likeliest.token == sampled.token
         node = track.commit(sampled.token)
-        tokens += 1
-        accepted += node in rows
+        walked.tokens += 1
+        walked.accepted += node in rows
         if take(sampled.token):
-            return Walk(tokens, accepted, True)
-    return Walk(tokens, accepted, False)
+            walked.ended = True
+            return walked
+    return walked

@@ -1,7 +1,7 @@
 """The drafter: guesses ahead of the target. Messages, clock and outcomes in, actions out.
 
-Its loop: take in messages -> pick the most valuable unexpanded nodes (here: the end of each sequence's chain) ->
-one engine forward -> send the new nodes. A commit re-roots the tree; what survives is kept, tokens and KV.
+Its loop: take in messages -> pick the most valuable unexpanded nodes -> one engine forward -> send the new nodes.
+A commit re-roots the tree; what survives is kept, tokens and KV.
 """
 
 from __future__ import annotations
@@ -9,15 +9,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import inf
 
+from placement.calibration import RANKS, Calibration
+from placement.cost import Average, Curve, batch_worth
 from workers.engines.base import Limits, Outcome, Row
 from workers.errors import EngineError
+from workers.growth import BranchGrower, ChainGrower, Grower, make_grower
 from workers.machine import Extend, Free, Keep, Prefill, Run, Step
 from workers.sequence import sampler_of
-from workers.strategy import Strategy
+from workers.strategy import Growth, Strategy
+from workers.trace import Trace
 from workers.track import Track
-from workers.wire.messages import Close, Commit, Draft, Message, Open, Ping, Pong
+from workers.tree import DraftTree
+from workers.wire.messages import MAX_NODES, Close, Commit, Draft, Hint, Message, Open, Ping, Pong
 
 HEARTBEAT = 0.5  # seconds between pings
+_BATCH = 16  # most leaves expanded in one forward
 _TRIES = 3  # failed forwards in a row after which a sequence is left alone
 
 
@@ -32,11 +38,17 @@ class _Draftee:
         self.sampler = sampler_of(opening)
         self.restart()
         self.failures = 0
+        self.told_at: float | None = None  # when the last commit came
 
     def restart(self) -> None:
         """Begin again from the tokens; the engine's state is freed by the caller."""
         self.prefilled = 0
         self.track: Track | None = None
+        self.grower: Grower | None = None
+
+    def begin(self, track: Track, grower: Grower) -> None:
+        """The prefix is evaluated: guesses may grow below it."""
+        self.track, self.grower = track, grower
 
     def learn(self, base: int, tokens: list[int]) -> bool:
         """Take committed tokens from ``base`` on; False when they do not fit what is known."""
@@ -47,39 +59,55 @@ class _Draftee:
             return False
         for token in tokens[len(known) :]:
             self.tokens.append(token)
-            if self.track is not None:
+            if self.track is not None and self.grower is not None:
+                self.grower.committing(token)
                 self.track.commit(token)
+        if self.grower is not None:
+            self.grower.committed()
         return True
 
 
 @dataclass(frozen=True, slots=True)
-class _Growth:
-    """A leaf in the forward in flight: where its outcome's row is."""
+class _Expansion:
+    """One sequence's part of the forward in flight: its leaves, and all its nodes -> row of the outcome."""
 
     draftee: _Draftee
     track: Track
-    leaf: int
-    row: int
-    nodes: list[int]  # all its rows, evaluated when the forward succeeds
+    leaves: list[int]
+    rows: dict[int, int]
 
 
 class Drafter:
     """State machine (``workers.machine.Machine``) of the drafter's worker."""
 
-    def __init__(self, epoch: int, limits: Limits, ends: frozenset[int], strategy: Strategy) -> None:
-        """``ends``: tokens below which nothing is worth drafting."""
+    def __init__(
+        self,
+        epoch: int,
+        limits: Limits,
+        ends: frozenset[int],
+        strategy: Strategy,
+        batch: int = _BATCH,
+        trace: Trace | None = None,
+    ) -> None:
+        """``ends``: tokens below which nothing is worth drafting; ``batch``: most leaves of a forward."""
         self.epoch = epoch
         self.dropped = 0
         self._limits = limits
         self._ends = ends
         self._strategy = strategy
+        self._batch = min(batch, limits.rows)
+        self._trace = trace
+        self._speed = Curve()  # seconds of a forward by its rows
+        self._interval = Average()  # seconds between commits
+        self._calibrations = {True: Calibration(), False: Calibration()}  # sampled, greedy
+        self._hint_calibration = Calibration()
         self._verifier: bytes | None = None
         self._verifier_epoch: int | None = None
         self._draftees: dict[int, _Draftee] = {}
         self._sends: list[tuple[bytes, Message]] = []
         self._before: list[Keep | Free] = []
         self._busy = False
-        self._growing: list[_Growth] = []
+        self._growing: list[_Expansion] = []
         self._chunk: tuple[_Draftee, int] | None = None  # a prefill in flight, and the tokens it adds
         self._next_ping = -inf
 
@@ -96,7 +124,9 @@ class Drafter:
                 self._follow_epoch(message.epoch)
                 self._open(peer, message)
             case Commit():
-                self._commit(message)
+                self._commit(message, now)
+            case Hint():
+                self._hint(message)
             case Close():
                 self._drop(message.seq)
             case Pong():
@@ -112,22 +142,28 @@ class Drafter:
         growing, self._growing = self._growing, []
         chunk, self._chunk = self._chunk, None
         if isinstance(outcome, EngineError):
-            self._failed([chunk[0]] if chunk else [growth.draftee for growth in growing])
+            self._failed([chunk[0]] if chunk else [expansion.draftee for expansion in growing])
             return
         if outcome is None:
             return
         if chunk is not None:
-            self._prefilled(*chunk, outcome)
-        for growth in growing:
-            growth.draftee.failures = 0
-            growth.track.evaluated(growth.nodes)
-            self._expand(growth, outcome)
+            self._prefilled(*chunk, outcome, elapsed)
+        if growing:
+            self._speed.add(sum(len(expansion.rows) for expansion in growing), elapsed)
+        for expansion in growing:
+            expansion.draftee.failures = 0
+            expansion.track.evaluated(expansion.rows)
+            self._grown(expansion, outcome, elapsed)
+        if self._trace is not None:
+            name = "prompt" if chunk else f"draft {sum(len(expansion.leaves) for expansion in growing)}"
+            self._trace.span("drafter", name, now - elapsed, now)
 
     def prepare(self) -> None:
-        for growth in self._growing:
-            if growth.leaf in growth.track.tree:
-                position = growth.track.tree[growth.leaf].position
-                growth.draftee.sampler.prepare(position + 1, self._limits.vocabulary)
+        for expansion in self._growing:
+            for leaf in expansion.leaves:
+                if leaf in expansion.track.tree:
+                    position = expansion.track.tree[leaf].position
+                    expansion.draftee.sampler.prepare(position + 1, self._limits.vocabulary)
 
     def step(self, now: float) -> Step:
         if self._verifier is not None and now >= self._next_ping:
@@ -170,7 +206,7 @@ class Drafter:
         else:
             self.dropped += 1
 
-    def _commit(self, commit: Commit) -> None:
+    def _commit(self, commit: Commit, now: float) -> None:
         draftee = self._draftees.get(commit.seq)
         if draftee is None or commit.epoch != self._verifier_epoch:
             self.dropped += 1
@@ -178,6 +214,38 @@ class Drafter:
             # Lost or damaged: forget the sequence; the next ping has it opened again.
             self._drop(commit.seq)
             self.dropped += 1
+        else:
+            self._pace(draftee, now)
+
+    def _pace(self, draftee: _Draftee, now: float) -> None:
+        """PEARL's draft length: what is drafted while a window is checked, one window beyond the one in flight."""
+        if draftee.told_at is not None:
+            self._interval.add(now - draftee.told_at)
+        draftee.told_at = now
+        grower = draftee.grower
+        if self._strategy.growth is Growth.CHAIN and isinstance(grower, ChainGrower) and self._speed:
+            gamma = round(self._interval(0.0) / max(self._speed(1), 1e-6))
+            grower.lead = 2 * max(1, min(self._strategy.rows - 1, gamma))
+
+    def _hint(self, hint: Hint) -> None:
+        """Root branches at what the target's early exit expects."""
+        draftee = self._draftees.get(hint.seq)
+        stale = draftee is None or hint.epoch != self._verifier_epoch or hint.base != len(draftee.tokens)
+        if stale or draftee is None or draftee.track is None or not isinstance(draftee.grower, BranchGrower):
+            return
+        if not len(hint.parents) == len(hint.tokens) == len(hint.likely):
+            self.dropped += 1
+            return
+        tree = draftee.track.tree
+        places: list[int | None] = []
+        for at, (parent, token, likely) in enumerate(zip(hint.parents, hint.tokens, hint.likely, strict=True)):
+            place = tree.root if parent < 0 else None
+            if 0 <= parent < at and (above := places[parent]) is not None:
+                place = tree[above].children.get(token)
+            places.append(place)
+            tokens = [t for t in likely if t < self._limits.vocabulary][:RANKS]
+            if place is not None and tokens:
+                draftee.grower.hint(place, tokens, self._hint_calibration.chances([0.0] * len(tokens)))
 
     def _drop(self, seq: int) -> None:
         if self._draftees.pop(seq, None) is not None:
@@ -194,83 +262,101 @@ class Drafter:
                 self._busy = True
                 return Run(before, Prefill(draftee.opening.seq, chunk))
         rows: list[Row] = []
-        for draftee in self._draftees.values():
-            track = draftee.track
-            leaf = self._leaf(draftee, track) if track is not None else None
-            if track is None or leaf is None or (rows and draftee.failures):
-                continue
-            keep = track.keep(guesses=True)
-            if keep is not None:
-                before.append(keep)
-            path = [node.id for node in track.tree.chain() if not track.has(node.id)]
-            own = track.rows(path, self._limits.rows - len(rows))
-            if not own:
-                continue
-            rows.extend(own)
-            self._growing.append(_Growth(draftee, track, own[-1].node, len(rows) - 1, [row.node for row in own]))
-            if draftee.failures:  # it may be the one at fault: alone, it fails alone
-                break
+        for draftee, leaves in self._leaves():
+            assert draftee.track is not None
+            self._expand(draftee, draftee.track, leaves, before, rows)
         if rows or before:
             self._busy = True
             return Run(before, Extend(rows) if rows else None)
         return None
 
+    def _leaves(self) -> list[tuple[_Draftee, list[int]]]:
+        """The leaves to expand in the next forward: the most valuable ones, as many as pay together."""
+        found: list[tuple[float, int, _Draftee]] = []
+        for draftee in self._draftees.values():
+            if draftee.grower is None or draftee.failures >= _TRIES:
+                continue
+            if draftee.failures and found:  # it may be the one at fault: alone, it fails alone
+                continue
+            found += [(value, leaf, draftee) for value, leaf in draftee.grower.leaves(self._batch)]
+            if draftee.failures:
+                break
+        if not found:
+            return []
+        found.sort(key=lambda entry: -entry[0])
+        most = min(len(found), self._batch)
+        count = batch_worth([value for value, _, _ in found[:most]], self._speed)
+        chosen: dict[int, tuple[_Draftee, list[int]]] = {}
+        for at, (_, leaf, draftee) in enumerate(found):
+            assert draftee.grower is not None and draftee.track is not None
+            if at < count and self._worth(draftee, draftee.track.tree[leaf].position + 1):
+                chosen.setdefault(draftee.opening.seq, (draftee, []))[1].append(leaf)
+            else:
+                draftee.grower.put_back(leaf)
+        return list(chosen.values())
+
+    def _expand(
+        self, draftee: _Draftee, track: Track, leaves: list[int], before: list[Keep | Free], rows: list[Row]
+    ) -> None:
+        """Add the rows that leaves of one sequence need."""
+        assert draftee.grower is not None
+        keep = track.keep(guesses=True)
+        if keep is not None:
+            before.append(keep)
+        room = self._limits.rows - len(rows) - len(track.pending)
+        cells = self._limits.guesses - track.held()
+        branches = self._limits.branches // self._limits.sequences - track.branches()
+        path: dict[int, None] = {}
+        fit: list[int] = []
+        for leaf in leaves:
+            more = [node for node in track.unevaluated(leaf) if node not in path]
+            if len(path) + len(more) <= min(room, cells) and (len(fit) < branches or leaf == track.tree.root):
+                path.update(dict.fromkeys(more))
+                fit.append(leaf)
+            else:
+                draftee.grower.put_back(leaf)
+        own = track.rows(sorted(path), self._limits.rows - len(rows))
+        shown = {row.node for row in own}
+        for leaf in [leaf for leaf in fit if leaf not in shown]:
+            draftee.grower.put_back(leaf)
+        if own:
+            index = {row.node: len(rows) + at for at, row in enumerate(own)}
+            rows.extend(own)
+            self._growing.append(_Expansion(draftee, track, [leaf for leaf in fit if leaf in shown], index))
+
     def _worth(self, draftee: _Draftee, position: int) -> bool:
         """Whether a guess at ``position`` could ever be used."""
         return position < min(draftee.limit, self._limits.context)
 
-    def _leaf(self, draftee: _Draftee, track: Track) -> int | None:
-        """The node to expand next: the end of the chain, unless it has gone as far as it should."""
-        tree = track.tree
-        last = tree[tree.root]
-        for node in tree.chain():
-            last = node
-        far = last.position - tree.position >= self._strategy.lead
-        if far or draftee.failures >= _TRIES or not self._worth(draftee, last.position + 1):
-            return None
-        if last.token in self._ends or track.has(last.id):
-            return None
-        return last.id
-
-    def _prefilled(self, draftee: _Draftee, count: int, outcome: Outcome) -> None:
+    def _prefilled(self, draftee: _Draftee, count: int, outcome: Outcome, elapsed: float) -> None:
         draftee.prefilled += count
         if draftee.prefilled < len(draftee.tokens):  # more was committed meanwhile
             return
         track = Track(draftee.opening.seq, draftee.prefilled - 1, draftee.tokens[-1])
-        draftee.track = track
-        self._expand(_Growth(draftee, track, 0, 0, []), outcome)
+        calibration = self._calibrations[draftee.opening.sampling.temperature > 0]
+        draftee.begin(track, make_grower(self._strategy, track.tree, calibration, self._ends))
+        self._grown(_Expansion(draftee, track, [0], {0: 0}), outcome, elapsed)
 
-    def _expand(self, growth: _Growth, outcome: Outcome) -> None:
-        """Guess the token below an evaluated leaf and send it."""
-        tree = growth.track.tree
-        draftee = growth.draftee
-        alive = self._draftees.get(draftee.opening.seq) is draftee and draftee.track is growth.track
-        if not alive or growth.leaf not in tree:  # closed, or a commit went elsewhere meanwhile
+    def _grown(self, expansion: _Expansion, outcome: Outcome, elapsed: float) -> None:
+        """Guess the tokens below evaluated leaves and send them."""
+        draftee, track = expansion.draftee, expansion.track
+        grower = draftee.grower
+        alive = self._draftees.get(draftee.opening.seq) is draftee and draftee.track is track
+        if not alive or grower is None:  # closed meanwhile
             return
-        position = tree[growth.leaf].position + 1
-        if not self._worth(draftee, position):
-            return
-        try:
-            guess = outcome.sample(growth.row, draftee.sampler, position)
-        except EngineError:
-            draftee.failures = _TRIES
-            return
-        path = []
-        node = growth.leaf
-        while node != tree.root:
-            path.append(tree[node].token)
-            node = tree[node].parent
-        tree.add(growth.leaf, guess.token, guess.margin)
-        draft = Draft(
-            seq=draftee.opening.seq,
-            epoch=draftee.opening.epoch,
-            base=tree.position + 1,
-            path=path[::-1],
-            parents=[-1],
-            tokens=[guess.token],
-            confidences=[guess.margin],
-        )
-        self._sends.append((draftee.peer, draft))
+        tree = track.tree
+        new: list[int] = []
+        for leaf in expansion.leaves:
+            if leaf not in tree:  # a commit went elsewhere meanwhile
+                continue
+            try:
+                found = outcome.candidates(expansion.rows[leaf], draftee.sampler, tree[leaf].position + 1, grower.width)
+            except EngineError:
+                draftee.failures = _TRIES
+                return
+            new += grower.grown(leaf, found)
+        if new:
+            self._sends.append((draftee.peer, _draft(draftee, tree, new, elapsed)))
 
     def _failed(self, draftees: list[_Draftee]) -> None:
         """Rebuild what was in a failed forward; a sequence that fails again and again is left alone."""
@@ -279,3 +365,23 @@ class Drafter:
             draftee.restart()
             if self._draftees.get(draftee.opening.seq) is draftee:
                 self._before.append(Free(draftee.opening.seq))
+
+
+def _draft(draftee: _Draftee, tree: DraftTree, new: list[int], elapsed: float) -> Draft:
+    """The subtree of the new nodes and of all nodes on the way to them."""
+    wanted: set[int] = set()
+    for node in new:
+        while node != tree.root and node not in wanted:
+            wanted.add(node)
+            node = tree[node].parent
+    nodes = sorted(wanted)[:MAX_NODES]  # parents come first
+    index = {node: at for at, node in enumerate(nodes)}
+    return Draft(
+        seq=draftee.opening.seq,
+        epoch=draftee.opening.epoch,
+        base=tree.position + 1,
+        parents=[index.get(tree[node].parent, -1) for node in nodes],
+        tokens=[tree[node].token for node in nodes],
+        chances=[tree[node].chance for node in nodes],
+        seconds=min(elapsed, 3600.0),
+    )

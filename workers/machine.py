@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Protocol
 
-from workers.engines.base import Engine, Outcome, Row
+from workers.engines.base import Engine, Hinted, Outcome, Row
 from workers.errors import EngineError
 from workers.wire.messages import Message
 
@@ -42,9 +42,10 @@ class Prefill:
 
 @dataclass(frozen=True, slots=True)
 class Extend:
-    """One forward over rows of one or several sequences."""
+    """One forward over rows of one or several sequences; with ``hint`` the engine's early exit is wanted."""
 
     rows: Sequence[Row]
+    hint: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +55,8 @@ class Run:
     before: Sequence[Keep | Free]
     forward: Prefill | Extend | None
 
-    def execute(self, engine: Engine) -> Outcome | None:
-        """Do the job. Raises EngineError; the cache operations have then been done."""
+    def execute(self, engine: Engine, hinted: Hinted | None = None) -> Outcome | None:
+        """Do the job; ``hinted`` gets the early exit. Raises EngineError; the cache operations have then been done."""
         for operation in self.before:
             if isinstance(operation, Keep):
                 engine.commit(operation.seq, operation.node, operation.keep)
@@ -64,8 +65,8 @@ class Run:
         match self.forward:
             case Prefill(seq, tokens):
                 return engine.prefill(seq, tokens)
-            case Extend(rows):
-                return engine.extend(rows)
+            case Extend(rows, hint):
+                return engine.extend(rows, hinted if hint else None)
         return None
 
 

@@ -49,9 +49,14 @@ class Partner:
             length = lengths.get(sequence.seq)
             if length is None or not len(sequence.opening.prompt) <= length <= sequence.length:
                 self.offer(sequence)
-            elif length < sequence.length:
+            elif length < sequence.length and not sequence.trial.resting:
                 sequence.drafter_length = length
-                self.tell(sequence)
+                self.tell(sequence, now)
+
+    def send(self, message: Message) -> None:
+        """Tell it something, if it is there."""
+        if self.peer is not None:
+            self._sends.append((self.peer, message))
 
     def offer(self, sequence: Sequence) -> None:
         """Open a sequence there, with all that is committed."""
@@ -70,11 +75,12 @@ class Partner:
         self._sends.append((self.peer, opening))
         sequence.drafter_length = sequence.length
 
-    def tell(self, sequence: Sequence) -> None:
+    def tell(self, sequence: Sequence, now: float) -> None:
         """Send the tokens committed since the length it is known to hold."""
         if self.peer is None or sequence.drafter_length is None:
             return
         tokens, _ = sequence.since(sequence.drafter_length)
+        sequence.told_at = now
         self._sends.append((self.peer, Commit(sequence.seq, self._epoch, sequence.drafter_length, tokens)))
 
     def close(self, sequence: Sequence) -> None:

@@ -18,6 +18,7 @@ from workers.noise import CUT, Noise
 Logits: TypeAlias = NDArray[np.float32]
 
 _COLD = 1e-5  # temperatures below are 0: dividing by them would overflow
+_NEAR = 48  # likeliest tokens that a drafter looks at, beside the loud ones
 _DEPTH = 3.0  # margins are exact up to this many nats, and reported as this beyond
 
 
@@ -27,6 +28,15 @@ class Sampled:
 
     token: int
     margin: float
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The likeliest samples at a position, best first. Confidences are nats of logit / T, 3 at most: of the first its
+    lead over the second, of the others how far they stand behind the first."""
+
+    tokens: list[int]
+    confidences: list[float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +77,28 @@ class Sampler:
             return Sampled(best, min(peak - float(rest), _DEPTH))
         x = logits * np.float32(1.0 / self.spec.temperature)
         return self._argmax(x, best, self._edge(x, float(x[best])), position)
+
+    def candidates(self, logits: Logits, position: int, count: int) -> Candidates:
+        """The ``count`` (or fewer) best tokens by perturbed score: what a drafter guesses. Raises NotFinite.
+
+        Nearly always the true ones: tokens that are neither among the likeliest _NEAR nor loud are left out.
+        """
+        best = int(logits.argmax())
+        if not np.isfinite(logits[best]):
+            raise NotFinite(f"the logits at position {position} are not finite")
+        if self.spec.temperature < _COLD:
+            near = _largest(logits, count + 1)
+            return _ranked(near, logits[near].astype(np.float64), count)
+        x = logits * np.float32(1.0 / self.spec.temperature)
+        edge = self._edge(x, float(x[best]))
+        loud, noise = self._noise.loud(position, len(x))
+        near = _largest(x, _NEAR)
+        ids = np.concatenate([loud, near])
+        kept = x[ids]
+        scores = kept + np.concatenate([noise, self._noise.of(near, position)])
+        if edge > -np.inf:
+            scores[kept < edge] = -np.inf
+        return _ranked(ids, scores, count)
 
     def _argmax(self, x: Logits, best: int, edge: float, position: int) -> Sampled:
         """argmax(x + noise) over the ids with x >= ``edge``, hashing only those that can win or come near.
@@ -114,6 +146,28 @@ class Sampler:
         if spec.min_p > 0.0:
             edge = max(edge, peak + float(np.log(spec.min_p)))
         return edge
+
+
+def _largest(x: Logits, count: int) -> NDArray[np.intp]:
+    """Ids of the ``count`` largest values, in no order."""
+    return np.argpartition(x, len(x) - count)[-count:] if count < len(x) else np.arange(len(x))
+
+
+def _ranked(ids: NDArray[np.intp], scores: NDArray[np.float64], count: int) -> Candidates:
+    """The ``count`` ids of the best scores; an id may come twice, scores of -inf do not count."""
+    tokens: list[int] = []
+    behind: list[float] = []
+    top = float(scores.max())
+    for at in np.argsort(-scores)[: 2 * count + 2].tolist():
+        token, score = int(ids[at]), float(scores[at])
+        if token in tokens or score == -np.inf:
+            continue
+        tokens.append(token)
+        behind.append(min(top - score, _DEPTH))
+        if len(tokens) > count:
+            break
+    behind[0] = behind[1] if len(behind) > 1 else _DEPTH
+    return Candidates(tokens[:count], behind[:count])
 
 
 def _top_p(x: Logits, peak: float, top_p: float) -> float:

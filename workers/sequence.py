@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass
+from math import inf
 
 from workers.noise import prompt_digest
 from workers.sampling import Sampler, SamplingSpec
 from workers.stopping import StopMatcher
 from workers.track import Track
-from workers.tree import DraftTree
+from workers.trial import Trial
 from workers.wire.messages import Draft, Open, Sampling, Stats
 
 
@@ -34,7 +35,9 @@ def sampler_of(opening: Open) -> Sampler:
 class Sequence:
     """The verifier's record of one choice of one request."""
 
-    def __init__(self, opening: Open, peer: bytes, vocabulary: Vocabulary, limit: int, now: float) -> None:
+    def __init__(
+        self, opening: Open, peer: bytes, vocabulary: Vocabulary, limit: int, now: float, trial: Trial
+    ) -> None:
         """``limit``: output tokens at most, the context counted in."""
         self.opening = opening
         self.peer = peer
@@ -48,13 +51,16 @@ class Sequence:
         self.waiting_since: float | None = None
         self.drafter_length: int | None = None  # tokens the drafter is known to hold; None: not opened there
         self.stalled = False  # the last wait brought no draft: do not wait again until one comes
+        self.told_at = now  # when the drafter was last told of commits
+        self.drafted_at = -inf  # when the last new draft came
+        self.trial = trial
         self._vocabulary = vocabulary
         self._matcher = StopMatcher(opening.stop)
         self._limit = limit
         self._opened = now
         self._started: float | None = None
-        self._lap = now
         self._drafted = self._accepted = self._forwards = 0
+        self._waited = 0.0
         self._resumed = len(opening.committed)
         for token in opening.committed:
             self.track.commit(token)
@@ -101,49 +107,39 @@ class Sequence:
         return self.committed[first:], "".join(self.texts[first:])
 
     def graft(self, draft: Draft, room: int) -> int:
-        """Add a drafted subtree to the tree where it still fits the committed tokens; returns new nodes.
+        """Add a drafted subtree to the tree, of ``room`` guesses at most, where it still fits the committed tokens.
 
-        A draft made for fewer tokens than are committed by now counts as far as it agrees with them.
+        A draft made for fewer tokens than are committed by now counts as far as it agrees with them. Returns how
+        many guesses are new.
         """
-        if draft.base > self.length or not len(draft.parents) == len(draft.tokens) == len(draft.confidences):
+        if not len(draft.parents) == len(draft.tokens) == len(draft.chances):
             return 0
-        known = self.committed[max(0, draft.base - len(self.opening.prompt)) :]
-        if draft.base < len(self.opening.prompt):
+        first = draft.base - len(self.opening.prompt)
+        if first < 0 or draft.base > self.length:
             return 0
+        known = self.committed[first:]
         tree = self.track.tree
         before = len(tree)
-        # Each node of the draft is followed either along the committed tokens (an int: how many) or in the tree.
-        node: int | None = None if known else tree.root
-        matched = 0
-        for token in draft.path[: room - before + len(known)]:
-            node, matched = self._follow(tree, node, matched, known, token, 0.0)
-            if matched < 0:
-                return 0
-        ends = {-1: (node, matched)}
-        for index, (parent, token) in enumerate(zip(draft.parents, draft.tokens, strict=True)):
-            above = ends.get(parent)
-            if parent < index and above is not None and len(tree) < room:
-                below = self._follow(tree, *above, known, token, draft.confidences[index])
-                if below[1] >= 0:
-                    ends[index] = below
+        # Where each node lies: in the tree (its node), along the committed tokens (~how many of them), or nowhere.
+        start: int | None = ~0 if known else tree.root
+        places: list[int | None] = []
+        for index, (parent, token, chance) in enumerate(zip(draft.parents, draft.tokens, draft.chances, strict=True)):
+            above = start if parent < 0 else places[parent] if parent < index else None
+            place: int | None = None
+            if above is not None and above < 0:
+                if known[~above] == token:
+                    place = above - 1 if ~above + 1 < len(known) else tree.root
+            elif above is not None and token < len(self._vocabulary):
+                place = tree[above].children.get(token)
+                if place is None and len(tree) < room:
+                    place = tree.add(above, token, chance)
+            places.append(place)
         return len(tree) - before
 
-    def _follow(
-        self, tree: DraftTree, node: int | None, matched: int, known: list[int], token: int, confidence: float
-    ) -> tuple[int | None, int]:
-        """One token down: (tree node, or None while among committed tokens; how many of those matched or -1)."""
-        if node is not None:
-            if token >= len(self._vocabulary):
-                return node, -1
-            return tree.add(node, token, confidence), matched
-        if known[matched] != token:
-            return None, -1
-        matched += 1
-        return (tree.root if matched == len(known) else None), matched
-
-    def checked(self, drafted: int, accepted: int) -> None:
-        """Count a target forward of this sequence."""
+    def checked(self, drafted: int, accepted: int, waited: float) -> None:
+        """Count a target forward of this sequence, for which it was held back ``waited`` seconds."""
         self._forwards += 1
+        self._waited += waited
         self._drafted += drafted
         self._accepted += accepted
 
@@ -154,12 +150,7 @@ class Sequence:
     def started(self, now: float) -> None:
         """The prompt is evaluated; later calls change nothing."""
         if self._started is None:
-            self._started = self._lap = now
-
-    def lap(self, now: float) -> float:
-        """Seconds since the last lap."""
-        seconds, self._lap = now - self._lap, now
-        return seconds
+            self._started = now
 
     def stats(self, now: float) -> Stats:
         started = self._started if self._started is not None else now
@@ -172,4 +163,6 @@ class Sequence:
             draft_n_accepted=self._accepted,
             forwards_n=self._forwards,
             resumed_n=self._resumed,
+            plain_n=self.trial.plain,
+            waited_ms=1e3 * self._waited,
         )

@@ -53,6 +53,23 @@ class Track:
         self._evaluated = set(alive)
         return Keep(self.seq, self._tip, alive)
 
+    def held(self) -> int:
+        """Guesses the engine holds."""
+        return len(self._evaluated)
+
+    def unevaluated(self, node: int) -> list[int]:
+        """Guesses on the way to a node, it included, that the engine lacks; top down."""
+        found = []
+        while node != self.tree.root and not self.has(node):
+            found.append(node)
+            node = self.tree[node].parent
+        return found[::-1]
+
+    def branches(self) -> int:
+        """Leaves among the nodes the engine holds."""
+        inner = {self.tree[node].parent for node in self._evaluated if node in self.tree and node != self.tree.root}
+        return max(1, len(self._evaluated - inner))
+
     def rows(self, guesses: Sequence[int], limit: int) -> list[Row]:
         """Rows for the pending nodes (after ``keep``) and then ``guesses``, parents first; at most ``limit``."""
         rows = []

@@ -6,19 +6,26 @@ Node ids are never reused and parents come before children, so they serve as the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from math import exp, log
+
+_LEAST = 1e-9  # of a chance, so that its logarithm exists
 
 
 @dataclass(slots=True)
 class Node:
-    """A token below its parent. ``position`` is its index in prompt + output; ``confidence`` its drafter's margin."""
+    """A token below its parent. ``position`` is its index in prompt + output; ``chance`` the calibrated one that
+    the target takes it once at its parent; ``depth`` the sum of -log(chance) on the way here: what orders nodes by
+    reach and survives re-rooting."""
 
     id: int
     parent: int
     token: int
     position: int
-    confidence: float
+    chance: float
+    depth: float
     children: dict[int, int] = field(default_factory=dict)
 
 
@@ -27,7 +34,7 @@ class DraftTree:
 
     def __init__(self, position: int, token: int) -> None:
         """A bare root at the end of a prefix; the engines' node 0."""
-        self._nodes = {0: Node(0, -1, token, position, 0.0)}
+        self._nodes = {0: Node(0, -1, token, position, 1.0, 0.0)}
         self._next = 1
         self.root = 0
 
@@ -46,13 +53,18 @@ class DraftTree:
         """Position of the newest committed token."""
         return self._nodes[self.root].position
 
-    def add(self, parent: int, token: int, confidence: float) -> int:
+    def reach(self, node: int) -> float:
+        """Chance that the target comes to a node from the root."""
+        return exp(self._nodes[self.root].depth - self._nodes[node].depth)
+
+    def add(self, parent: int, token: int, chance: float) -> int:
         """Guess ``token`` below ``parent``; returns its node (the present one if it was guessed before)."""
         above = self._nodes[parent]
         known = above.children.get(token)
         if known is not None:
             return known
-        node = Node(self._next, parent, token, above.position + 1, confidence)
+        chance = max(chance, _LEAST)
+        node = Node(self._next, parent, token, above.position + 1, chance, above.depth - log(chance))
         self._next += 1
         self._nodes[node.id] = node
         above.children[token] = node.id
@@ -61,18 +73,34 @@ class DraftTree:
     def advance(self, token: int) -> int:
         """Commit ``token`` after the root: its node becomes the root, all other branches go. Returns it."""
         old = self.root
-        self.root = self.add(old, token, 0.0)
+        self.root = self.add(old, token, 1.0)
         for sibling in self._nodes.pop(old).children.values():
             if sibling != self.root:
                 self._drop(sibling)
         return self.root
 
     def chain(self, start: int | None = None) -> Iterator[Node]:
-        """The most confident path below ``start`` (the root), top down."""
+        """The likeliest path below ``start`` (the root), top down."""
         node = self._nodes[self.root if start is None else start]
         while node.children:
-            node = max((self._nodes[child] for child in node.children.values()), key=lambda n: (n.confidence, -n.id))
+            node = min((self._nodes[child] for child in node.children.values()), key=lambda n: (n.depth, n.id))
             yield node
+
+    def best(self, count: int, wanted: Callable[[Node], bool] | None = None) -> list[Node]:
+        """The ``count`` likeliest nodes below the root, likeliest first, so parents before children."""
+        found: list[Node] = []
+        waiting: list[tuple[float, int]] = []
+        node = self._nodes[self.root]
+        while len(found) < count:
+            for child in node.children.values():
+                below = self._nodes[child]
+                if wanted is None or wanted(below):
+                    heappush(waiting, (below.depth, child))
+            if not waiting:
+                break
+            node = self._nodes[heappop(waiting)[1]]
+            found.append(node)
+        return found
 
     def _drop(self, top: int) -> None:
         waiting = [top]

@@ -7,17 +7,19 @@ rule -> commit, tell the drafter, emit tokens.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
-from itertools import islice
 from math import inf
 
-from workers.acceptance import walk
+from workers.acceptance import Walk, walk
 from workers.engines.base import Limits, Outcome, Row
 from workers.errors import EngineError, NotFinite
 from workers.machine import Extend, Free, Keep, Prefill, Run, Step
+from workers.pace import Pace
 from workers.partner import Partner
 from workers.sequence import Sequence, Vocabulary
-from workers.strategy import Pacer, Strategy
+from workers.strategy import Strategy
+from workers.trace import Trace
+from workers.trial import Trial
+from workers.window import Window, Windows, hint_of, report
 from workers.wire.messages import (
     Cancel,
     Draft,
@@ -34,21 +36,20 @@ from workers.wire.messages import (
 DESERTED = 30.0  # seconds without a word after which a gateway's sequences are freed
 
 
-@dataclass(frozen=True, slots=True)
-class _Window:
-    """A sequence's part of the forward in flight: node -> row of the outcome, and how many are guesses."""
-
-    sequence: Sequence
-    rows: dict[int, int]
-    drafted: int
-    root: bool  # whether the newest committed token is among the rows
+KAPPA = 4  # likeliest next tokens of an early exit that a hint carries, per row
 
 
 class Verifier:
     """State machine (``workers.machine.Machine``) of the target's worker."""
 
     def __init__(
-        self, epoch: int, limits: Limits, vocabulary: Vocabulary, strategy: Strategy, tree_nodes: int = 512
+        self,
+        epoch: int,
+        limits: Limits,
+        vocabulary: Vocabulary,
+        strategy: Strategy,
+        tree_nodes: int = 4096,
+        trace: Trace | None = None,
     ) -> None:
         self.epoch = epoch
         self.dropped = 0  # messages that made no sense: unknown kind, stale draft
@@ -56,14 +57,16 @@ class Verifier:
         self._vocabulary = vocabulary
         self._strategy = strategy
         self._tree_nodes = tree_nodes
-        self._pacer = Pacer()
+        self._trace = trace
+        self.pace = Pace()
+        self._windows = Windows(strategy, limits, vocabulary.ends, self.pace)
         self._active: dict[int, Sequence] = {}  # in order of least recent service
         self._queue: deque[Sequence] = deque()  # admitted, waiting for a place in the engine
         self._heard: dict[bytes, float] = {}  # gateways
         self._sends: list[tuple[bytes, Message]] = []
         self._partner = Partner(epoch, self._sends)
         self._frees: list[Free] = []
-        self._flight: list[_Window] | None = None  # None: the engine is idle
+        self._flight: list[Window] | None = None  # None: the engine is idle
         self._chunk: Sequence | None = None  # whose prefill chunk is in flight
         self._decoded_last = False  # prompt chunks and windows take turns
         self._alone: set[int] = set()  # sequences that were in a failed forward: run one by one
@@ -102,10 +105,34 @@ class Verifier:
         if outcome is None:
             return
         if chunk is None:
-            self._pacer.forward(sum(len(window.rows) for window in flight), elapsed)
+            self._measure(flight, elapsed)
+        began = now - elapsed
+        if self._trace is not None and chunk is not None:
+            self._trace.span("verifier", "prompt", began, now, seq=chunk.seq)
+        tokens = 0
         for window in flight:
             if self._active.get(window.sequence.seq) is window.sequence:
-                self._walk(window, outcome, now)
+                walked = self._walk(window, outcome, now)
+                if not window.root:
+                    continue
+                tokens += walked.tokens
+                window.sequence.checked(window.drafted, walked.accepted, window.waited)
+                if chunk is None:
+                    self._account(window, walked, len(flight), elapsed, now)
+                self._publish(window.sequence, walked, now)
+        if flight and chunk is None:
+            self.pace.rate.add(tokens, elapsed + max(window.waited for window in flight))
+
+    def hinted(self, early: Outcome, now: float) -> None:
+        """The forward in flight handed out its early exit: pass on what it thinks comes next (Mirror-SD)."""
+        for window in self._flight or []:
+            sequence = window.sequence
+            if not window.root or sequence.drafter_length is None:
+                continue
+            hint = hint_of(window, early, self.epoch, KAPPA)
+            self._partner.send(hint)
+            if self._trace is not None:
+                self._trace.mark("verifier", "hint", now, seq=sequence.seq, rows=len(hint.tokens))
 
     def prepare(self) -> None:
         for window in self._flight or []:
@@ -154,9 +181,10 @@ class Verifier:
             self._refuse(peer, opening, f"a token id lies outside the vocabulary of {len(self._vocabulary)}")
             return
         limit = min(opening.max_tokens, room)
-        sequence = Sequence(opening, peer, self._vocabulary, limit, now)
+        trial = Trial(probe=self._strategy.adapts and not self.pace.plain)
+        sequence = Sequence(opening, peer, self._vocabulary, limit, now, trial)
         if sequence.reason is not None:  # a resumed sequence that had all its tokens
-            self._emit(sequence, opening.committed, now)
+            self._emit(sequence, len(opening.prompt) + len(opening.committed), now)
             return
         self._queue.append(sequence)
 
@@ -214,10 +242,11 @@ class Verifier:
         fresh = sequence.graft(draft, self._tree_nodes)
         sequence.drafter_length = max(sequence.drafter_length or 0, min(draft.base, sequence.length))
         if fresh:
+            self.pace.drafted(draft.seconds)
+            if sequence.drafted_at < sequence.told_at and draft.base == sequence.length:
+                self.pace.answered(now - sequence.told_at)
             sequence.stalled = False
-            if sequence.waiting_since is not None:
-                self._pacer.drafted(fresh, now - sequence.waiting_since)
-                sequence.waiting_since = now
+            sequence.drafted_at = now
 
     def _mend(self, peer: bytes, ping: Ping) -> None:
         """Send a gateway again what it lacks; what is not known here it must resume."""
@@ -254,11 +283,12 @@ class Verifier:
             keep = sequence.track.keep(guesses=False)
             if keep is not None:
                 before.append(keep)
-            window, own = self._window(sequence, room, len(rows))
+            window, own = self._windows.window(sequence, room, len(rows), now)
             rows.extend(own)
             self._flight.append(window)
             self._serve(sequence)
-        return Run(before, Extend(rows)), inf
+        hint = self._strategy.hints and self._limits.early_exit and self._partner.peer is not None
+        return Run(before, Extend(rows, hint)), inf
 
     def _busy(self, before: list[Keep | Free]) -> bool:
         """Occupy the engine with cache operations alone, if there are any."""
@@ -276,42 +306,23 @@ class Verifier:
         for sequence in self._active.values():
             if sequence.prefilling:
                 continue
-            if not self._waits(sequence):
-                ready.append(sequence)
-                continue
-            if sequence.waiting_since is None:
-                sequence.waiting_since = now
-            end = sequence.waiting_since + self._patience()
-            if now >= end:
-                sequence.stalled = True
-                ready.append(sequence)
-            else:
+            end = self._windows.waits(sequence, now)
+            if now < end:
+                if sequence.waiting_since is None:
+                    sequence.waiting_since = now
                 wake = min(wake, end)
+                continue
+            sequence.stalled = end > -inf  # the wait brought nothing
+            ready.append(sequence)
         return ready, wake
 
-    def _patience(self) -> float:
-        """Longest wait for one more draft: a few draft steps, the link's way there and back counted in."""
-        return max(2e-3, 4.0 * self._pacer.draft_step)
-
-    def _waits(self, sequence: Sequence) -> bool:
-        if sequence.drafter_length is None or sequence.stalled:
-            return False
-        if len(sequence.track.pending) >= self._limits.rows:  # a replay: there is enough to do
-            return False
-        drafted = sum(1 for _ in islice(sequence.track.tree.chain(), self._strategy.gamma))
-        if drafted >= sequence.remaining - 1:
-            return False
-        return self._strategy.waits(drafted, self._pacer.pace())
-
-    def _window(self, sequence: Sequence, room: int, first: int) -> tuple[_Window, list[Row]]:
-        track = sequence.track
-        count = max(0, min(self._strategy.gamma, sequence.remaining - 1, room - len(track.pending)))
-        guesses = [node.id for node in islice(track.tree.chain(), count)]
-        rows = track.rows(guesses, room)
-        index = {row.node: first + at for at, row in enumerate(rows)}
-        sequence.waiting_since = None
-        root = track.tree.root in index
-        return _Window(sequence, index, len(guesses) if root else 0, root), rows
+    def _measure(self, flight: list[Window], elapsed: float) -> None:
+        """Learn from a forward of windows."""
+        rows = sum(len(window.rows) for window in flight)
+        self.pace.forward.add(rows, elapsed)
+        undisturbed = self._partner.peer is None or all(window.sequence.trial.resting for window in flight)
+        if rows == len(flight) and undisturbed:
+            self.pace.plain.add(rows, elapsed)
 
     def _prefill(self, sequence: Sequence) -> Prefill:
         chunk = sequence.opening.prompt[sequence.prefilled : sequence.prefilled + self._limits.chunk]
@@ -319,32 +330,41 @@ class Verifier:
         done = not sequence.prefilling
         first = done and not sequence.committed
         rows = {0: 0} if first else {}
-        self._flight = [_Window(sequence, rows, 0, first)] if done else []
+        self._flight = [Window(sequence, rows, 0, first)] if done else []
         self._chunk = sequence
         return Prefill(sequence.seq, chunk)
 
-    def _walk(self, window: _Window, outcome: Outcome, now: float) -> None:
+    def _walk(self, window: Window, outcome: Outcome, now: float) -> Walk:
+        """Commit what a window decided."""
         sequence = window.sequence
         self._alone.discard(sequence.seq)
         sequence.started(now)
-        before = len(sequence.committed)
         sequence.track.evaluated(node for node in window.rows if node)
         if not window.root:
-            return
-        walked = walk(sequence.track, window.rows, outcome, sequence.sampler, sequence.take)
-        sequence.checked(window.drafted, walked.accepted)
-        self._pacer.checked(walked.accepted, window.drafted)
-        self._pacer.round(walked.tokens, sequence.lap(now))
-        self._emit(sequence, sequence.committed[:before], now)
+            return Walk()
+        return walk(sequence.track, window.rows, outcome, sequence.sampler, sequence.take)
+
+    def _account(self, window: Window, walked: Walk, beside: int, elapsed: float, now: float) -> None:
+        """What a window cost and brought; ``beside`` windows shared its forward."""
+        sequence = window.sequence
+        self.pace.checked(walked.agreed, walked.offered)
+        if self._strategy.adapts:
+            sequence.trial.round(walked.tokens, elapsed + window.waited, self.pace.plain(beside))
+        if self._trace is not None:
+            report(self._trace, window, walked.accepted, elapsed, now)
+
+    def _publish(self, sequence: Sequence, walked: Walk, now: float) -> None:
+        """Send what a walk committed, to the gateway and to the drafter."""
+        self._emit(sequence, sequence.length - walked.tokens, now)
         if walked.failure is not None:
             code = "not_finite" if isinstance(walked.failure, NotFinite) else "engine_error"
             self._fail(sequence, code, str(walked.failure))
-        elif not walked.ended:
-            self._partner.tell(sequence)
+        elif not walked.ended and not sequence.trial.resting:
+            self._partner.tell(sequence, now)
 
-    def _emit(self, sequence: Sequence, had: list[int], now: float) -> None:
-        """Send what was committed beyond ``had``, and the end if this was it."""
-        self._tokens(sequence, len(sequence.opening.prompt) + len(had))
+    def _emit(self, sequence: Sequence, base: int, now: float) -> None:
+        """Send what was committed from position ``base`` on, and the end if this was it."""
+        self._tokens(sequence, base)
         if sequence.reason is not None:
             stats = sequence.stats(now)
             self._sends.append(
@@ -360,7 +380,7 @@ class Verifier:
         if tokens:
             self._sends.append((sequence.peer, Tokens(sequence.seq, self.epoch, base, tokens, text)))
 
-    def _failed(self, flight: list[_Window], chunk: Sequence | None, error: EngineError) -> None:
+    def _failed(self, flight: list[Window], chunk: Sequence | None, error: EngineError) -> None:
         """A forward failed: one sequence is at fault at most, so try each alone before giving one up."""
         involved = [chunk] if chunk is not None else [window.sequence for window in flight]
         if len(involved) == 1:

@@ -186,6 +186,8 @@ class Worker:
                 return False
             if kind == "link" and isinstance(link, _Dialling) and isinstance(machine, Drafter):
                 machine.linked(link.dial(what))
+            elif kind == "hint" and isinstance(machine, Verifier):
+                machine.hinted(what, now)
             elif kind == "done":
                 outcome, elapsed = what
                 machine.completed(outcome, elapsed, now)
@@ -202,7 +204,7 @@ class Worker:
         began = time.monotonic()
         outcome: Outcome | EngineError | None
         try:
-            outcome = run.execute(engine)
+            outcome = run.execute(engine, self._hinted)
         except EngineError as error:
             outcome = error
         except Exception as error:  # whatever a library throws must not end the loop
@@ -211,6 +213,9 @@ class Worker:
         if run.forward is None:  # only frees: the moment to count what is left
             self._cells = engine.used_cells
         return outcome, time.monotonic() - began
+
+    def _hinted(self, early: Outcome) -> None:
+        self._post("hint", early)
 
     def _post(self, kind: str, what: Any) -> None:
         self._inbox.put((kind, what))

@@ -7,13 +7,13 @@ the prefilled prefix. A row's parent is node 0, an evaluated node, or an earlier
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from workers.errors import EngineError, KvFull, UnknownNode, Unsupported
-from workers.sampling import Logits, Sampled, Sampler
+from workers.sampling import Candidates, Logits, Sampled, Sampler
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,8 @@ class Limits:
 
     ``context``: tokens a sequence may reach; ``rows``: rows of one ``extend``; ``chunk``: tokens of one
     ``prefill``; ``sequences``: open at once; ``exact``: whether it runs in exact mode (chains of one sequence
-    a forward).
+    a forward); ``guesses``: evaluated nodes a sequence may hold below its committed ones; ``branches``: how many of
+    them may be leaves, over all sequences; ``early_exit``: whether ``extend`` serves a ``Hint``.
     """
 
     vocabulary: int
@@ -41,6 +42,9 @@ class Limits:
     chunk: int
     sequences: int
     exact: bool = False
+    guesses: int = 64
+    branches: int = 1 << 20
+    early_exit: bool = False
 
 
 class Outcome(Protocol):
@@ -54,6 +58,14 @@ class Outcome(Protocol):
         """The sample at ``position``, the one after the row's token. Raises NotFinite."""
         return sampler.sample(self.logits(row), position)
 
+    def candidates(self, row: int, sampler: Sampler, position: int, count: int) -> Candidates:
+        """The ``count`` likeliest samples at ``position``: what a drafter guesses. Raises NotFinite."""
+        return sampler.candidates(self.logits(row), position, count)
+
+
+# Receives the early exit of a forward in flight, on the engine's thread; valid until the engine's next call.
+Hinted: TypeAlias = Callable[[Outcome], None]
+
 
 class Engine(Protocol):
     """A loaded model. Calls come from one thread at a time, except ``abort``."""
@@ -66,8 +78,12 @@ class Engine(Protocol):
         Raises EngineError (KvFull, TooManyLeaves, Aborted, ...); the sequence is then as before the call.
         """
 
-    def extend(self, rows: Sequence[Row]) -> Outcome:
-        """Evaluate rows of one or several sequences. All or nothing: a failure leaves the state before it."""
+    def extend(self, rows: Sequence[Row], hinted: Hinted | None = None) -> Outcome:
+        """Evaluate rows of one or several sequences. All or nothing: a failure leaves the state before it.
+
+        Where ``limits.early_exit`` holds, ``hinted`` gets what the LM head makes of a middle layer, before the
+        forward ends (Mirror-SD); elsewhere it is not called.
+        """
 
     def commit(self, seq: int, node: int, keep: Collection[int] = ()) -> None:
         """Keep the path to ``node`` and, below it, the nodes ``keep``; drop the rest."""

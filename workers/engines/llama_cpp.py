@@ -15,13 +15,12 @@ from pathlib import Path
 import llama_cpp
 import numpy as np
 
-from workers.engines.base import Ledger, Limits, Outcome, Row, check_rows
+from workers.engines.base import Hinted, Ledger, Limits, Outcome, Row, check_rows
 from workers.errors import Aborted, EngineError, KvFull, ModelError, TooManyLeaves, UnknownNode, Unsupported
 from workers.sampling import Logits
 
 EXACT_WIDTH = 8
 _MAX_IDS = 256  # llama.cpp's LLAMA_MAX_SEQ
-_TREE_CELLS = 64  # spare cells per sequence for guesses
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,8 @@ class LlamaSettings:
     chunk: int = 128
     exact: bool = False
     gpu: int | None = None
-    branches: int = 8  # live branches per sequence
+    branches: int = 32  # live branches per sequence
+    guesses: int = 128  # evaluated guesses per sequence
 
 
 # llama.cpp polls this between graph nodes from its compute threads. A Python callback would take the GIL each
@@ -56,7 +56,7 @@ class LlamaEngine:
         self._flag = ctypes.create_string_buffer(2)
         ids = settings.sequences if exact else min(_MAX_IDS, settings.sequences * settings.branches)
         params = llama_cpp.llama_context_default_params()
-        spare = EXACT_WIDTH if exact else _TREE_CELLS
+        spare = EXACT_WIDTH if exact else settings.guesses
         params.n_ctx = settings.sequences * _padded(settings.context + spare)
         params.n_seq_max = ids
         params.n_batch = params.n_ubatch = max(settings.chunk, settings.rows, EXACT_WIDTH)
@@ -78,6 +78,8 @@ class LlamaEngine:
             chunk=settings.chunk,
             sequences=settings.sequences,
             exact=exact,
+            guesses=spare,
+            branches=ids,
         )
         self._batch = _Batch(params.n_batch, ids)
         self._ids = list(range(ids))[::-1]  # free llama sequence ids
@@ -106,7 +108,7 @@ class LlamaEngine:
         held.ledger.length += len(tokens)
         return _LlamaOutcome(self._context, self.limits.vocabulary, [len(tokens) - 1])
 
-    def extend(self, rows: Sequence[Row]) -> Outcome:
+    def extend(self, rows: Sequence[Row], hinted: Hinted | None = None) -> Outcome:
         check_rows(rows, self.limits)
         by_seq: dict[int, list[Row]] = {}
         for row in rows:

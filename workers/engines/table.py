@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from workers.engines.base import Ledger, Limits, Outcome, Row, check_rows
+from workers.engines.base import Hinted, Ledger, Limits, Outcome, Row, check_rows
 from workers.errors import Aborted, TooManyLeaves
 from workers.sampling import Logits
 
@@ -25,6 +25,7 @@ class TableSpec:
 
     ``latency`` is called with the number of rows of a forward and returns seconds; ``fault`` with the number
     of the forward (from 0) and the rows' tokens, and may raise EngineError or return "nan" to spoil the logits.
+    ``early``: agreement of the early exit's logits with the final ones (0: there is none).
     """
 
     vocabulary: int = 64
@@ -35,6 +36,8 @@ class TableSpec:
     sequences: int = 64
     rows: int = 512
     chunk: int = 512
+    guesses: int = 512
+    early: float = 0.0
     latency: Callable[[int], float] | None = None
     fault: Callable[[int, list[int]], str | None] | None = None
 
@@ -44,13 +47,22 @@ class TableEngine:
 
     def __init__(self, spec: TableSpec) -> None:
         self.spec = spec
-        self.limits = Limits(spec.vocabulary, spec.context, spec.rows, spec.chunk, spec.sequences)
+        self.limits = Limits(
+            spec.vocabulary,
+            spec.context,
+            spec.rows,
+            spec.chunk,
+            spec.sequences,
+            guesses=spec.guesses,
+            early_exit=spec.early > 0,
+        )
         shape = (min(1024, (1 << 23) // spec.vocabulary), spec.vocabulary)
         own = np.random.default_rng([spec.seed, 1]).standard_normal(shape)
         other = np.random.default_rng([spec.seed, 2]).standard_normal(shape)
         share = spec.agreement
         mixed = own * share + other * (1.0 - share**2) ** 0.5
         self._table = (spec.sharpness * mixed).astype(np.float32)
+        self._early = (spec.sharpness * (mixed * spec.early + other * (1.0 - spec.early**2) ** 0.5)).astype(np.float32)
         self._ledgers: dict[int, Ledger] = {}
         self._paths: dict[int, dict[int, int]] = {}  # per sequence: node -> hash of its token path
         self._forwards = 0
@@ -72,7 +84,7 @@ class TableEngine:
         ledger.length += len(tokens)
         return self._outcome([path], spoilt)
 
-    def extend(self, rows: Sequence[Row]) -> Outcome:
+    def extend(self, rows: Sequence[Row], hinted: Hinted | None = None) -> Outcome:
         check_rows(rows, self.limits)
         by_seq: dict[int, list[Row]] = {}
         for row in rows:
@@ -83,7 +95,8 @@ class TableEngine:
                 ledger = self._ledgers.get(seq, Ledger())
                 ledger.append(own, self.limits)
                 entered.append((ledger, own))
-            spoilt = self._forward([row.token for row in rows])
+            early = (lambda: hinted(self._exit(rows))) if hinted is not None and self.spec.early else None
+            spoilt = self._forward([row.token for row in rows], early)
         except BaseException:
             for ledger, own in entered:
                 ledger.undo(own)
@@ -116,12 +129,24 @@ class TableEngine:
     def used_cells(self) -> int:
         return sum(ledger.length + len(ledger.nodes) for ledger in self._ledgers.values())
 
-    def _forward(self, tokens: list[int]) -> bool:
+    def _exit(self, rows: Sequence[Row]) -> Outcome:
+        """The outcome of rows in flight by the table of the early exit."""
+        paths: dict[tuple[int, int], int] = {}
+        for row in rows:
+            above = paths.get((row.seq, row.parent))
+            above = self._paths[row.seq][row.parent] if above is None else above
+            paths[row.seq, row.node] = _step(above, row.token)
+        return _TableOutcome(self._early, list(paths.values()), False)
+
+    def _forward(self, tokens: list[int], early: Callable[[], None] | None = None) -> bool:
         number, self._forwards = self._forwards, self._forwards + 1
         self._aborted.clear()
         seconds = self.spec.latency(len(tokens)) if self.spec.latency else 0.0
-        if seconds > 0 and self._aborted.wait(seconds):
-            raise Aborted("the forward was aborted")
+        for half in range(2):
+            if seconds > 0 and self._aborted.wait(seconds / 2):
+                raise Aborted("the forward was aborted")
+            if half == 0 and early is not None:
+                early()
         return self.spec.fault is not None and self.spec.fault(number, tokens) == "nan"
 
     def _outcome(self, paths: list[int], spoilt: bool) -> Outcome:
@@ -141,7 +166,7 @@ class _TableOutcome(Outcome):
 
 def drafter_spec(target: TableSpec, agreement: float) -> TableSpec:
     """A drafter's spec over the target's vocabulary: its logits correlate with the target's by ``agreement``."""
-    return replace(target, agreement=agreement, latency=None, fault=None)
+    return replace(target, agreement=agreement, latency=None, fault=None, early=0.0)
 
 
 def _step(path: int, token: int) -> int:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,12 @@ import transformers
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workers.engines.base import Limits, Outcome, Row, check_rows
+from workers.engines.base import Hinted, Limits, Outcome, Row, check_rows
 from workers.engines.cells import Held, Slots
 from workers.errors import Aborted, EngineError, ModelError, Unsupported
 from workers.sampling import Logits
 
 EXACT_WIDTH = 8
-_TREE_CELLS = 128  # cells per sequence beyond its context, for guesses and padding
 _SPAN = 64  # exact mode attends over whole blocks of so many cells
 
 
@@ -41,6 +41,7 @@ class TorchSettings:
     rows: int = 64
     chunk: int = 256
     exact: bool = False
+    guesses: int = 128  # evaluated guesses per sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +145,7 @@ class TorchEngine:
         config = self._model.config.get_text_config()
         kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        self._capacity = -(-(settings.context + _TREE_CELLS) // _SPAN) * _SPAN
+        self._capacity = -(-(settings.context + settings.guesses) // _SPAN) * _SPAN
         shape = (config.num_hidden_layers, settings.sequences, kv_heads, self._capacity, size)
         self._keys = torch.zeros(shape, dtype=self._model.dtype, device=self._device)
         self._values = torch.zeros_like(self._keys)
@@ -155,6 +156,8 @@ class TorchEngine:
             chunk=settings.chunk,
             sequences=settings.sequences,
             exact=settings.exact,
+            guesses=settings.guesses,
+            early_exit=exit_layer(self._model) is not None,
         )
         self._slots = Slots(settings.sequences)
         self._aborted = threading.Event()
@@ -175,7 +178,7 @@ class TorchEngine:
         ledger.length += count
         return _TorchOutcome(logits)
 
-    def extend(self, rows: Sequence[Row]) -> Outcome:
+    def extend(self, rows: Sequence[Row], hinted: Hinted | None = None) -> Outcome:
         check_rows(rows, self.limits)
         by_seq: dict[int, list[int]] = {}
         for at, row in enumerate(rows):
@@ -196,13 +199,14 @@ class TorchEngine:
                 tokens += [row.token for row in own] + [0] * (len(padded) - len(own))
                 positions.append(padded)
                 order += places
-            logits = self._run(tokens, np.concatenate(positions), parts, 0)
+            place = {at: n for n, at in enumerate(order)}
+            with self._early(hinted, [place[at] for at in range(len(rows))]):
+                logits = self._run(tokens, np.concatenate(positions), parts, 0)
         except BaseException:
             for held, own, cells in entered:
                 held.ledger.undo(own)
                 held.cells = cells
             raise
-        place = {at: n for n, at in enumerate(order)}
         return _TorchOutcome(logits, [place[at] for at in range(len(rows))])
 
     def commit(self, seq: int, node: int, keep: Collection[int] = ()) -> None:
@@ -225,6 +229,25 @@ class TorchEngine:
     @property
     def used_cells(self) -> int:
         return self._slots.used_cells
+
+    @contextmanager
+    def _early(self, hinted: Hinted | None, place: list[int]) -> Iterator[None]:
+        """Within, a forward shows ``hinted`` the LM head's logits of half the layers (Mirror-SD, section 3)."""
+        layer = exit_layer(self._model)
+        if hinted is None or layer is None:
+            yield
+            return
+
+        def show(module: object, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
+            hidden = output if isinstance(output, Tensor) else output[0]
+            logits = self._model.get_output_embeddings()(self._model.model.norm(hidden))[0]
+            hinted(_TorchOutcome(logits, place))
+
+        handle = layer.register_forward_hook(show)
+        try:
+            yield
+        finally:
+            handle.remove()
 
     def _enter(self, held: Held, own: list[Row], where: list[int], first: int) -> tuple[_Part, NDArray[np.intp]]:
         """Cells and visibility of a sequence's rows; in exact mode padded to the fixed width, as a chain."""
@@ -309,6 +332,15 @@ class _TorchOutcome(Outcome):
         at = self._place[row] if self._place is not None else row
         found: Logits = self._logits[at].float().cpu().numpy()
         return found
+
+
+def exit_layer(model: Any) -> torch.nn.Module | None:
+    """The middle layer, after which the LM head can be tried; None where the model is built otherwise."""
+    body = getattr(model, "model", None)
+    layers = getattr(body, "layers", None)
+    if not isinstance(layers, torch.nn.ModuleList) or len(layers) < 2 or not hasattr(body, "norm"):
+        return None
+    return layers[len(layers) // 2 - 1]
 
 
 def load_model(path: Path, dtype: str) -> Any:

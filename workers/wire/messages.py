@@ -1,7 +1,7 @@
 """The closed union of messages. Every integer and every length is bounded here, before other code sees it.
 
     gateway -> verifier  Open, Resume, Cancel        verifier -> gateway  Tokens, Finished, Failed
-    verifier -> drafter  Open, Commit, Close         drafter -> verifier  Draft        all   Ping, Pong
+    verifier -> drafter  Open, Commit, Hint, Close   drafter -> verifier  Draft        all   Ping, Pong
 
 ``seq`` ids are random and never reused. ``epoch`` names an incarnation of the verifier: messages of another
 one are ignored. ``base`` is a length of prompt + output in tokens.
@@ -14,7 +14,7 @@ from typing import Annotated, TypeAlias
 from msgspec import Meta, Struct
 
 MAX_TOKENS = 1 << 20
-MAX_NODES = 256
+MAX_NODES = 1024
 MAX_FRAME = 16 << 20
 
 _INT = (1 << 63) - 1
@@ -77,6 +77,19 @@ class Commit(_Message, frozen=True):
     tokens: TokenList
 
 
+class Hint(_Message, frozen=True):
+    """What the target's early exit says of a window in flight, below the first ``base`` tokens: row i holds
+    ``tokens[i]`` (row 0 the newest committed one), hangs on row ``parents[i]`` (-1 for row 0), and
+    ``likely[i]`` are its likeliest next tokens, best first."""
+
+    seq: Seq
+    epoch: Epoch
+    base: Length
+    parents: Annotated[list[Annotated[int, Meta(ge=-1, lt=MAX_NODES)]], Meta(max_length=MAX_NODES)]
+    tokens: Annotated[list[Token], Meta(max_length=MAX_NODES)]
+    likely: Annotated[list[Annotated[list[Token], Meta(max_length=16)]], Meta(max_length=MAX_NODES)]
+
+
 class Close(_Message, frozen=True):
     """The sequence ended; its draft state can go."""
 
@@ -85,16 +98,17 @@ class Close(_Message, frozen=True):
 
 
 class Draft(_Message, frozen=True):
-    """One guessed subtree, stateless: below the first ``base`` tokens and then ``path``, node i has
-    ``tokens[i]``, hangs on node ``parents[i]`` (-1: the end of the path), and its drafter's margin."""
+    """One guessed subtree, stateless: below the first ``base`` tokens node i has ``tokens[i]``, hangs on node
+    ``parents[i]`` (-1: the newest of those tokens), and the target takes it there with chance ``chances[i]``, as
+    calibrated by the drafter. ``seconds``: of the forward that made it."""
 
     seq: Seq
     epoch: Epoch
     base: Length
-    path: Annotated[list[Token], Meta(max_length=4096)]
     parents: Annotated[list[Annotated[int, Meta(ge=-1, lt=MAX_NODES)]], Meta(max_length=MAX_NODES)]
     tokens: Annotated[list[Token], Meta(max_length=MAX_NODES)]
-    confidences: Annotated[list[Annotated[float, Meta(ge=0.0, le=1e9)]], Meta(max_length=MAX_NODES)]
+    chances: Annotated[list[Unit], Meta(max_length=MAX_NODES)]
+    seconds: Annotated[float, Meta(ge=0.0, le=3600.0)]
 
 
 class Tokens(_Message, frozen=True):
@@ -111,6 +125,8 @@ class Stats(Struct, frozen=True, forbid_unknown_fields=True):
     """What a sequence cost: counts of tokens and target forwards, times in milliseconds.
 
     ``resumed_n`` output tokens were decided by an earlier verifier; times and drafts are those since.
+    ``plain_n`` tokens were decided with speculation switched off because it lost; ``waited_ms``: time the sequence
+    was held back for a draft.
     """
 
     prompt_n: Count
@@ -121,6 +137,8 @@ class Stats(Struct, frozen=True, forbid_unknown_fields=True):
     draft_n_accepted: Count
     forwards_n: Count
     resumed_n: Count
+    plain_n: Count
+    waited_ms: float
 
 
 class Finished(_Message, frozen=True):
@@ -157,4 +175,4 @@ class Pong(_Message, frozen=True):
     epoch: Epoch
 
 
-Message: TypeAlias = Open | Resume | Cancel | Commit | Close | Draft | Tokens | Finished | Failed | Ping | Pong
+Message: TypeAlias = Open | Resume | Cancel | Commit | Hint | Close | Draft | Tokens | Finished | Failed | Ping | Pong

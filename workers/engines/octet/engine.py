@@ -14,14 +14,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.engines.base import Limits, Outcome, Row, check_rows
+from workers.engines.base import Hinted, Limits, Outcome, Row, check_rows
 from workers.engines.cells import Held, Slots
 from workers.engines.octet.library import CLayer, CMatrix, CPart, CShape, library, why_not
 from workers.engines.octet.weights import Weights, load_weights
 from workers.errors import Aborted, EngineError, Unsupported
 from workers.sampling import Logits
-
-_TREE_CELLS = 128  # cells per sequence beyond its context, for guesses
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,7 @@ class OctetSettings:
     rows: int = 64
     chunk: int = 128
     bits: int = 8  # of the layers' weights: 8 or 4
+    guesses: int = 128  # evaluated guesses per sequence
 
 
 class OctetEngine:
@@ -50,7 +49,7 @@ class OctetEngine:
         self._bits = settings.bits
         numbers = self._weights.numbers
         context = min(settings.context, numbers.context)
-        self._capacity = -(-(context + _TREE_CELLS) // 16) * 16
+        self._capacity = -(-(context + settings.guesses) // 16) * 16
         most = max(settings.rows, settings.chunk)
         self._kept: list[NDArray[np.generic]] = []  # arrays the kernel points into
         positions = np.outer(np.arange(self._capacity), self._weights["frequencies"])
@@ -71,7 +70,14 @@ class OctetEngine:
         )
         if not self._model:
             raise EngineError("no memory for the KV cache: take a shorter --context or fewer --parallel sequences")
-        self.limits = Limits(numbers.vocabulary, context, settings.rows, settings.chunk, settings.sequences)
+        self.limits = Limits(
+            numbers.vocabulary,
+            context,
+            settings.rows,
+            settings.chunk,
+            settings.sequences,
+            guesses=settings.guesses,
+        )
         self._logits = np.empty((settings.rows, numbers.vocabulary), np.float32)
         self._slots = Slots(settings.sequences)
 
@@ -88,7 +94,7 @@ class OctetEngine:
         ledger.length += count
         return _OctetOutcome(self._logits, [0])
 
-    def extend(self, rows: Sequence[Row]) -> Outcome:
+    def extend(self, rows: Sequence[Row], hinted: Hinted | None = None) -> Outcome:
         check_rows(rows, self.limits)
         by_seq: dict[int, list[int]] = {}
         for at, row in enumerate(rows):

@@ -1,0 +1,50 @@
+"""What a verifier measures of itself and its drafter, and decides waits and windows by."""
+
+from __future__ import annotations
+
+from placement.cost import Average, Curve, Rate
+
+
+class Pace:
+    """Speeds learned online. Seconds and tokens a second."""
+
+    def __init__(self) -> None:
+        self.forward = Curve()  # T_v(n)
+        self.plain = Curve()  # of forwards without guesses, while the drafter rests, by sequences
+        self.rate = Rate()  # committed tokens a second, waits included
+        self._alpha = Average(0.05)
+        self._step = Average(0.1)
+        self._delay = Average(0.2)
+
+    def checked(self, agreed: int, offered: int) -> None:
+        """At so many of the nodes a walk came by the likeliest guess was right."""
+        for at in range(offered):
+            self._alpha.add(1.0 if at < agreed else 0.0)
+
+    def drafted(self, seconds: float) -> None:
+        """A draft came that took its forward ``seconds``."""
+        self._step.add(seconds)
+
+    def answered(self, seconds: float) -> None:
+        """The first draft below a commit came ``seconds`` after it was told."""
+        self._delay.add(seconds)
+
+    @property
+    def alpha(self) -> float:
+        """Chance that the target takes a drafter's first candidate."""
+        return self._alpha(0.7)
+
+    @property
+    def step(self) -> float:
+        """Seconds of a draft forward."""
+        return max(self._step(0.01), 1e-6)
+
+    @property
+    def delay(self) -> float:
+        """Seconds from a commit told to the first draft below it."""
+        return self._delay(2.0 * self.step)
+
+    @property
+    def patience(self) -> float:
+        """Longest wait for the next draft: a few draft steps and the way there and back; never beyond a second."""
+        return min(1.0, 2e-3 + 4.0 * self.step + 1.5 * self.delay)

@@ -1,0 +1,128 @@
+"""Windows: which rows the target checks next, and when to stop waiting for more draft."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from math import inf
+
+from placement.cost import rows_worth, waiting_pays
+from workers.engines.base import Limits, Outcome, Row
+from workers.pace import Pace
+from workers.sequence import Sequence
+from workers.strategy import Growth, Start, Strategy
+from workers.trace import Trace
+from workers.tree import Node
+from workers.wire.messages import Hint
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A sequence's part of the forward in flight: node -> row of the outcome, and how many are guesses.
+
+    ``root``: whether the newest committed token is among the rows; ``waited``: seconds it was held back.
+    """
+
+    sequence: Sequence
+    rows: dict[int, int]
+    drafted: int
+    root: bool
+    waited: float = 0.0
+
+
+def hint_of(window: Window, early: Outcome, epoch: int, count: int) -> Hint:
+    """What the target's early exit expects below each row of a window: its ``count`` likeliest samples."""
+    sequence = window.sequence
+    tree = sequence.track.tree
+    nodes = [node for node in window.rows if node in tree]
+    index = {node: at for at, node in enumerate(nodes)}
+    likely = [
+        early.candidates(window.rows[node], sequence.sampler, tree[node].position + 1, count).tokens for node in nodes
+    ]
+    parents = [index.get(tree[node].parent, -1) for node in nodes]
+    return Hint(sequence.seq, epoch, sequence.length, parents, [tree[node].token for node in nodes], likely)
+
+
+def report(trace: Trace, window: Window, accepted: int, elapsed: float, now: float) -> None:
+    """Trace a window that took ``elapsed`` until ``now``, the wait before it and its commit."""
+    seq, began = window.sequence.seq, now - elapsed
+    if window.waited > 0:
+        trace.span("wait", "wait", began - window.waited, began, seq=seq)
+    facts = {"seq": seq, "rows": len(window.rows), "drafted": window.drafted, "accepted": accepted}
+    trace.span("verifier", f"window of {window.drafted}, {accepted} accepted", began, now, **facts)
+    trace.mark("verifier", "commit", now, seq=seq, length=window.sequence.length)
+
+
+class Windows:
+    """The verifier's policy."""
+
+    def __init__(self, strategy: Strategy, limits: Limits, ends: frozenset[int], pace: Pace) -> None:
+        self._strategy = strategy
+        self._rows = min(strategy.rows, limits.rows)
+        self._limits = limits
+        self._ends = ends
+        self._pace = pace
+        self._tree = strategy.growth is Growth.TREE and not limits.exact
+
+    def waits(self, sequence: Sequence, now: float) -> float:
+        """Until when to hold a sequence back at most; -inf: it should start now."""
+        if sequence.drafter_length is None or sequence.stalled or sequence.trial.resting:
+            return -inf
+        if len(sequence.track.pending) >= self._limits.rows:  # a replay: there is enough to do
+            return -inf
+        match self._strategy.start:
+            case Start.AT_ONCE:
+                return -inf
+            case Start.WITH_GAMMA:
+                most = min(self._strategy.gamma, sequence.remaining - 1, self._limits.rows - 1)
+                if sum(1 for _ in islice(sequence.track.tree.chain(), most)) >= most:
+                    return -inf
+            case Start.GOODPUT:
+                if not self._pays(sequence, now):
+                    return -inf
+        since = sequence.waiting_since if sequence.waiting_since is not None else now
+        return max(since, sequence.drafted_at) + self._pace.patience
+
+    def window(self, sequence: Sequence, room: int, first: int, now: float) -> tuple[Window, list[Row]]:
+        """The window of a sequence: its rows, at most ``room``, are rows ``first``.. of the forward."""
+        track = sequence.track
+        due = len(track.pending)
+        guesses = [] if sequence.trial.resting else self._guesses(sequence, room - due)
+        if self._strategy.adapts:
+            rate = self._pace.rate()
+            reaches = [track.tree.reach(node.id) for node in guesses]
+            guesses = guesses[: rows_worth(reaches, self._pace.forward, rate, first + due)]
+        rows = track.rows([node.id for node in guesses], room)
+        index = {row.node: first + at for at, row in enumerate(rows)}
+        waited = now - sequence.waiting_since if sequence.waiting_since is not None else 0.0
+        sequence.waiting_since = None
+        root = track.tree.root in index
+        return Window(sequence, index, len(guesses) if root else 0, root, waited), rows
+
+    def _guesses(self, sequence: Sequence, room: int) -> list[Node]:
+        """The guesses that could be checked now, likeliest first."""
+        most = max(0, min(self._rows - 1, sequence.remaining - 1, room))
+        if self._strategy.start is Start.WITH_GAMMA:
+            most = min(most, self._strategy.gamma)
+        elif self._strategy.growth is Growth.CHAIN:  # PEARL: as many as are drafted while a window is checked
+            most = min(most, max(1, round(self._pace.forward(1 + self._strategy.gamma) / self._pace.step)))
+        if self._tree:
+            return sequence.track.tree.best(most)
+        return list(islice(sequence.track.tree.chain(), most))
+
+    def _pays(self, sequence: Sequence, now: float) -> bool:
+        """Whether more draft is worth the wait."""
+        pace, tree = self._pace, sequence.track.tree
+        rate = pace.rate()
+        most = min(self._rows - 1, sequence.remaining - 1)
+        guesses = tree.best(most) if self._tree else list(islice(tree.chain(), most))
+        # The likeliest node without guesses below is what the drafter expands next.
+        open_ = next((n for n in (tree[tree.root], *guesses) if not n.children and n.token not in self._ends), None)
+        if open_ is None or rate <= 0.0:
+            return rate <= 0.0 and not guesses and most > 0
+        full = [pace.alpha**n for n in range(1, most + 1)]
+        room = rows_worth(full, pace.forward, rate, len(sequence.track.pending))
+        told = sequence.told_at
+        due = sequence.drafted_at + pace.step if sequence.drafted_at >= told else told + pace.delay
+        reaches = [tree.reach(node.id) for node in guesses[:room]]
+        return waiting_pays(reaches, tree.reach(open_.id), pace.alpha, max(due - now, 0.0), pace.step, room, rate)

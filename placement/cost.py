@@ -112,22 +112,29 @@ def batch_worth(values: Sequence[float], seconds: Callable[[int], float]) -> int
 
 
 def waiting_pays(
-    reaches: Sequence[float], leaf: float, alpha: float, first: float, step: float, room: int, rate: float
+    reaches: Sequence[float],
+    leaf: float,
+    alpha: float,
+    beta: float,
+    first: float,
+    step: float,
+    room: int,
+    rate: float,
 ) -> bool:
     """Whether to hold a window back for more draft.
 
     ``reaches``: of the guesses it holds now, falling, ``room`` of them at most; ``leaf``: reach of the likeliest
-    node still to be expanded; ``alpha``: chance of its first child; ``first``: seconds until the next draft
-    comes, and ``step`` seconds for each one after. Pays if for some number of drafts the tokens gained, those
-    displaced taken off, exceed what the time is worth.
+    node still to be expanded; ``alpha``: chance of a first child, ``beta`` of any child; ``first``: seconds until
+    the next draft comes, and ``step`` seconds for each one after. Pays if for some number of drafts the tokens
+    gained, those displaced taken off, exceed what the time is worth.
     """
     gained, reach, held = 0.0, leaf, len(reaches)
     seconds = first
     for _ in range(room):
-        reach *= alpha
+        any_, reach = reach * beta, reach * alpha
         if held < room:
             held += 1
-            gained += reach
+            gained += any_
         else:
             room -= 1
             displaced = reaches[room] if room < len(reaches) else 1.0

@@ -187,7 +187,7 @@ OPENING = Open(1, 2, [1, 2, 3], [4], SAMPLING, 10, ["stop"])
 MESSAGES = [
     OPENING,
     Resume(OPENING),
-    Commit(1, 2, 3, [4, 5]),
+    Commit(1, 2, 3, [4, 5], 0.0),
     Draft(1, 2, 3, [4], [-1, 0], [5, 6], [0.5, 3.0]),
     Tokens(1, 2, 3, [4], "né"),
     Finished(1, 2, 3, "stop", "", Stats(1, 2.0, 3, 4.0, 5, 6, 7, 0)),

@@ -18,14 +18,15 @@ from workers.track import Track
 class Walk:
     """What a window committed: ``tokens`` new ones, ``accepted`` of them guessed and checked in the window.
 
-    Of the ``offered`` nodes it came by that had guesses below, the likeliest guess was right at ``agreed``.
-    ``ended`` tells that the sequence is over; ``failure`` that a row could not be sampled.
+    Of the ``offered`` nodes it came by that had guesses below, the likeliest guess was right at ``agreed`` and some
+    guess at ``guessed``. ``ended`` tells that the sequence is over; ``failure`` that a row could not be sampled.
     """
 
     tokens: int = 0
     accepted: int = 0
     offered: int = 0
     agreed: int = 0
+    guessed: int = 0
     ended: bool = False
     failure: EngineError | None = None
 
@@ -50,6 +51,7 @@ def walk(
         if likeliest is not None:
             walked.offered += 1
             walked.agreed += likeliest.token == sampled.token
+            walked.guessed += sampled.token in track.tree[node].children
         node = track.commit(sampled.token)
         walked.tokens += 1
         walked.accepted += node in rows

@@ -39,6 +39,7 @@ class _Draftee:
         self.restart()
         self.failures = 0
         self.told_at: float | None = None  # when the last commit came
+        self.due_at = -inf  # when the next one should come
 
     def restart(self) -> None:
         """Begin again from the tokens; the engine's state is freed by the caller."""
@@ -110,6 +111,7 @@ class Drafter:
         self._growing: list[_Expansion] = []
         self._chunk: tuple[_Draftee, int] | None = None  # a prefill in flight, and the tokens it adds
         self._next_ping = -inf
+        self._held_until = inf
 
     # Events
 
@@ -170,8 +172,9 @@ class Drafter:
             self._next_ping = now + HEARTBEAT
             lengths = [(seq, len(draftee.tokens)) for seq, draftee in self._draftees.items()]
             self._sends.append((self._verifier, Ping("drafter", self.epoch, lengths)))
-        run = None if self._busy else self._choose()
-        step = Step(self._sends, run, self._next_ping if self._verifier is not None else inf)
+        run = None if self._busy else self._choose(now)
+        wake = min(self._held_until, self._next_ping if self._verifier is not None else inf)
+        step = Step(self._sends, run, wake)
         self._sends = []
         return step
 
@@ -215,10 +218,14 @@ class Drafter:
             self._drop(commit.seq)
             self.dropped += 1
         else:
-            self._pace(draftee, now)
+            self._pace(draftee, commit, now)
 
-    def _pace(self, draftee: _Draftee, now: float) -> None:
-        """PEARL's draft length: what is drafted while a window is checked, one window beyond the one in flight."""
+    def _pace(self, draftee: _Draftee, commit: Commit, now: float) -> None:
+        """When to expect the next commit; and PEARL's draft length: what is drafted while a window is checked, one
+        window beyond the one in flight."""
+        draftee.due_at = now + commit.due if commit.due > 0 else -inf
+        if not commit.tokens:
+            return
         if draftee.told_at is not None:
             self._interval.add(now - draftee.told_at)
         draftee.told_at = now
@@ -253,7 +260,7 @@ class Drafter:
 
     # Growing
 
-    def _choose(self) -> Run | None:
+    def _choose(self, now: float) -> Run | None:
         before, self._before = self._before, []
         for draftee in self._draftees.values():
             if draftee.track is None and draftee.failures < _TRIES and self._worth(draftee, len(draftee.tokens)):
@@ -262,7 +269,8 @@ class Drafter:
                 self._busy = True
                 return Run(before, Prefill(draftee.opening.seq, chunk))
         rows: list[Row] = []
-        for draftee, leaves in self._leaves():
+        self._held_until = inf
+        for draftee, leaves in self._leaves(now):
             assert draftee.track is not None
             self._expand(draftee, draftee.track, leaves, before, rows)
         if rows or before:
@@ -270,7 +278,7 @@ class Drafter:
             return Run(before, Extend(rows) if rows else None)
         return None
 
-    def _leaves(self) -> list[tuple[_Draftee, list[int]]]:
+    def _leaves(self, now: float) -> list[tuple[_Draftee, list[int]]]:
         """The leaves to expand in the next forward: the most valuable ones, as many as pay together."""
         found: list[tuple[float, int, _Draftee]] = []
         for draftee in self._draftees.values():
@@ -286,6 +294,8 @@ class Drafter:
         found.sort(key=lambda entry: -entry[0])
         most = min(len(found), self._batch)
         count = batch_worth([value for value, _, _ in found[:most]], self._speed)
+        if self._holds(found[:count], now):
+            count = 0
         chosen: dict[int, tuple[_Draftee, list[int]]] = {}
         for at, (_, leaf, draftee) in enumerate(found):
             assert draftee.grower is not None and draftee.track is not None
@@ -294,6 +304,22 @@ class Drafter:
             else:
                 draftee.grower.put_back(leaf)
         return list(chosen.values())
+
+    def _holds(self, found: list[tuple[float, int, _Draftee]], now: float) -> bool:
+        """Whether to wait for a commit that is due, instead of starting a forward it would make half useless.
+
+        With q the chance that the target takes one of the leaves: starting now is a whole forward late with chance
+        1 - q, waiting delays all by the time until the commit.
+        """
+        due = max(draftee.due_at for _, _, draftee in found)
+        if len({draftee.opening.seq for _, _, draftee in found}) > 1 or not now < due:
+            return False
+        chance = min(1.0, sum(value for value, _, _ in found))
+        step = self._speed(len(found))
+        if due - now >= step * (1.0 - chance):
+            return False
+        self._held_until = due + 0.1 * step
+        return True
 
     def _expand(
         self, draftee: _Draftee, track: Track, leaves: list[int], before: list[Keep | Free], rows: list[Row]

@@ -15,7 +15,7 @@ from workers.strategy import Growth, Strategy
 from workers.tree import DraftTree
 
 _KAPPA = 4  # own candidates a window's node gets as branches in Mirror-SD's growth
-_FLOOR = 0.002  # nodes reached less often are not worth a row
+_FLOOR = 0.00002  # nodes reached less often are not worth a row
 
 
 class Grower(ABC):

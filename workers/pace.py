@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from placement.cost import Average, Curve, Rate
+from workers.acceptance import Walk
 
 
 class Pace:
@@ -12,14 +13,17 @@ class Pace:
         self.forward = Curve()  # T_v(n)
         self.plain = Curve()  # of forwards without guesses, while the drafter rests, by sequences
         self.rate = Rate()  # committed tokens a second, waits included
-        self._alpha = Average(0.05)
+        self._alpha = Rate(0.998)
+        self._beta = Rate(0.998)
+        self._alpha.add(7.0, 10.0)  # to begin with
+        self._beta.add(8.0, 10.0)
         self._step = Average(0.1)
         self._delay = Average(0.2)
 
-    def checked(self, agreed: int, offered: int) -> None:
-        """At so many of the nodes a walk came by the likeliest guess was right."""
-        for at in range(offered):
-            self._alpha.add(1.0 if at < agreed else 0.0)
+    def checked(self, walked: Walk) -> None:
+        """A walk showed how good the guesses were."""
+        self._alpha.add(walked.agreed, walked.offered)
+        self._beta.add(walked.guessed, walked.offered)
 
     def drafted(self, seconds: float) -> None:
         """A draft came that took its forward ``seconds``."""
@@ -32,7 +36,12 @@ class Pace:
     @property
     def alpha(self) -> float:
         """Chance that the target takes a drafter's first candidate."""
-        return self._alpha(0.7)
+        return self._alpha()
+
+    @property
+    def beta(self) -> float:
+        """Chance that it takes any candidate that was sent."""
+        return self._beta()
 
     @property
     def step(self) -> float:

@@ -75,13 +75,16 @@ class Partner:
         self._sends.append((self.peer, opening))
         sequence.drafter_length = sequence.length
 
-    def tell(self, sequence: Sequence, now: float) -> None:
-        """Send the tokens committed since the length it is known to hold."""
+    def tell(self, sequence: Sequence, now: float, due: float = 0.0) -> None:
+        """Send the tokens committed since the length it is known to hold, and when to expect more."""
         if self.peer is None or sequence.drafter_length is None:
             return
         tokens, _ = sequence.since(sequence.drafter_length)
-        sequence.told_at = now
-        self._sends.append((self.peer, Commit(sequence.seq, self._epoch, sequence.drafter_length, tokens)))
+        if sequence.news:
+            sequence.told_at = now
+            sequence.news = False
+        due = min(due, 3600.0)
+        self._sends.append((self.peer, Commit(sequence.seq, self._epoch, sequence.drafter_length, tokens, due)))
 
     def close(self, sequence: Sequence) -> None:
         """The sequence is over."""

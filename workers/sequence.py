@@ -51,6 +51,7 @@ class Sequence:
         self.waiting_since: float | None = None
         self.drafter_length: int | None = None  # tokens the drafter is known to hold; None: not opened there
         self.stalled = False  # the last wait brought no draft: do not wait again until one comes
+        self.news = False  # whether there are commits to tell the drafter
         self.told_at = now  # when the drafter was last told of commits
         self.drafted_at = -inf  # when the last new draft came
         self.trial = trial

@@ -146,6 +146,7 @@ class Verifier:
         run, wake = None, inf
         if self._flight is None:
             run, wake = self._choose(now)
+        self._tell(run is not None, now)
         step = Step(list(self._sends), run, min(wake, now + 1.0))
         self._sends.clear()
         return step
@@ -258,6 +259,16 @@ class Verifier:
             elif seq not in waiting:
                 self._sends.append((peer, Failed(seq, self.epoch, "unknown", "not known to this verifier")))
 
+    def _tell(self, started: bool, now: float) -> None:
+        """Tell the drafter what was committed and, when windows start, how long they should take."""
+        flying = self._flight if started and self._chunk is None and self._flight else []
+        due = self.pace.forward(sum(len(window.rows) for window in flying))
+        checked = {window.sequence.seq for window in flying if window.drafted}
+        for sequence in self._active.values():
+            begins = sequence.seq in checked and self._strategy.adapts
+            if sequence.news or begins:
+                self._partner.tell(sequence, now, due if begins else 0.0)
+
     # Windows
 
     def _choose(self, now: float) -> tuple[Run | None, float]:
@@ -347,7 +358,7 @@ class Verifier:
     def _account(self, window: Window, walked: Walk, beside: int, elapsed: float, now: float) -> None:
         """What a window cost and brought; ``beside`` windows shared its forward."""
         sequence = window.sequence
-        self.pace.checked(walked.agreed, walked.offered)
+        self.pace.checked(walked)
         if self._strategy.adapts:
             sequence.trial.round(walked.tokens, elapsed + window.waited, self.pace.plain(beside))
         if self._trace is not None:
@@ -360,7 +371,7 @@ class Verifier:
             code = "not_finite" if isinstance(walked.failure, NotFinite) else "engine_error"
             self._fail(sequence, code, str(walked.failure))
         elif not walked.ended and not sequence.trial.resting:
-            self._partner.tell(sequence, now)
+            sequence.news = True
 
     def _emit(self, sequence: Sequence, base: int, now: float) -> None:
         """Send what was committed from position ``base`` on, and the end if this was it."""

@@ -125,4 +125,6 @@ class Windows:
         told = sequence.told_at
         due = sequence.drafted_at + pace.step if sequence.drafted_at >= told else told + pace.delay
         reaches = [tree.reach(node.id) for node in guesses[:room]]
-        return waiting_pays(reaches, tree.reach(open_.id), pace.alpha, max(due - now, 0.0), pace.step, room, rate)
+        beta = pace.beta if self._tree else pace.alpha
+        wait = max(due - now, 0.0)
+        return waiting_pays(reaches, tree.reach(open_.id), pace.alpha, beta, wait, pace.step, room, rate)

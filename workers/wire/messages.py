@@ -69,12 +69,14 @@ class Cancel(_Message, frozen=True):
 
 
 class Commit(_Message, frozen=True):
-    """Tokens the target decided, from position ``base`` on."""
+    """Tokens the target decided, from position ``base`` on. ``due``: seconds in which the window in flight should
+    end (0: none is in flight)."""
 
     seq: Seq
     epoch: Epoch
     base: Length
     tokens: TokenList
+    due: Annotated[float, Meta(ge=0.0, le=3600.0)]
 
 
 class Hint(_Message, frozen=True):

@@ -1,0 +1,261 @@
+"""Strategies against the verifier bound on the simulator: the workers' own state machines, engines of given speed.
+
+Acceptance is iid: at every position the target's token is the drafter's first choice with chance 0.8, its second
+with 0.1, and so on. Nothing runs but the machines; seconds are virtual.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from hetero.bench.report import report
+from placement.simulate import Node, Simulation
+from workers.drafter import Drafter
+from workers.engines.base import Limits, Outcome
+from workers.machine import Extend, Prefill, Run
+from workers.sampling import Candidates, Logits, Sampled, Sampler
+from workers.sequence import Vocabulary
+from workers.strategy import strategy
+from workers.trace import Trace
+from workers.verifier import Verifier
+from workers.wire.messages import Finished, Message, Open, Ping, Sampling, Tokens
+
+RANKS = (0.80, 0.10, 0.04, 0.02, 0.01, 0.01)  # chance that the target takes the drafter's n-th choice
+WINDOW = 16  # rows up to which checking costs the same
+_VOCABULARY = 8  # tokens 0..5 are the drafter's choices in order; 6 is none of them
+_NONE = 6
+
+
+@dataclass(frozen=True)
+class Regime:
+    """A pair of devices. Seconds of a draft forward (flat to ``leaves`` rows), of a target forward by its rows, and
+    of the link one way. ``early``: whether the target hints from half its layers."""
+
+    name: str
+    draft: float
+    verify: Callable[[int], float]
+    link: float
+    leaves: int
+    early: bool = False
+
+
+def flat(seconds: float) -> Callable[[int], float]:
+    """T_v flat to WINDOW rows, then in proportion."""
+    return lambda rows: seconds * max(1.0, rows / WINDOW)
+
+
+# Milliseconds of llama.cpp Q8_0 for n rows, 240M, one thread, as `hetero bench engines` measured.
+_Q8_0 = ((1, 2, 4, 8, 16), (14.2, 37.1, 51.3, 68.2, 101.0))
+
+
+def measured(rows: int) -> float:
+    """T_v(n) of llama.cpp Q8_0."""
+    return float(np.interp(rows, *_Q8_0)) * 1e-3
+
+
+REGIMES = (
+    *(Regime(f"A GPU/CPU 4/150 ms, link 0.1 ms, B={b}", 4e-3, flat(0.150), 1e-4, b) for b in (8, 32)),
+    *(Regime(f"A GPU/CPU 4/150 ms, link 25 ms, B={b}", 4e-3, flat(0.150), 25e-3, b) for b in (8, 32)),
+    *(Regime(f"B GPU/GPU 2.5/20 ms, link 0.03 ms, B={b}", 2.5e-3, flat(0.020), 3e-5, b) for b in (8, 32)),
+    Regime("C slow drafter 10/25 ms, B=2", 10e-3, flat(0.025), 1e-4, 2),
+    Regime("D llama.cpp Q8_0, draft 2 ms, B=8", 2e-3, measured, 1e-4, 8),
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Tokens a second with the half width of its 95 % interval, busy shares of the devices, tokens a forward, and
+    the share of tokens decided with speculation off."""
+
+    rate: float
+    interval: float
+    verifier: float
+    drafter: float
+    length: float
+    plain: float
+
+
+class _Outcome(Outcome):
+    """The drafter's choices are always 0, 1, 2, ...; the target's token at a position is drawn beforehand."""
+
+    def __init__(self, taken: Sequence[int]) -> None:
+        self._taken = taken
+
+    def logits(self, row: int) -> Logits:
+        raise NotImplementedError("simulated engines have no logits")
+
+    def sample(self, row: int, sampler: Sampler, position: int) -> Sampled:
+        return Sampled(self._taken[position], 1.0)
+
+    def candidates(self, row: int, sampler: Sampler, position: int, count: int) -> Candidates:
+        return Candidates(list(range(min(count, len(RANKS)))), [1.0] * min(count, len(RANKS)))
+
+
+class _Exit(_Outcome):
+    """An early exit that has the target's token among its likeliest, the more often first."""
+
+    def candidates(self, row: int, sampler: Sampler, position: int, count: int) -> Candidates:
+        own = random.Random(position)
+        tokens = [t for t in range(len(RANKS)) if t != self._taken[position]][: count - 1]
+        tokens.insert(0 if own.random() < 0.6 else min(1, len(tokens)), self._taken[position])
+        if own.random() < 0.1:
+            tokens.remove(self._taken[position])
+        return Candidates(tokens[:count], [1.0] * len(tokens[:count]))
+
+
+class Play:
+    """One regime under one strategy, until ``tokens`` are out."""
+
+    def __init__(
+        self, regime: Regime, plan: str, gamma: int, tokens: int, seed: int, sequences: int = 1,
+        trace: Trace | None = None,
+    ) -> None:  # fmt: skip
+        self._regime = regime
+        self.simulation = Simulation()
+        self.times: list[tuple[float, int]] = []  # when how many tokens came
+        self.finished: list[Finished] = []
+        self._busy = {b"verifier": 0.0, b"drafter": 0.0}
+        draws = np.random.default_rng(seed).choice(_NONE + 1, size=tokens + 64, p=[*RANKS, 1.0 - sum(RANKS)])
+        self._taken: list[int] = draws.tolist()
+        context = tokens + 64
+        chosen = strategy(plan, gamma)
+        words = Vocabulary([b"x"] * _VOCABULARY, frozenset())
+        one = Limits(_VOCABULARY, context, WINDOW * sequences, 64, sequences, early_exit=regime.early)
+        two = Limits(_VOCABULARY, context, regime.leaves, 64, sequences, guesses=8192)
+        self._nodes: dict[bytes, Node] = {}
+        drafter = Drafter(2, two, words.ends, chosen, regime.leaves, trace)
+        machines: dict[bytes, Verifier | Drafter] = {
+            b"verifier": Verifier(1, one, words, chosen, 8192, trace),
+            b"drafter": drafter,
+        }
+        for name, machine in machines.items():
+            self._nodes[name] = self._node(name, machine)
+        drafter.linked(b"verifier")
+        self._sequences = sequences
+        self._keep_alive()
+        self.simulation.after(0.0, self._nodes[b"drafter"].poke)
+        for seq in range(1, sequences + 1):
+            opening = Open(seq, 0, [0], [], Sampling(0.8, 0, 1.0, 0.0, seed, 0), tokens, [])
+            self._deliver(b"verifier", b"client", opening, 0.1)
+        self.simulation.run(lambda: len(self.finished) == sequences, 1e9)
+
+    def result(self, batches: int = 25) -> Result:
+        """The first tenth is left out: speeds and chances are being learned then."""
+        times = self.times[len(self.times) // 10 :]
+        size = len(times) // batches
+        rates = []
+        for n in range(batches):
+            part = times[n * size : (n + 1) * size + 1]
+            rates.append(sum(count for _, count in part[1:]) / (part[-1][0] - part[0][0]))
+        seconds = self.simulation.now
+        stats = self.finished[0].stats
+        return Result(
+            mean(rates),
+            2.06 * stdev(rates) / sqrt(batches),  # Student's t of 24
+            self._busy[b"verifier"] / seconds,
+            self._busy[b"drafter"] / seconds,
+            stats.predicted_n / stats.forwards_n,
+            stats.plain_n / stats.predicted_n,
+        )
+
+    def _node(self, name: bytes, machine: Verifier | Drafter) -> Node:
+        def execute(run: Run) -> tuple[float, Outcome | None]:
+            seconds = 0.0
+            match run.forward:
+                case Extend(rows, hint):
+                    regime = self._regime
+                    seconds = regime.draft if name == b"drafter" else regime.verify(len(rows))
+                    if hint and isinstance(machine, Verifier):
+                        self.simulation.after(seconds / 2, lambda: self._hint(machine))
+                case Prefill():
+                    seconds = 1e-3
+            self._busy[name] += seconds
+            return seconds, _Outcome(self._taken) if run.forward is not None else None
+
+        def deliver(to: bytes, message: Message) -> None:
+            self._deliver(to, name, message, self._regime.link)
+
+        return Node(self.simulation, machine, execute, deliver)
+
+    def _hint(self, machine: Verifier) -> None:
+        machine.hinted(_Exit(self._taken), self.simulation.now)
+        self._nodes[b"verifier"].poke()
+
+    def _deliver(self, to: bytes, sender: bytes, message: Message, delay: float) -> None:
+        if to in self._nodes:
+            self.simulation.after(delay, lambda: self._nodes[to].receive(sender, message))
+        elif isinstance(message, Tokens):
+            self.times.append((self.simulation.now, len(message.tokens)))
+        elif isinstance(message, Finished):
+            self.finished.append(message)
+
+    def _keep_alive(self) -> None:
+        self._deliver(b"verifier", b"client", Ping("gateway", 1, []), 0.0)
+        self.simulation.after(5.0, self._keep_alive)
+
+
+def chain_bound(regime: Regime) -> float:
+    """max over n of tau(n - 1) / T_v(n), tokens a second: no chain can do better."""
+    alpha = RANKS[0]
+    return max((1 - alpha**n) / (1 - alpha) / regime.verify(n) for n in range(1, WINDOW + 1))
+
+
+def tree_bound(regime: Regime) -> float:
+    """The same with the best tree of n - 1 guesses."""
+    reaches: list[float] = []
+    frontier = [1.0]
+    while len(reaches) < WINDOW:
+        best = max(frontier)
+        frontier.remove(best)
+        reaches.append(best)
+        frontier += [best * chance for chance in RANKS]
+    return max(sum(reaches[:n]) / regime.verify(n) for n in range(1, WINDOW + 1))
+
+
+def best_gamma(regime: Regime) -> int:
+    """The draft length that suits the serial strategy best."""
+    alpha = RANKS[0]
+
+    def rate(gamma: int) -> float:
+        tokens = (1 - alpha ** (gamma + 1)) / (1 - alpha)
+        return tokens / (regime.verify(gamma + 1) + gamma * regime.draft + 2 * regime.link)
+
+    return max(range(1, WINDOW), key=rate)
+
+
+def run(
+    tokens: int, plans: Sequence[str], names: Sequence[str], json_file: Path | None, console: Console
+) -> list[dict[str, Any]]:
+    """Print percent of the bounds for every regime whose name starts with one of ``names`` (none: all)."""
+    rows = []
+    for regime in REGIMES:
+        if names and not any(regime.name.startswith(name) for name in names):
+            continue
+        bound, tree = chain_bound(regime), tree_bound(regime)
+        for plan in plans:
+            found = Play(regime, plan, best_gamma(regime), tokens, seed=1).result()
+            rows.append(
+                {
+                    "regime": regime.name,
+                    "strategy": plan,
+                    "tokens/s": found.rate,
+                    "% of chain bound": 100 * found.rate / bound,
+                    "+-": 100 * found.interval / bound,
+                    "% of tree bound": 100 * found.rate / tree,
+                    "tokens/forward": found.length,
+                    "verifier busy %": 100 * found.verifier,
+                    "drafter busy %": 100 * found.drafter,
+                    "plain %": 100 * found.plain,
+                }
+            )
+    report("regimes (simulated)", rows, json_file, console)
+    return rows

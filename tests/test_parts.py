@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 import hetero
 from hetero.config import make_config
 from hetero.plan import make_plan
-from placement.cost import waiting_pays
 from placement.device import Device, Inventory, check_device, default_devices, parse_device
 from placement.errors import DeviceError, MemoryShortage
 from placement.memory import ModelShape, check_memory, footprint
@@ -24,7 +23,20 @@ from workers.errors import WireError
 from workers.stopping import StopMatcher
 from workers.tree import DraftTree
 from workers.wire.codec import decode, encode
-from workers.wire.messages import Commit, Draft, Failed, Finished, Open, Ping, Pong, Resume, Sampling, Stats, Tokens
+from workers.wire.messages import (
+    Commit,
+    Draft,
+    Failed,
+    Finished,
+    Hint,
+    Open,
+    Ping,
+    Pong,
+    Resume,
+    Sampling,
+    Stats,
+    Tokens,
+)
 from workers.wire.socket import bind_router
 
 ROOT = Path(hetero.__file__).parent.parent
@@ -175,11 +187,6 @@ def test_memory():
         check_memory("x", 6, 5)
 
 
-def test_cost():
-    assert waiting_pays(0.8, 0, 0.001, 0.0, 100) and not waiting_pays(0.8, 0, 0.1, 0.0, 100)
-    assert not waiting_pays(0.8, 10, 0.001, 0.0015, 100)
-
-
 # The wire
 
 SAMPLING = Sampling(0.8, 0, 1.0, 0.0, 2**63 - 1, 0)
@@ -188,9 +195,10 @@ MESSAGES = [
     OPENING,
     Resume(OPENING),
     Commit(1, 2, 3, [4, 5], 0.0),
-    Draft(1, 2, 3, [4], [-1, 0], [5, 6], [0.5, 3.0]),
+    Hint(1, 2, 3, [-1, 0], [4, 5], [[6, 7], []]),
+    Draft(1, 2, 3, [-1, 0], [5, 6], [0.5, 1.0], 0.25),
     Tokens(1, 2, 3, [4], "né"),
-    Finished(1, 2, 3, "stop", "", Stats(1, 2.0, 3, 4.0, 5, 6, 7, 0)),
+    Finished(1, 2, 3, "stop", "", Stats(1, 2.0, 3, 4.0, 5, 6, 7, 0, 8, 9.5)),
     Failed(1, 2, "code", "why"),
     Ping("drafter", 1, [(1, 2)]),
     Pong(4),
@@ -219,12 +227,17 @@ def raw(**fields):
         raw(type="Pong", epoch=2**63),
         raw(type="Pong", epoch="1"),
         raw(type="Pong", epoch=1.0),
-        raw(type="Commit", seq=1, epoch=1, base=2**40, tokens=[]),
-        raw(type="Commit", seq=1, epoch=1, base=0, tokens=[-1]),
-        raw(type="Commit", seq=1, epoch=1, base=0, tokens=[2**31]),
-        raw(type="Draft", seq=1, epoch=1, base=0, path=[], parents=[-2], tokens=[1], confidences=[1.0]),
-        raw(type="Draft", seq=1, epoch=1, base=0, path=[], parents=[-1] * 257, tokens=[1], confidences=[1.0]),
-        raw(type="Draft", seq=1, epoch=1, base=0, path=[], parents=[-1], tokens=[1], confidences=[math.nan]),
+        raw(type="Commit", seq=1, epoch=1, base=2**40, tokens=[], due=0.0),
+        raw(type="Commit", seq=1, epoch=1, base=0, tokens=[-1], due=0.0),
+        raw(type="Commit", seq=1, epoch=1, base=0, tokens=[2**31], due=0.0),
+        raw(type="Commit", seq=1, epoch=1, base=0, tokens=[1], due=-1.0),
+        raw(type="Commit", seq=1, epoch=1, base=0, tokens=[1], due=math.inf),
+        raw(type="Draft", seq=1, epoch=1, base=0, parents=[-2], tokens=[1], chances=[1.0], seconds=0.0),
+        raw(type="Draft", seq=1, epoch=1, base=0, parents=[-1] * 1025, tokens=[1], chances=[1.0], seconds=0.0),
+        raw(type="Draft", seq=1, epoch=1, base=0, parents=[-1], tokens=[1], chances=[math.nan], seconds=0.0),
+        raw(type="Draft", seq=1, epoch=1, base=0, parents=[-1], tokens=[1], chances=[1.5], seconds=0.0),
+        raw(type="Draft", seq=1, epoch=1, base=0, parents=[-1], tokens=[1], chances=[1.0], seconds=1e9),
+        raw(type="Hint", seq=1, epoch=1, base=0, parents=[-1], tokens=[1], likely=[[1] * 17]),
         msgpack.packb([1, 2, 3]),
         msgpack.packb({"type": "Pong", "epoch": msgpack.ExtType(5, b"x")}),
         b"\x81" * 2000,
@@ -266,7 +279,10 @@ FORBIDDEN = {
     "workers": {"hetero", "ray"},
     "hetero": set(),
 }
-PURE = ("verifier", "drafter", "tree", "track", "partner", "acceptance", "sequence", "strategy", "machine", "stopping")
+PURE = (
+    *("verifier", "drafter", "tree", "track", "partner", "acceptance", "sequence", "strategy", "machine", "stopping"),
+    *("growth", "window", "pace", "trial", "draftee"),
+)
 
 
 @pytest.mark.parametrize("house", FORBIDDEN)

@@ -6,76 +6,23 @@ A commit re-roots the tree; what survives is kept, tokens and KV.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import inf
 
-from placement.calibration import RANKS, Calibration
+from placement.calibration import Calibration
 from placement.cost import Average, Curve, batch_worth
+from workers.draftee import Draftee, Expansion
 from workers.engines.base import Limits, Outcome, Row
 from workers.errors import EngineError
-from workers.growth import BranchGrower, ChainGrower, Grower, make_grower
+from workers.growth import BranchGrower, ChainGrower, make_grower
 from workers.machine import Extend, Free, Keep, Prefill, Run, Step
-from workers.sequence import sampler_of
 from workers.strategy import Growth, Strategy
 from workers.trace import Trace
 from workers.track import Track
-from workers.tree import DraftTree
-from workers.wire.messages import MAX_NODES, Close, Commit, Draft, Hint, Message, Open, Ping, Pong
+from workers.wire.messages import Close, Commit, Hint, Message, Open, Ping, Pong
 
 HEARTBEAT = 0.5  # seconds between pings
 _BATCH = 16  # most leaves expanded in one forward
 _TRIES = 3  # failed forwards in a row after which a sequence is left alone
-
-
-class _Draftee:
-    """One sequence at the drafter. ``track`` is None until its prefix is evaluated."""
-
-    def __init__(self, opening: Open, peer: bytes) -> None:
-        self.opening = opening
-        self.peer = peer
-        self.tokens = [*opening.prompt, *opening.committed]
-        self.limit = len(opening.prompt) + opening.max_tokens
-        self.sampler = sampler_of(opening)
-        self.restart()
-        self.failures = 0
-        self.told_at: float | None = None  # when the last commit came
-        self.due_at = -inf  # when the next one should come
-
-    def restart(self) -> None:
-        """Begin again from the tokens; the engine's state is freed by the caller."""
-        self.prefilled = 0
-        self.track: Track | None = None
-        self.grower: Grower | None = None
-
-    def begin(self, track: Track, grower: Grower) -> None:
-        """The prefix is evaluated: guesses may grow below it."""
-        self.track, self.grower = track, grower
-
-    def learn(self, base: int, tokens: list[int]) -> bool:
-        """Take committed tokens from ``base`` on; False when they do not fit what is known."""
-        if base > len(self.tokens):
-            return False
-        known = self.tokens[base : base + len(tokens)]
-        if known != tokens[: len(known)]:
-            return False
-        for token in tokens[len(known) :]:
-            self.tokens.append(token)
-            if self.track is not None and self.grower is not None:
-                self.grower.committing(token)
-                self.track.commit(token)
-        if self.grower is not None:
-            self.grower.committed()
-        return True
-
-
-@dataclass(frozen=True, slots=True)
-class _Expansion:
-    """One sequence's part of the forward in flight: its leaves, and all its nodes -> row of the outcome."""
-
-    draftee: _Draftee
-    track: Track
-    leaves: list[int]
-    rows: dict[int, int]
 
 
 class Drafter:
@@ -104,12 +51,12 @@ class Drafter:
         self._hint_calibration = Calibration()
         self._verifier: bytes | None = None
         self._verifier_epoch: int | None = None
-        self._draftees: dict[int, _Draftee] = {}
+        self._draftees: dict[int, Draftee] = {}
         self._sends: list[tuple[bytes, Message]] = []
         self._before: list[Keep | Free] = []
         self._busy = False
-        self._growing: list[_Expansion] = []
-        self._chunk: tuple[_Draftee, int] | None = None  # a prefill in flight, and the tokens it adds
+        self._growing: list[Expansion] = []
+        self._chunk: tuple[Draftee, int] | None = None  # a prefill in flight, and the tokens it adds
         self._next_ping = -inf
         self._held_until = inf
 
@@ -172,6 +119,7 @@ class Drafter:
             self._next_ping = now + HEARTBEAT
             lengths = [(seq, len(draftee.tokens)) for seq, draftee in self._draftees.items()]
             self._sends.append((self._verifier, Ping("drafter", self.epoch, lengths)))
+        self._held_until = inf
         run = None if self._busy else self._choose(now)
         wake = min(self._held_until, self._next_ping if self._verifier is not None else inf)
         step = Step(self._sends, run, wake)
@@ -205,7 +153,7 @@ class Drafter:
                 return
             self._drop(opening.seq)
         if max(tokens) < self._limits.vocabulary and len(tokens) < self._limits.context:
-            self._draftees[opening.seq] = _Draftee(opening, peer)
+            self._draftees[opening.seq] = Draftee(opening, peer)
         else:
             self.dropped += 1
 
@@ -220,7 +168,7 @@ class Drafter:
         else:
             self._pace(draftee, commit, now)
 
-    def _pace(self, draftee: _Draftee, commit: Commit, now: float) -> None:
+    def _pace(self, draftee: Draftee, commit: Commit, now: float) -> None:
         """When to expect the next commit; and PEARL's draft length: what is drafted while a window is checked, one
         window beyond the one in flight."""
         draftee.due_at = now + commit.due if commit.due > 0 else -inf
@@ -243,16 +191,7 @@ class Drafter:
         if not len(hint.parents) == len(hint.tokens) == len(hint.likely):
             self.dropped += 1
             return
-        tree = draftee.track.tree
-        places: list[int | None] = []
-        for at, (parent, token, likely) in enumerate(zip(hint.parents, hint.tokens, hint.likely, strict=True)):
-            place = tree.root if parent < 0 else None
-            if 0 <= parent < at and (above := places[parent]) is not None:
-                place = tree[above].children.get(token)
-            places.append(place)
-            tokens = [t for t in likely if t < self._limits.vocabulary][:RANKS]
-            if place is not None and tokens:
-                draftee.grower.hint(place, tokens, self._hint_calibration.chances([0.0] * len(tokens)))
+        draftee.hinted(hint, self._hint_calibration, self._limits.vocabulary)
 
     def _drop(self, seq: int) -> None:
         if self._draftees.pop(seq, None) is not None:
@@ -269,7 +208,6 @@ class Drafter:
                 self._busy = True
                 return Run(before, Prefill(draftee.opening.seq, chunk))
         rows: list[Row] = []
-        self._held_until = inf
         for draftee, leaves in self._leaves(now):
             assert draftee.track is not None
             self._expand(draftee, draftee.track, leaves, before, rows)
@@ -278,9 +216,9 @@ class Drafter:
             return Run(before, Extend(rows) if rows else None)
         return None
 
-    def _leaves(self, now: float) -> list[tuple[_Draftee, list[int]]]:
+    def _leaves(self, now: float) -> list[tuple[Draftee, list[int]]]:
         """The leaves to expand in the next forward: the most valuable ones, as many as pay together."""
-        found: list[tuple[float, int, _Draftee]] = []
+        found: list[tuple[float, int, Draftee]] = []
         for draftee in self._draftees.values():
             if draftee.grower is None or draftee.failures >= _TRIES:
                 continue
@@ -296,7 +234,7 @@ class Drafter:
         count = batch_worth([value for value, _, _ in found[:most]], self._speed)
         if self._holds(found[:count], now):
             count = 0
-        chosen: dict[int, tuple[_Draftee, list[int]]] = {}
+        chosen: dict[int, tuple[Draftee, list[int]]] = {}
         for at, (_, leaf, draftee) in enumerate(found):
             assert draftee.grower is not None and draftee.track is not None
             if at < count and self._worth(draftee, draftee.track.tree[leaf].position + 1):
@@ -305,7 +243,7 @@ class Drafter:
                 draftee.grower.put_back(leaf)
         return list(chosen.values())
 
-    def _holds(self, found: list[tuple[float, int, _Draftee]], now: float) -> bool:
+    def _holds(self, found: list[tuple[float, int, Draftee]], now: float) -> bool:
         """Whether to wait for a commit that is due, instead of starting a forward it would make half useless.
 
         With q the chance that the target takes one of the leaves: starting now is a whole forward late with chance
@@ -322,7 +260,7 @@ class Drafter:
         return True
 
     def _expand(
-        self, draftee: _Draftee, track: Track, leaves: list[int], before: list[Keep | Free], rows: list[Row]
+        self, draftee: Draftee, track: Track, leaves: list[int], before: list[Keep | Free], rows: list[Row]
     ) -> None:
         """Add the rows that leaves of one sequence need."""
         assert draftee.grower is not None
@@ -348,22 +286,22 @@ class Drafter:
         if own:
             index = {row.node: len(rows) + at for at, row in enumerate(own)}
             rows.extend(own)
-            self._growing.append(_Expansion(draftee, track, [leaf for leaf in fit if leaf in shown], index))
+            self._growing.append(Expansion(draftee, track, [leaf for leaf in fit if leaf in shown], index))
 
-    def _worth(self, draftee: _Draftee, position: int) -> bool:
+    def _worth(self, draftee: Draftee, position: int) -> bool:
         """Whether a guess at ``position`` could ever be used."""
         return position < min(draftee.limit, self._limits.context)
 
-    def _prefilled(self, draftee: _Draftee, count: int, outcome: Outcome, elapsed: float) -> None:
+    def _prefilled(self, draftee: Draftee, count: int, outcome: Outcome, elapsed: float) -> None:
         draftee.prefilled += count
         if draftee.prefilled < len(draftee.tokens):  # more was committed meanwhile
             return
         track = Track(draftee.opening.seq, draftee.prefilled - 1, draftee.tokens[-1])
         calibration = self._calibrations[draftee.opening.sampling.temperature > 0]
         draftee.begin(track, make_grower(self._strategy, track.tree, calibration, self._ends))
-        self._grown(_Expansion(draftee, track, [0], {0: 0}), outcome, elapsed)
+        self._grown(Expansion(draftee, track, [0], {0: 0}), outcome, elapsed)
 
-    def _grown(self, expansion: _Expansion, outcome: Outcome, elapsed: float) -> None:
+    def _grown(self, expansion: Expansion, outcome: Outcome, elapsed: float) -> None:
         """Guess the tokens below evaluated leaves and send them."""
         draftee, track = expansion.draftee, expansion.track
         grower = draftee.grower
@@ -382,32 +320,12 @@ class Drafter:
                 return
             new += grower.grown(leaf, found)
         if new:
-            self._sends.append((draftee.peer, _draft(draftee, tree, new, elapsed)))
+            self._sends.append((draftee.peer, draftee.draft(new, elapsed)))
 
-    def _failed(self, draftees: list[_Draftee]) -> None:
+    def _failed(self, draftees: list[Draftee]) -> None:
         """Rebuild what was in a failed forward; a sequence that fails again and again is left alone."""
         for draftee in draftees:
             draftee.failures += 1
             draftee.restart()
             if self._draftees.get(draftee.opening.seq) is draftee:
                 self._before.append(Free(draftee.opening.seq))
-
-
-def _draft(draftee: _Draftee, tree: DraftTree, new: list[int], elapsed: float) -> Draft:
-    """The subtree of the new nodes and of all nodes on the way to them."""
-    wanted: set[int] = set()
-    for node in new:
-        while node != tree.root and node not in wanted:
-            wanted.add(node)
-            node = tree[node].parent
-    nodes = sorted(wanted)[:MAX_NODES]  # parents come first
-    index = {node: at for at, node in enumerate(nodes)}
-    return Draft(
-        seq=draftee.opening.seq,
-        epoch=draftee.opening.epoch,
-        base=tree.position + 1,
-        parents=[index.get(tree[node].parent, -1) for node in nodes],
-        tokens=[tree[node].token for node in nodes],
-        chances=[tree[node].chance for node in nodes],
-        seconds=min(elapsed, 3600.0),
-    )

@@ -32,6 +32,18 @@ def sampler_of(opening: Open) -> Sampler:
     return Sampler(spec, prompt_digest(opening.prompt))
 
 
+def objection(opening: Open, context: int, vocabulary: int) -> str | None:
+    """Why a sequence cannot be admitted; its prompt and output so far may come from outside."""
+    if len(opening.prompt) >= context:
+        return (
+            f"the prompt has {len(opening.prompt)} tokens and the context holds {context}: "
+            "shorten it or serve with a larger --context"
+        )
+    if max(max(opening.prompt), max(opening.committed, default=0)) >= vocabulary:
+        return f"a token id lies outside the vocabulary of {vocabulary}"
+    return None
+
+
 class Sequence:
     """The verifier's record of one choice of one request."""
 

@@ -15,7 +15,7 @@ from workers.errors import EngineError, NotFinite
 from workers.machine import Extend, Free, Keep, Prefill, Run, Step
 from workers.pace import Pace
 from workers.partner import Partner
-from workers.sequence import Sequence, Vocabulary
+from workers.sequence import Sequence, Vocabulary, objection
 from workers.strategy import Strategy
 from workers.trace import Trace
 from workers.trial import Trial
@@ -169,19 +169,11 @@ class Verifier:
         if opening.seq in self._active or any(s.seq == opening.seq for s in self._queue):
             self.dropped += 1
             return
-        room = self._limits.context - len(opening.prompt)
-        if room < 1:
-            self._refuse(
-                peer,
-                opening,
-                f"the prompt has {len(opening.prompt)} tokens and the context holds {self._limits.context}: "
-                "shorten it or serve with a larger --context",
-            )
+        wrong = objection(opening, self._limits.context, len(self._vocabulary))
+        if wrong is not None:
+            self._sends.append((peer, Failed(opening.seq, self.epoch, "invalid_request", wrong)))
             return
-        if max(max(opening.prompt), max(opening.committed, default=0)) >= len(self._vocabulary):
-            self._refuse(peer, opening, f"a token id lies outside the vocabulary of {len(self._vocabulary)}")
-            return
-        limit = min(opening.max_tokens, room)
+        limit = min(opening.max_tokens, self._limits.context - len(opening.prompt))
         trial = Trial(probe=self._strategy.adapts and not self.pace.plain)
         sequence = Sequence(opening, peer, self._vocabulary, limit, now, trial)
         if sequence.reason is not None:  # a resumed sequence that had all its tokens
@@ -197,9 +189,6 @@ class Verifier:
             return
         sequence.peer = peer
         self._tokens(sequence, len(opening.prompt) + len(opening.committed))
-
-    def _refuse(self, peer: bytes, opening: Open, why: str) -> None:
-        self._sends.append((peer, Failed(opening.seq, self.epoch, "invalid_request", why)))
 
     def _drop(self, seq: int) -> None:
         """Free all a sequence holds; also in the drafter."""

@@ -59,7 +59,9 @@ class LlamaEngine:
         spare = EXACT_WIDTH if exact else settings.guesses
         params.n_ctx = settings.sequences * _padded(settings.context + spare)
         params.n_seq_max = ids
-        params.n_batch = params.n_ubatch = max(settings.chunk, settings.rows, EXACT_WIDTH)
+        params.n_batch = params.n_ubatch = max(
+            settings.chunk, settings.rows, EXACT_WIDTH, ids
+        )  # it wants a row for each
         params.n_threads = params.n_threads_batch = settings.threads
         params.kv_unified = not exact
         params.no_perf = True

@@ -1,0 +1,230 @@
+"""The arithmetic and the policies of speculation: windows, waits, calibrated growth, trials."""
+
+from __future__ import annotations
+
+import random
+from math import prod
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from placement.calibration import Calibration
+from placement.cost import Curve, Rate, batch_worth, rows_worth, waiting_pays
+from workers.growth import BranchGrower, ChainGrower, TreeGrower
+from workers.sampling import Candidates
+from workers.tree import DraftTree
+from workers.trial import Trial
+
+# Arithmetic
+
+
+@given(
+    st.lists(st.floats(0, 1), max_size=20).map(lambda found: sorted(found, reverse=True)),
+    st.floats(0, 500),
+    st.floats(0, 0.01),
+    st.integers(1, 4),
+)
+@settings(max_examples=200, deadline=None)
+def test_the_window_is_the_best_of_all_sizes(reaches, rate, row, first):
+    def seconds(rows):
+        return 0.01 + row * rows
+
+    def worth(n):
+        return sum(reaches[:n]) - rate * seconds(first + n)
+
+    found = rows_worth(reaches, seconds, rate, first)
+    assert worth(found) >= max(worth(n) for n in range(len(reaches) + 1)) - 1e-9
+
+
+def test_a_batch_grows_while_rows_are_free_and_stays_small_when_they_cost():
+    values = [0.8, 0.4, 0.2, 0.1, 0.05]
+    assert batch_worth(values, lambda rows: 0.004) == 5
+    assert batch_worth(values, lambda rows: 0.004 * rows) == 1
+    assert batch_worth(values, lambda rows: 0.004 if rows <= 3 else 0.02) == 3
+
+
+def test_waiting():
+    full, empty = [0.8**n for n in range(1, 16)], []
+    assert waiting_pays(empty, 1.0, 0.8, 0.95, 0.004, 0.004, 15, 30.0)
+    assert not waiting_pays(empty, 1.0, 0.8, 0.95, 0.2, 0.2, 15, 30.0)
+    assert not waiting_pays(full, full[-1], 0.8, 0.95, 0.0001, 0.0001, 15, 30.0)  # it would displace better ones
+    # The first draft is far, the next ones near: one alone does not pay, several do.
+    assert not waiting_pays(empty, 1.0, 0.8, 0.8, 0.05, 10.0, 15, 30.0)
+    assert waiting_pays(empty, 1.0, 0.8, 0.8, 0.05, 0.001, 15, 30.0)
+
+
+def test_a_curve_lies_between_what_was_measured():
+    curve = Curve()
+    assert not curve and curve(3) == 0.0
+    for _ in range(50):
+        curve.add(1, 0.010)
+        curve.add(9, 0.026)
+    assert curve(1) == pytest.approx(0.010) and curve(5) == pytest.approx(0.018) and curve(40) == pytest.approx(0.026)
+    assert curve.points() == {1: pytest.approx(0.010), 9: pytest.approx(0.026)}
+
+
+def test_a_rate_is_a_ratio_of_sums():
+    rate = Rate(1.0)
+    for seconds in (0.1, 0.9):
+        rate.add(1, seconds)
+    assert rate() == pytest.approx(2.0)  # the mean of the ratios would be 5.6
+
+
+def test_calibration_finds_the_true_chances():
+    """Six cells of 4000 draws: an error of 0.03 is beyond 3.7 sigma in each."""
+    rng = random.Random(3)
+    calibration = Calibration()
+    confidences = [1.0, 1.0, 2.0, 2.0, 3.0, 3.0]
+    true = [0.7, 0.15, 0.05, 0.03, 0.01, 0.01]
+    for _ in range(4000):
+        at, taken = rng.random(), None
+        for rank, chance in enumerate(true):
+            if at < chance:
+                taken = rank
+                break
+            at -= chance
+        calibration.observe(confidences, taken)
+    assert calibration.chances(confidences) == pytest.approx(true, abs=0.03)
+    assert sum(Calibration().chances([0.0] * 6)) < 1.0
+
+
+# The tree and its growth
+
+
+def planted(seed: int, size: int = 60) -> DraftTree:
+    rng = random.Random(seed)
+    tree = DraftTree(0, 0)
+    nodes = [0]
+    while len(nodes) < size:
+        above = rng.choice(nodes)
+        left = 1.0 - sum(tree[child].chance for child in tree[above].children.values())
+        node = tree.add(above, len(tree[above].children) + 1, left * rng.uniform(0.1, 0.9))
+        nodes.append(node)
+    return tree
+
+
+def reach(tree: DraftTree, node: int) -> float:
+    chances = []
+    while node != tree.root:
+        chances.append(tree[node].chance)
+        node = tree[node].parent
+    return prod(chances)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_best_nodes_are_the_likeliest_and_connected(seed):
+    tree = planted(seed)
+    if seed % 2:
+        tree.advance(next(iter(tree[tree.root].children)))
+    every = sorted((reach(tree, node) for node in range(100) if node in tree and node != tree.root), reverse=True)
+    found = tree.best(12)
+    assert [reach(tree, node.id) for node in found] == pytest.approx(every[:12])
+    seen = {tree.root}
+    for node in found:
+        assert node.parent in seen and tree.reach(node.id) == pytest.approx(reach(tree, node.id))
+        seen.add(node.id)
+
+
+def guess(rng: random.Random, width: int) -> Candidates:
+    return Candidates(rng.sample(range(9), width), sorted(rng.uniform(0, 3) for _ in range(width)))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_tree_grows_at_its_likeliest_leaves_and_forgets_none(seed):
+    rng = random.Random(seed)
+    tree = DraftTree(0, 0)
+    grower = TreeGrower(tree, Calibration(), frozenset({8}))
+    expanded: set[int] = set()
+    for _ in range(60):
+        open_ = {
+            node for node in range(5000) if node in tree and node not in expanded and tree[node].token != 8
+        }  # fmt: skip
+        given = grower.leaves(4)
+        chosen = [leaf for _, leaf in given]
+        values = [value for value, _ in given]
+        assert values == sorted(values, reverse=True) and set(chosen) <= open_
+        best = sorted((tree.reach(node) for node in open_), reverse=True)[: len(given)]
+        assert values == pytest.approx(best)
+        assert len(given) == min(4, len(open_))
+        for leaf in chosen[1:]:
+            if rng.random() < 0.3:
+                grower.put_back(leaf)
+            else:
+                expanded.add(leaf)
+                grower.grown(leaf, guess(rng, 6))
+        if chosen:
+            expanded.add(chosen[0])
+            grower.grown(chosen[0], guess(rng, 6))
+        if rng.random() < 0.3:
+            token = rng.randrange(8)
+            grower.committing(token)
+            tree.advance(token)
+            grower.committed()
+
+
+def test_a_chain_keeps_its_lead():
+    rng = random.Random(1)
+    tree = DraftTree(0, 0)
+    grower = ChainGrower(tree, Calibration(), frozenset(), lead=3)
+    for _ in range(3):
+        ((_, leaf),) = grower.leaves(8)
+        grower.grown(leaf, guess(rng, 1))
+    assert grower.leaves(8) == [] and len(tree) == 3
+    token = next(tree.chain()).token
+    grower.committing(token)
+    tree.advance(token)
+    grower.committed()
+    assert len(grower.leaves(8)) == 1
+
+
+def test_branches_grow_below_a_finished_window_and_prefer_hints():
+    rng = random.Random(2)
+    tree = DraftTree(0, 0)
+    grower = BranchGrower(tree, Calibration(), frozenset(), gamma=3)
+    while len(grower.window()) <= 3:
+        ((_, leaf),) = grower.leaves(8)
+        grower.grown(leaf, guess(rng, 4))
+    window = grower.window()
+    assert [tree[node].position for node in window] == [0, 1, 2, 3]
+    grower.hint(window[1], [100], [0.9])
+    hinted = tree[window[1]].children[100]
+    value, leaf = grower.leaves(8)[0]
+    assert leaf == hinted and value == pytest.approx(tree.reach(window[1]) * 0.9)
+    for _ in range(100):
+        leaves = grower.leaves(4)
+        for _, leaf in leaves:
+            assert leaf not in window[:-1]
+            grower.grown(leaf, guess(rng, 4))
+    assert not grower.leaves(4)
+    deepest = max(tree[node].position for node in range(2000) if node in tree)
+    assert deepest <= 3 + 1 + 3  # a branch of gamma below the window's end
+
+
+# Whether speculation pays
+
+
+def spend(trial: Trial, tokens: int, seconds: float, plain: float) -> list[bool]:
+    states = []
+    for _ in range(tokens):
+        trial.round(1, seconds, plain)
+        states.append(trial.resting)
+    return states
+
+
+def test_speculation_that_loses_rests_longer_and_longer():
+    trial = Trial(probe=False)
+    states = spend(trial, 1000, seconds=0.02, plain=0.01)
+    turns = [n for n in range(1, len(states)) if states[n] != states[n - 1]]
+    rests = np.diff(turns)[::2]
+    assert list(rests[:3]) == [64, 128, 256] and trial.plain == sum(states[:-1])
+
+
+def test_speculation_that_wins_only_stops_to_measure():
+    trial = Trial(probe=True)
+    assert trial.resting
+    states = spend(trial, 3000, seconds=0.005, plain=0.01)
+    assert 3 <= sum(states) <= 9
+    unknown = Trial(probe=False)
+    assert not any(spend(unknown, 500, seconds=1.0, plain=0.0))

@@ -15,7 +15,9 @@ from rich.table import Table
 
 from hetero import __version__
 from hetero.config import Config, make_config, read_file
-from hetero.errors import HeteroError
+from hetero.errors import ConfigError, HeteroError
+from workers.strategy import NAMES
+from workers.trace import start_file
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -75,6 +77,15 @@ def settings(command: _Command) -> _Command:
     return config(command)
 
 
+def start_trace(config: Config) -> None:
+    """Begin the trace file, if one is asked for. Raises ConfigError."""
+    if config.trace:
+        try:
+            start_file(Path(config.trace))
+        except OSError as error:
+            raise ConfigError(f"trace: {config.trace}: {error.strerror or error}") from None
+
+
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Speculative decoding over unlike devices: a drafter here, a verifier there, one exact answer."""
@@ -90,6 +101,7 @@ def serve(**values: Any) -> None:
 
     config = make_config(values)
     plan = make_plan(config, take_inventory())
+    start_trace(config)
     sys.exit(run(config, plan, Console()))
 
 
@@ -111,6 +123,7 @@ def generate(prompt: str, **values: Any) -> None:
     own = {name: values.pop(name) for name in ("max_tokens", "temperature", "top_k", "top_p", "min_p", "seed")}
     config = make_config(values)
     plan = make_plan(config, take_inventory())
+    start_trace(config)
     asyncio.run(run(prompt, plan, config.address, own, Console(stderr=True)))
 
 
@@ -182,6 +195,53 @@ def pair(
     from hetero.bench.pair import run
 
     run(size, draft, list(range(cores)), list(gammas), prompts, repeats, json_file, Console())
+
+
+@bench.command()
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw them here (.svg or .png).")
+@click.option("--target", default="1B", show_default=True, help="A model, or an inflated one: 9M, 240M, 1B.")
+@click.option("--draft", default="draft-50M", show_default=True, help="A model, or draft-1M or draft-50M.")
+@click.option("--engine", default="octet4", show_default=True, help="Engine of both roles.")
+@click.option("--strategy", "plans", multiple=True, default=("serial", "pearl", "mirror", "ahead"), show_default=True)
+@click.option("--gamma", default=0, type=click.IntRange(0, 63), help="As in serve.")
+@click.option("--prompts", "source", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="Spec-Bench's question.jsonl, or text in paragraphs. Default: built-in.")  # fmt: skip
+@click.option("--count", default=6, show_default=True, type=click.IntRange(1), help="Prompts per category.")
+@click.option("--tokens", default=160, show_default=True, type=click.IntRange(8), help="Output tokens per prompt.")
+@click.option("--temperature", default=0.8, show_default=True, type=click.FloatRange(0, 100))
+@click.option("--streams", default=1, show_default=True, type=click.IntRange(1, 64), help="Sequences at once.")
+@click.option("--repeats", default=2, show_default=True, type=click.IntRange(1))
+@click.option("--cores", default=2, show_default=True, type=click.IntRange(1), help="Cores the pair has.")
+def speed(
+    json_file: Path | None, plot: Path | None, source: Path | None, count: int, plans: tuple[str, ...], cores: int,
+    **values: Any,
+) -> None:  # fmt: skip
+    """Strategies for real: plain decoding and each strategy over the same prompts, interleaved."""
+    from hetero.bench.speed import Settings, run
+
+    run(Settings(plans=plans, cores=list(range(cores)), **values), source, count, json_file, plot, Console())
+
+
+@bench.command()
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
+@click.option("--tokens", default=50_000, show_default=True, type=click.IntRange(1000), help="Tokens per cell.")
+@click.option("--strategy", "plans", multiple=True, default=NAMES, show_default=True)
+@click.option("--regime", "names", multiple=True, help="Regimes whose name starts so: A, B, C, D. Default: all.")
+def regimes(json_file: Path | None, tokens: int, plans: tuple[str, ...], names: tuple[str, ...]) -> None:
+    """Strategies on the simulator, in percent of the verifier bound."""
+    from hetero.bench.regimes import run
+
+    run(tokens, plans, names, json_file, Console())
+
+
+@bench.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+def lanes(file: Path) -> None:
+    """Draw to FILE (.svg, .png) what drafter and verifier do at the same time, for each strategy (simulated)."""
+    from hetero.bench.regimes import draw
+
+    draw(file)
 
 
 @bench.command()

@@ -29,8 +29,18 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         str, Meta(description="llama_cpp or torch. Default: llama_cpp for GGUF, torch for safetensors.")
     ] = ""
     draft_engine: Annotated[str, Meta(description="The drafter's engine, likewise.")] = ""
-    strategy: Annotated[str, Meta(description="off, serial or ahead. Default: ahead with a drafter, off without.")] = ""
-    gamma: Annotated[int, Meta(ge=1, le=63, description="Most draft tokens checked in one target forward.")] = 4
+    strategy: Annotated[
+        str, Meta(description="off, serial, pearl, mirror or ahead. Default: ahead with a drafter, off without.")
+    ] = ""
+    gamma: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=63,
+            description="Most draft tokens checked in one target forward. 0: as measured speeds have it (4 for serial "
+            "and mirror, which do not measure).",
+        ),
+    ] = 0
     exact: Annotated[
         bool, Meta(description="Bit-equal output with and without a drafter, at one fixed forward width.")
     ] = False
@@ -39,6 +49,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         int,
         Meta(ge=0, le=1 << 20, description="Tokens of prompt and output a sequence may have (0: the model's)."),
     ] = 0
+    trace: Annotated[str, Meta(description="File for a trace of all forwards, for ui.perfetto.dev.")] = ""
     alias: Annotated[str, Meta(description="The model's name in the API. Default: the file's name.")] = ""
     host: Annotated[str, Meta(description="Address the HTTP server listens on.")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="Port the HTTP server listens on (0: any free one).")] = 8000

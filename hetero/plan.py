@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from hetero.config import Config
 from hetero.errors import ConfigError
@@ -54,7 +55,8 @@ def make_plan(config: Config, inventory: Inventory) -> Plan:
         raise ConfigError(f"context: {context} exceeds the {target.context} tokens {target.name} was made for")
     needed = footprint(target.shape, config.parallel * context, 2, 128).total
     devices = _devices(config, inventory, needed, drafter is not None)
-    common = {"strategy": strategy, "gamma": gamma, "sequences": config.parallel, "context": context}
+    trace = str(Path(config.trace).resolve()) if config.trace else ""
+    common = {"trace": trace, "strategy": strategy, "gamma": gamma, "sequences": config.parallel, "context": context}
     one = _place("target", config.target_engine, target, devices[0], config.exact, common)
     two = None
     if drafter is not None:

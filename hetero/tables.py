@@ -18,7 +18,9 @@ def plan_table(plan: Plan, statuses: dict[str, dict[str, Any]], url: str) -> Tab
         spec = placement.spec
         status = statuses[spec.role]
         exact = ", exact" if spec.exact else ""
-        strategy = plan.strategy if plan.strategy == "off" else f"{plan.strategy}, gamma {spec.gamma}"
+        strategy = (
+            plan.strategy if plan.strategy == "off" else plan.strategy + (f", gamma {spec.gamma}" if spec.gamma else "")
+        )
         table.add_row(
             str(placement.device),
             spec.role,

@@ -76,7 +76,7 @@ def yaml(tmp_path: Path, text: str) -> list[str]:
         (["--strategy", "magic"], ["strategy", "off, serial, pearl, mirror, ahead"]),
         (["--strategy", "ahead", "--draft", "none"], ["strategy", "drafter"]),
         (["--target-engine", "vllm"], ["target_engine", "llama_cpp, torch"]),
-        (["--gamma", "0"], ["gamma"]),
+        (["--gamma", "-1"], ["gamma"]),
         (["--port", "70000"], ["port"]),
         (["--context", "5000"], ["context", "2048"]),
         (["--host", "no.such.host.invalid"], ["host"]),

@@ -199,7 +199,7 @@ def test_branches_grow_below_a_finished_window_and_prefer_hints():
             grower.grown(leaf, guess(rng, 4))
     assert not grower.leaves(4)
     deepest = max(tree[node].position for node in range(2000) if node in tree)
-    assert deepest <= 3 + 1 + 3  # a branch of gamma below the window's end
+    assert deepest <= 3 + 1 + 3  # a branch of gamma below the target's own token after the window
 
 
 # Whether speculation pays

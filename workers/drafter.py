@@ -43,6 +43,8 @@ class Drafter:
         self._limits = limits
         self._ends = ends
         self._strategy = strategy
+        # Commits that came down on a branch of gamma, a shorter one, none; and on one that a hint started.
+        self.landings = {"complete": 0, "partial": 0, "missed": 0, "hinted": 0}
         self._batch = min(batch, limits.rows)
         self._trace = trace
         self._speed = Curve()  # seconds of a forward by its rows
@@ -174,13 +176,23 @@ class Drafter:
         draftee.due_at = now + commit.due if commit.due > 0 else -inf
         if not commit.tokens:
             return
+        grower = draftee.grower
+        if isinstance(grower, BranchGrower) and draftee.track is not None:
+            self._landed(grower, draftee.track.tree.root in grower.hinted, now)
         if draftee.told_at is not None:
             self._interval.add(now - draftee.told_at)
         draftee.told_at = now
-        grower = draftee.grower
         if self._strategy.growth is Growth.CHAIN and isinstance(grower, ChainGrower) and self._speed:
             gamma = round(self._interval(0.0) / max(self._speed(1), 1e-6))
             grower.lead = 2 * max(1, min(self._strategy.rows - 1, gamma))
+
+    def _landed(self, grower: BranchGrower, hinted: bool, now: float) -> None:
+        """Count how well Mirror-SD's branches were prepared for a commit."""
+        kind = grower.landing()
+        self.landings[kind] += 1
+        self.landings["hinted"] += hinted and kind != "missed"
+        if self._trace is not None:
+            self._trace.mark("drafter", kind, now, hinted=hinted)
 
     def _hint(self, hint: Hint) -> None:
         """Root branches at what the target's early exit expects."""

@@ -165,6 +165,11 @@ class BranchGrower(Grower):
         super().committed()
         self.hinted = {node for node in self.hinted if node in self._tree}
 
+    def landing(self) -> str:
+        """Where the last commit came down: on a branch that is "complete" (gamma long), "partial" or "missed"."""
+        ready = len(self.window()) - 1
+        return "complete" if ready >= self._gamma else "partial" if ready else "missed"
+
     def window(self) -> list[int]:
         """The root and the chain below it that the target checks next: first children, gamma at most."""
         found = [self._tree.root]
@@ -173,11 +178,11 @@ class BranchGrower(Grower):
         return found
 
     def _end(self, start: int) -> int | None:
-        """The last node of a branch, None once it is gamma long."""
+        """The last node of a branch, None once gamma nodes follow its start."""
         end, length = start, 1
         while children := self._tree[end].children:
             end, length = next(iter(children.values())), length + 1
-        return end if length < self._gamma else None
+        return end if length <= self._gamma else None
 
 
 def make_grower(strategy: Strategy, tree: DraftTree, calibration: Calibration, ends: frozenset[int]) -> Grower:

@@ -33,6 +33,18 @@ class Pace:
         """The first draft below a commit came ``seconds`` after it was told."""
         self._delay.add(seconds)
 
+    def facts(self) -> dict[str, object]:
+        """The measures as builtins: alpha, beta, draft step and answer in seconds, T_v by rows."""
+        return {
+            "alpha": self.alpha,
+            "beta": self.beta,
+            "step": self.step,
+            "delay": self.delay,
+            "rate": self.rate(),
+            "forward": {str(rows): seconds for rows, seconds in self.forward.points().items()},
+            "plain": {str(rows): seconds for rows, seconds in self.plain.points().items()},
+        }
+
     @property
     def alpha(self) -> float:
         """Chance that the target takes a drafter's first candidate."""

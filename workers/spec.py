@@ -9,7 +9,8 @@ import msgspec
 
 
 class WorkerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One worker. ``cores``: the CPU cores it is confined to (empty: all); ``gpu``: a CUDA device or None."""
+    """One worker. ``cores``: the CPU cores it is confined to (empty: all); ``gpu``: a CUDA device or None;
+    ``trace``: a file to append a trace to."""
 
     role: Literal["target", "drafter"]
     model: str
@@ -24,6 +25,7 @@ class WorkerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     exact: bool = False
     vocabulary: int = 4096  # table engine only
     host: str = "127.0.0.1"
+    trace: str = ""
 
     @property
     def path(self) -> Path:

@@ -37,23 +37,17 @@ class Growth(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
-    """``gamma``: most draft tokens of a window, but for AHEAD and PEARL, which find their own number up to
-    ``rows``; ``rows``: most rows of a window."""
+    """``gamma``: draft tokens of a window, where they are fixed; ``rows``: most rows of a window."""
 
     name: str
     gamma: int
     start: Start
     growth: Growth
-    rows: int = 16
+    rows: int
 
     @property
     def drafts(self) -> bool:
         return self.growth is not Growth.NONE
-
-    @property
-    def fixed(self) -> bool:
-        """Whether windows hold gamma draft tokens."""
-        return self.start is Start.WITH_GAMMA
 
     @property
     def adapts(self) -> bool:
@@ -66,20 +60,24 @@ class Strategy:
         return self.growth is Growth.BRANCHES
 
 
-def strategy(name: str, gamma: int, rows: int = 16) -> Strategy:
-    """The strategy of a name. Raises ConfigError."""
+def strategy(name: str, gamma: int = 0) -> Strategy:
+    """The strategy of a name. ``gamma``: most draft tokens of a window; 0: as measured speeds have it, up to
+    MOST, or USUAL where they are fixed. Raises ConfigError."""
+    fixed, most = gamma or USUAL, gamma or MOST
     match name:
         case "off":
-            return Strategy(name, 0, Start.AT_ONCE, Growth.NONE)
+            return Strategy(name, 0, Start.AT_ONCE, Growth.NONE, 1)
         case "serial":
-            return Strategy(name, gamma, Start.WITH_GAMMA, Growth.WINDOW, max(rows, gamma + 1))
+            return Strategy(name, fixed, Start.WITH_GAMMA, Growth.WINDOW, fixed + 1)
         case "pearl":
-            return Strategy(name, gamma, Start.AT_ONCE, Growth.CHAIN, rows)
+            return Strategy(name, fixed, Start.AT_ONCE, Growth.CHAIN, most + 1)
         case "mirror":
-            return Strategy(name, gamma, Start.WITH_GAMMA, Growth.BRANCHES, max(rows, gamma + 1))
+            return Strategy(name, fixed, Start.WITH_GAMMA, Growth.BRANCHES, fixed + 1)
         case "ahead":
-            return Strategy(name, gamma, Start.GOODPUT, Growth.TREE, rows)
+            return Strategy(name, fixed, Start.GOODPUT, Growth.TREE, most + 1)
     raise ConfigError(f"strategy {name!r} is unknown: choose {', '.join(NAMES)}")
 
 
+USUAL = 4  # draft tokens of a window where nothing else is asked
+MOST = 15
 NAMES = ("off", "serial", "pearl", "mirror", "ahead")

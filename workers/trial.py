@@ -14,7 +14,8 @@ class Trial:
 
     def __init__(self, probe: bool) -> None:
         """``probe``: whether what plain decoding costs is not known yet."""
-        self.plain = 0  # tokens decided while resting
+        self.plain = 0  # tokens decided plainly because speculation lost
+        self._probing = probe
         self._left = _PROBE if probe else 0
         self._rest = _REST
         self._tokens = self._since = 0
@@ -28,7 +29,7 @@ class Trial:
     def round(self, tokens: int, seconds: float, plain: float) -> None:
         """A round took ``seconds`` for its tokens; plainly each of them takes ``plain`` (0: unknown)."""
         if self.resting:
-            self.plain += tokens
+            self.plain += 0 if self._probing else tokens
             self._left -= tokens
             return
         self._tokens += tokens
@@ -38,8 +39,10 @@ class Trial:
             return
         if plain and self._balance > 0:
             self._left, self._rest = self._rest, min(_LONGEST, 2 * self._rest)
+            self._probing = False
         else:
             self._rest = _REST
             if self._since >= _RENEW:
                 self._left, self._since = _PROBE, 0
+                self._probing = True
         self._tokens, self._balance = 0, 0.0

@@ -48,7 +48,7 @@ class Verifier:
         limits: Limits,
         vocabulary: Vocabulary,
         strategy: Strategy,
-        tree_nodes: int = 4096,
+        tree_nodes: int = 2048,
         trace: Trace | None = None,
     ) -> None:
         self.epoch = epoch

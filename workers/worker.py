@@ -14,6 +14,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import zmq
@@ -28,6 +29,7 @@ from workers.sequence import Vocabulary
 from workers.spec import WorkerSpec
 from workers.strategy import strategy
 from workers.tokenizer import load_tokenizer
+from workers.trace import FileTrace
 from workers.verifier import Verifier
 from workers.wire.codec import decode, encode
 from workers.wire.socket import bind_router, connect_dealer
@@ -50,6 +52,7 @@ class Worker:
         self._failure = ""
         self._endpoint = ""
         self._loaded_s = 0.0
+        self._busy = 0.0  # seconds the engine worked
         self._cells = 0  # KV cells held when the worker was last idle
         self._machine: Verifier | Drafter | None = None
         self._engine: Engine | None = None
@@ -63,7 +66,7 @@ class Worker:
 
     def status(self) -> dict[str, Any]:
         """Plain facts: phase ("loading", "ready", "stopped", "failed"), epoch, endpoint, sequences, memory."""
-        machine = self._machine
+        machine, engine = self._machine, self._engine
         return {
             "role": self.spec.role,
             "phase": self._phase,
@@ -78,6 +81,10 @@ class Worker:
             "gpu": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
             "dropped": machine.dropped if machine is not None else 0,
             "memory": _resident(),
+            "busy_s": self._busy,
+            "landings": machine.landings if isinstance(machine, Drafter) else {},
+            "pace": machine.pace.facts() if isinstance(machine, Verifier) else {},
+            "early_exit": engine.limits.early_exit if engine is not None else False,
         }
 
     def link(self, endpoint: str) -> None:
@@ -135,10 +142,13 @@ class Worker:
     def _make(self, engine: Engine) -> Verifier | Drafter:
         spec = self.spec
         plan = strategy(spec.strategy, spec.gamma)
+        trace = FileTrace(Path(spec.trace)) if spec.trace else None
         vocabulary = self._vocabulary(engine.limits.vocabulary)
         if spec.role == "target":
-            return Verifier(self.epoch, engine.limits, vocabulary, plan)
-        return Drafter(self.epoch, engine.limits, vocabulary.ends, plan)
+            if plan.hints and not engine.limits.early_exit:
+                _log.warning("engine %s has no early exit: branches start at the drafter's candidates", spec.engine)
+            return Verifier(self.epoch, engine.limits, vocabulary, plan, trace=trace)
+        return Drafter(self.epoch, engine.limits, vocabulary.ends, plan, trace=trace)
 
     def _vocabulary(self, size: int) -> Vocabulary:
         """The tokenizer's pieces, padded to the model's vocabulary (models round theirs up)."""
@@ -212,7 +222,9 @@ class Worker:
             outcome = EngineError(f"{type(error).__name__}: {error}")
         if run.forward is None:  # only frees: the moment to count what is left
             self._cells = engine.used_cells
-        return outcome, time.monotonic() - began
+        elapsed = time.monotonic() - began
+        self._busy += elapsed
+        return outcome, elapsed
 
     def _hinted(self, early: Outcome) -> None:
         self._post("hint", early)

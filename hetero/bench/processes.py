@@ -68,6 +68,12 @@ class Pair:
                     raise ClusterError(f"the benchmark's sequence failed: {message.message}")
         return [done[o.seq] for o in openings]
 
+    def statuses(self) -> list[dict[str, Any]]:
+        """Each worker's status now, the verifier's first."""
+        for process in self._processes:
+            _order(process, "status")
+        return [_status(process) for process in self._processes]
+
     def close(self) -> None:
         """Stop the processes."""
         self._socket.close(0)

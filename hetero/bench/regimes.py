@@ -24,8 +24,8 @@ from workers.engines.base import Limits, Outcome
 from workers.machine import Extend, Prefill, Run
 from workers.sampling import Candidates, Logits, Sampled, Sampler
 from workers.sequence import Vocabulary
-from workers.strategy import strategy
-from workers.trace import Trace
+from workers.strategy import NAMES, strategy
+from workers.trace import Events, Trace
 from workers.verifier import Verifier
 from workers.wire.messages import Finished, Message, Open, Ping, Sampling, Tokens
 
@@ -127,12 +127,12 @@ class Play:
         draws = np.random.default_rng(seed).choice(_NONE + 1, size=tokens + 64, p=[*RANKS, 1.0 - sum(RANKS)])
         self._taken: list[int] = draws.tolist()
         context = tokens + 64
-        chosen = strategy(plan, gamma)
+        chosen = strategy(plan, gamma if plan in ("serial", "mirror") else 0)
         words = Vocabulary([b"x"] * _VOCABULARY, frozenset())
         one = Limits(_VOCABULARY, context, WINDOW * sequences, 64, sequences, early_exit=regime.early)
         two = Limits(_VOCABULARY, context, regime.leaves, 64, sequences, guesses=8192)
         self._nodes: dict[bytes, Node] = {}
-        drafter = Drafter(2, two, words.ends, chosen, regime.leaves, trace)
+        drafter = self.drafter = Drafter(2, two, words.ends, chosen, regime.leaves, trace)
         machines: dict[bytes, Verifier | Drafter] = {
             b"verifier": Verifier(1, one, words, chosen, 8192, trace),
             b"drafter": drafter,
@@ -259,3 +259,17 @@ def run(
             )
     report("regimes (simulated)", rows, json_file, console)
     return rows
+
+
+def draw(file: Path) -> None:
+    """Draw the lanes of every strategy on a pair with a 4 ms drafter and a 60 ms verifier."""
+    from hetero.bench.plots import lanes
+
+    regime = Regime("", 4e-3, flat(0.060), 1e-3, 8, early=True)
+    traces: dict[str, tuple[Events, float, float]] = {}
+    for plan in NAMES:
+        events = Events()
+        Play(regime, plan, 6, 400, seed=1, trace=events)
+        first = next(begin for lane, _, begin, *_ in events.spans if lane == "verifier" and begin > 2.0)
+        traces[plan] = (events, first - 0.004, first + 0.4)
+    lanes(traces, file)

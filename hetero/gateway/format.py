@@ -84,8 +84,17 @@ def timings(stats: Stats) -> dict[str, Any]:
         "predicted_per_second": rate(stats.predicted_n - stats.resumed_n, stats.predicted_ms),
         "draft_n": stats.draft_n,
         "draft_n_accepted": stats.draft_n_accepted,
+        "draft_wait_ms": round(stats.waited_ms, 3),
         "target_forwards_n": stats.forwards_n,
+        "speculation": _speculation(stats),
     }
+
+
+def _speculation(stats: Stats) -> str:
+    """One line on whether drafts were used, and why not where they were not."""
+    if stats.plain_n:
+        return f"off for {stats.plain_n} of {stats.predicted_n} tokens: it was slower than plain decoding"
+    return "on" if stats.draft_n else "off"
 
 
 def failure(message: str, kind: str, param: str | None = None, code: str | int | None = None) -> dict[str, Any]:

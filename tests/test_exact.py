@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from pair import DRAFTER, PROMPTS, TARGET
-from wiring import Client, opening, until, workers
+from wiring import Client, eager, opening, until, workers
 
 from workers.spec import WorkerSpec
 from workers.tokenizer import GgufTokenizer
@@ -44,10 +44,12 @@ def texts(plan: str, engine: str, together: bool) -> tuple[dict[tuple[int, float
 
 
 @pytest.mark.parametrize("engine", ["llama_cpp", "torch"])
-def test_exact_texts_are_equal_with_and_without_a_drafter_alone_and_together(engine):
+def test_exact_texts_are_equal_with_and_without_a_drafter_alone_and_together(engine, monkeypatch):
+    eager(monkeypatch)
     plain, _ = texts("off", engine, together=False)
     assert all(len(tokens) == LENGTH for tokens in plain.values())
-    for plan, together in (("off", True), ("serial", False), ("serial", True), ("ahead", False), ("ahead", True)):
+    plans = [("off", True), ("serial", False), ("pearl", True), ("mirror", True), ("ahead", False), ("ahead", True)]
+    for plan, together in plans:
         found, accepted = texts(plan, engine, together)
         assert found == plain, (plan, together)
         assert accepted > 50 or plan == "off"

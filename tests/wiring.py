@@ -21,6 +21,12 @@ def until(condition, seconds: float = 30.0) -> None:
         time.sleep(0.01)
 
 
+def eager(monkeypatch) -> None:
+    """Let ``ahead`` speculate although it does not pay, as it may not with toy models that share a core."""
+    monkeypatch.setattr("workers.window.rows_worth", lambda reaches, *rest: len(reaches))
+    monkeypatch.setattr("workers.trial._BLOCK", 1 << 30)
+
+
 @contextmanager
 def workers(target: WorkerSpec, drafter: WorkerSpec | None):
     started = [Worker(target)] + ([Worker(drafter)] if drafter else [])

@@ -7,9 +7,13 @@ import os
 from workers.engines.base import Engine
 from workers.spec import WorkerSpec
 
+_WINDOWS = 128  # evaluated guesses a target holds per sequence: a window's
+_TREE = 512  # a drafter's: all that a window of many draft steps can grow
+
 
 def load_engine(spec: WorkerSpec) -> Engine:
     """Load the model. Imports only the library the engine needs. Raises HeteroError."""
+    guesses = _TREE if spec.role == "drafter" else _WINDOWS
     threads = len(spec.cores) or os.cpu_count() or 1
     if spec.engine == "table":
         from workers.engines.table import TableEngine, TableSpec
@@ -21,13 +25,17 @@ def load_engine(spec: WorkerSpec) -> Engine:
 
         return LlamaEngine(
             spec.path,
-            LlamaSettings(threads, spec.sequences, spec.context, exact=spec.exact, gpu=_seen(spec.gpu)),
+            LlamaSettings(
+                threads, spec.sequences, spec.context, exact=spec.exact, gpu=_seen(spec.gpu), guesses=guesses
+            ),
         )
     if spec.engine in ("octet", "octet4"):
         from workers.engines.octet.engine import OctetEngine, OctetSettings
 
+        bits = 4 if spec.engine == "octet4" else 8
         return OctetEngine(
-            spec.path, OctetSettings(threads, spec.sequences, spec.context, bits=4 if spec.engine == "octet4" else 8)
+            spec.path,
+            OctetSettings(threads, spec.sequences, spec.context, bits=bits, guesses=guesses),
         )
     import torch
 
@@ -35,7 +43,8 @@ def load_engine(spec: WorkerSpec) -> Engine:
 
     torch.set_num_threads(threads)
     device = "cpu" if spec.gpu is None else f"cuda:{_seen(spec.gpu)}"
-    return TorchEngine(spec.path, TorchSettings(device, spec.dtype, spec.sequences, spec.context, exact=spec.exact))
+    settings = TorchSettings(device, spec.dtype, spec.sequences, spec.context, exact=spec.exact, guesses=guesses)
+    return TorchEngine(spec.path, settings)
 
 
 def _seen(gpu: int | None) -> int | None:

@@ -6,7 +6,7 @@ included, a second is worth ``rate`` tokens; a row or a wait pays while it bring
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
 
@@ -45,44 +45,36 @@ class Rate:
 
 
 class Curve:
-    """Seconds of a forward by its rows: measured sizes averaged, linear between them, flat beyond.
+    """Seconds of a forward by its rows, learned online.
 
-    Flat beyond the largest size is hopeful on purpose: a size that looks free is tried, and then known.
+    More rows never cost less, so a size is held to cost no more than any larger one did. A size not measured yet is
+    held to cost what the next smaller one did: hopeful on purpose, so that it is tried, and then known.
     """
 
     def __init__(self) -> None:
         self._known: dict[int, Average] = {}
         self._sizes: list[int] = []
+        self._seconds: list[float] = []
 
     def __bool__(self) -> bool:
         return bool(self._sizes)
 
     def add(self, rows: int, seconds: float) -> None:
-        known = self._known.get(rows)
-        if known is None:
-            known = self._known[rows] = Average()
-            self._sizes = sorted(self._known)
-        known.add(seconds)
+        self._known.setdefault(rows, Average()).add(seconds)
+        self._sizes = sorted(self._known)
+        self._seconds = [self._known[size](0.0) for size in self._sizes]
+        for at in range(len(self._sizes) - 2, -1, -1):
+            self._seconds[at] = min(self._seconds[at], self._seconds[at + 1])
 
     def __call__(self, rows: int) -> float:
         """0 when nothing is known."""
         if not self._sizes:
             return 0.0
-        at = bisect_left(self._sizes, rows)
-        if at == len(self._sizes):
-            return self._at(self._sizes[-1])
-        if at == 0 or self._sizes[at] == rows:
-            return self._at(self._sizes[at])
-        below, above = self._sizes[at - 1], self._sizes[at]
-        share = (rows - below) / (above - below)
-        return self._at(below) + share * (self._at(above) - self._at(below))
-
-    def _at(self, size: int) -> float:
-        return self._known[size](0.0)
+        return self._seconds[max(0, bisect_right(self._sizes, rows) - 1)]
 
     def points(self) -> dict[int, float]:
         """The measured sizes and their seconds."""
-        return {size: self._at(size) for size in self._sizes}
+        return dict(zip(self._sizes, self._seconds, strict=True))
 
 
 def rows_worth(reaches: Sequence[float], seconds: Callable[[int], float], rate: float, first: int) -> int:

@@ -55,14 +55,15 @@ def test_waiting():
     assert waiting_pays(empty, 1.0, 0.8, 0.8, 0.05, 0.001, 15, 30.0)
 
 
-def test_a_curve_lies_between_what_was_measured():
+def test_a_curve_is_hopeful_where_nothing_was_measured_and_never_falls():
     curve = Curve()
     assert not curve and curve(3) == 0.0
-    for _ in range(50):
-        curve.add(1, 0.010)
-        curve.add(9, 0.026)
-    assert curve(1) == pytest.approx(0.010) and curve(5) == pytest.approx(0.018) and curve(40) == pytest.approx(0.026)
-    assert curve.points() == {1: pytest.approx(0.010), 9: pytest.approx(0.026)}
+    curve.add(1, 0.010)
+    curve.add(9, 0.026)
+    assert [curve(rows) for rows in (1, 5, 9, 40)] == pytest.approx([0.010, 0.010, 0.026, 0.026])
+    curve.add(5, 0.050)  # an outlier: nine rows took less
+    assert curve(5) == pytest.approx(0.026)
+    assert curve.points() == pytest.approx({1: 0.010, 5: 0.026, 9: 0.026})
 
 
 def test_a_rate_is_a_ratio_of_sums():

@@ -67,8 +67,8 @@ class Draftee:
             if place is not None and tokens:
                 self.grower.hint(place, tokens, calibration.chances([0.0] * len(tokens)))
 
-    def draft(self, new: list[int], elapsed: float) -> Draft:
-        """The subtree of new nodes and of all nodes on the way to them; their forward took ``elapsed`` seconds."""
+    def draft(self, new: list[int], step: float) -> Draft:
+        """The subtree of new nodes and of all nodes on the way to them; a draft step takes ``step`` seconds."""
         assert self.track is not None
         tree = self.track.tree
         wanted: set[int] = set()
@@ -85,7 +85,7 @@ class Draftee:
             parents=[index.get(tree[node].parent, -1) for node in nodes],
             tokens=[tree[node].token for node in nodes],
             chances=[tree[node].chance for node in nodes],
-            seconds=min(elapsed, 3600.0),
+            seconds=min(step, 3600.0),
         )
 
 

@@ -47,7 +47,9 @@ class Drafter:
         self.landings = {"complete": 0, "partial": 0, "missed": 0, "hinted": 0}
         self._batch = min(batch, limits.rows)
         self._trace = trace
-        self._speed = Curve()  # seconds of a forward by its rows
+        self._speed = Curve()  # seconds of a draft step by its rows
+        self._began = 0.0, 1  # when the last forward started, and its rows
+        self._ended = 0.0
         self._interval = Average()  # seconds between commits
         self._calibrations = {True: Calibration(), False: Calibration()}  # sampled, greedy
         self._hint_calibration = Calibration()
@@ -90,6 +92,7 @@ class Drafter:
 
     def completed(self, outcome: Outcome | EngineError | None, elapsed: float, now: float) -> None:
         self._busy = False
+        self._ended = now
         growing, self._growing = self._growing, []
         chunk, self._chunk = self._chunk, None
         if isinstance(outcome, EngineError):
@@ -98,13 +101,11 @@ class Drafter:
         if outcome is None:
             return
         if chunk is not None:
-            self._prefilled(*chunk, outcome, elapsed)
-        if growing:
-            self._speed.add(sum(len(expansion.rows) for expansion in growing), elapsed)
+            self._prefilled(*chunk, outcome)
         for expansion in growing:
             expansion.draftee.failures = 0
             expansion.track.evaluated(expansion.rows)
-            self._grown(expansion, outcome, elapsed)
+            self._grown(expansion, outcome)
         if self._trace is not None:
             name = "prompt" if chunk else f"draft {sum(len(expansion.leaves) for expansion in growing)}"
             self._trace.span("drafter", name, now - elapsed, now)
@@ -223,10 +224,21 @@ class Drafter:
         for draftee, leaves in self._leaves(now):
             assert draftee.track is not None
             self._expand(draftee, draftee.track, leaves, before, rows)
+        if rows:
+            self._time(len(rows), now)
         if rows or before:
             self._busy = True
             return Run(before, Extend(rows) if rows else None)
         return None
+
+    def _time(self, rows: int, now: float) -> None:
+        """Measure a draft step from one forward's start to the next one's: what happens between counts too."""
+        began, last = self._began
+        if now - self._ended < 0.5 * (self._ended - began):  # else it was idle between
+            self._speed.add(last, now - began)
+        elif not self._speed and self._ended > began:
+            self._speed.add(last, self._ended - began)
+        self._began = now, rows
 
     def _leaves(self, now: float) -> list[tuple[Draftee, list[int]]]:
         """The leaves to expand in the next forward: the most valuable ones, as many as pay together."""
@@ -304,16 +316,16 @@ class Drafter:
         """Whether a guess at ``position`` could ever be used."""
         return position < min(draftee.limit, self._limits.context)
 
-    def _prefilled(self, draftee: Draftee, count: int, outcome: Outcome, elapsed: float) -> None:
+    def _prefilled(self, draftee: Draftee, count: int, outcome: Outcome) -> None:
         draftee.prefilled += count
         if draftee.prefilled < len(draftee.tokens):  # more was committed meanwhile
             return
         track = Track(draftee.opening.seq, draftee.prefilled - 1, draftee.tokens[-1])
         calibration = self._calibrations[draftee.opening.sampling.temperature > 0]
         draftee.begin(track, make_grower(self._strategy, track.tree, calibration, self._ends))
-        self._grown(Expansion(draftee, track, [0], {0: 0}), outcome, elapsed)
+        self._grown(Expansion(draftee, track, [0], {0: 0}), outcome)
 
-    def _grown(self, expansion: Expansion, outcome: Outcome, elapsed: float) -> None:
+    def _grown(self, expansion: Expansion, outcome: Outcome) -> None:
         """Guess the tokens below evaluated leaves and send them."""
         draftee, track = expansion.draftee, expansion.track
         grower = draftee.grower
@@ -332,7 +344,7 @@ class Drafter:
                 return
             new += grower.grown(leaf, found)
         if new:
-            self._sends.append((draftee.peer, draftee.draft(new, elapsed)))
+            self._sends.append((draftee.peer, draftee.draft(new, self._speed(len(expansion.rows)))))
 
     def _failed(self, draftees: list[Draftee]) -> None:
         """Rebuild what was in a failed forward; a sequence that fails again and again is left alone."""

@@ -102,7 +102,7 @@ class Close(_Message, frozen=True):
 class Draft(_Message, frozen=True):
     """One guessed subtree, stateless: below the first ``base`` tokens node i has ``tokens[i]``, hangs on node
     ``parents[i]`` (-1: the newest of those tokens), and the target takes it there with chance ``chances[i]``, as
-    calibrated by the drafter. ``seconds``: of the forward that made it."""
+    calibrated by the drafter. ``seconds``: of the draft step that made it."""
 
     seq: Seq
     epoch: Epoch

@@ -293,7 +293,7 @@ class Drafter:
             before.append(keep)
         room = self._limits.rows - len(rows) - len(track.pending)
         cells = self._limits.guesses - track.held()
-        branches = self._limits.branches // self._limits.sequences - track.branches()
+        branches = self._room(track)
         path: dict[int, None] = {}
         fit: list[int] = []
         for leaf in leaves:
@@ -311,6 +311,13 @@ class Drafter:
             index = {row.node: len(rows) + at for at, row in enumerate(own)}
             rows.extend(own)
             self._growing.append(Expansion(draftee, track, [leaf for leaf in fit if leaf in shown], index))
+
+    def _room(self, track: Track) -> int:
+        """Branches that a sequence may still begin."""
+        limits = self._limits
+        if limits.branches >= limits.guesses * limits.sequences:  # every guess could be one
+            return limits.guesses
+        return limits.branches // limits.sequences - track.branches()
 
     def _worth(self, draftee: Draftee, position: int) -> bool:
         """Whether a guess at ``position`` could ever be used."""

@@ -24,10 +24,12 @@ class Track:
         self._tokens: dict[int, int] = {}  # of pending nodes: a re-rooted tree forgets them
         self._tip = 0
         self._evaluated: set[int] = set()
+        self._moved = False  # whether the tree was re-rooted since the last ``keep``
 
     def commit(self, token: int) -> int:
         """The target decided ``token``; returns its node."""
         node = self.tree.advance(token)
+        self._moved = True
         self.pending.append(node)
         self._tokens[node] = token
         return node
@@ -42,6 +44,9 @@ class Track:
 
     def keep(self, *, guesses: bool) -> Keep | None:
         """The engine commit due before the next forward, if any; without ``guesses`` all of them lose their KV."""
+        if guesses and not self._moved:
+            return None
+        self._moved = False
         tip = self._tip
         while self.pending and self.pending[0] in self._evaluated:
             self._tip = self.pending.pop(0)

@@ -131,8 +131,8 @@ class Sequence:
         if first < 0 or draft.base > self.length:
             return 0
         known = self.committed[first:]
-        tree = self.track.tree
-        before = len(tree)
+        tree, vocabulary = self.track.tree, len(self._vocabulary)
+        before = held = len(tree)
         # Where each node lies: in the tree (its node), along the committed tokens (~how many of them), or nowhere.
         start: int | None = ~0 if known else tree.root
         places: list[int | None] = []
@@ -142,12 +142,13 @@ class Sequence:
             if above is not None and above < 0:
                 if known[~above] == token:
                     place = above - 1 if ~above + 1 < len(known) else tree.root
-            elif above is not None and token < len(self._vocabulary):
+            elif above is not None and token < vocabulary:
                 place = tree[above].children.get(token)
-                if place is None and len(tree) < room:
+                if place is None and held < room:
                     place = tree.add(above, token, chance)
+                    held += 1
             places.append(place)
-        return len(tree) - before
+        return held - before
 
     def checked(self, drafted: int, accepted: int, waited: float) -> None:
         """Count a target forward of this sequence, for which it was held back ``waited`` seconds."""

@@ -6,7 +6,7 @@ Node ids are never reused and parents come before children, so they serve as the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from math import exp, log
@@ -79,23 +79,21 @@ class DraftTree:
                 self._drop(sibling)
         return self.root
 
-    def chain(self, start: int | None = None) -> Iterator[Node]:
-        """The likeliest path below ``start`` (the root), top down."""
-        node = self._nodes[self.root if start is None else start]
+    def chain(self) -> Iterator[Node]:
+        """The likeliest path below the root, top down."""
+        node = self._nodes[self.root]
         while node.children:
             node = min((self._nodes[child] for child in node.children.values()), key=lambda n: (n.depth, n.id))
             yield node
 
-    def best(self, count: int, wanted: Callable[[Node], bool] | None = None) -> list[Node]:
+    def best(self, count: int) -> list[Node]:
         """The ``count`` likeliest nodes below the root, likeliest first, so parents before children."""
         found: list[Node] = []
         waiting: list[tuple[float, int]] = []
         node = self._nodes[self.root]
         while len(found) < count:
             for child in node.children.values():
-                below = self._nodes[child]
-                if wanted is None or wanted(below):
-                    heappush(waiting, (below.depth, child))
+                heappush(waiting, (self._nodes[child].depth, child))
             if not waiting:
                 break
             node = self._nodes[heappop(waiting)[1]]

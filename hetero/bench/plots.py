@@ -69,7 +69,7 @@ def _pyplot() -> Any:
     except ImportError:
         raise ConfigError("plot: matplotlib is not installed: pip install 'hetero[plot]'") from None
     matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "hetero"  # the same picture, the same file
+    matplotlib.rcParams.update({"svg.hashsalt": "hetero", "svg.fonttype": "none"})  # the same picture, the same file
     from matplotlib import pyplot
 
     return pyplot

@@ -79,6 +79,7 @@ class World:
         self.simulation = Simulation()
         self.stories: dict[int, Story] = {}
         self.drafted = 0
+        self.errors: list[str] = []  # of engines
         self._strategy = strategy(plan, gamma)
         self._target = target
         self._agreement = agreement
@@ -163,6 +164,7 @@ class World:
             try:
                 return seconds, job.execute(engine, hinted)
             except EngineError as error:
+                self.errors.append(f"{name.decode()}: {error}")
                 return seconds, error
 
         node = Node(self.simulation, machine, execute, lambda to, message: self._to(to, name, message))

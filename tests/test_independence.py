@@ -29,6 +29,7 @@ def check(world: World) -> None:
         assert stats.predicted_n == len(story.tokens)
         assert stats.draft_n_accepted <= stats.draft_n and stats.draft_n_accepted < stats.predicted_n
     world.settle()
+    assert not [error for error in world.errors if "node" in error]  # the books on nodes agree with the engine's
     for name, node in world.nodes.items():
         assert node.machine.idle, name
         assert world.engines[name].used_cells == 0, name

@@ -44,7 +44,8 @@ class Track:
 
     def keep(self, *, guesses: bool) -> Keep | None:
         """The engine commit due before the next forward, if any; without ``guesses`` all of them lose their KV."""
-        if guesses and not self._moved:
+        due = bool(self.pending) and self.pending[0] in self._evaluated
+        if guesses and not self._moved and not due:
             return None
         self._moved = False
         tip = self._tip

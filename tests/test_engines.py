@@ -8,8 +8,6 @@ import time
 
 import numpy as np
 import pytest
-import torch
-import transformers
 from pair import DRAFTER, TARGET
 
 from workers.engines.base import Row
@@ -377,25 +375,3 @@ def test_equal_logits_where_engines_share_weights():
     assert a.argmax() == b.argmax()
     one.shutdown()
     two.shutdown()
-
-
-def test_the_early_exit_is_the_head_upon_half_the_layers():
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        TARGET.parent, gguf_file=TARGET.name, dtype=torch.float32
-    ).eval()
-    tokens = [5, 17, 300, 42, 7, 99]
-    with torch.inference_mode():
-        states = model(input_ids=torch.tensor([tokens]), output_hidden_states=True).hidden_states
-        half = model.lm_head(model.model.norm(states[len(model.model.layers) // 2]))[0].numpy()
-    engine = torch_()
-    engine.prefill(1, tokens[:3])
-    rows = [Row(1, n, n - 1, token) for n, token in enumerate(tokens[3:], 1)]
-    shown = []
-    outcome = engine.extend(rows, lambda early: shown.append([early.logits(n).copy() for n in range(3)]))
-    assert engine.limits.early_exit and len(shown) == 1
-    np.testing.assert_allclose(shown[0], half[3:], atol=2e-4)
-    assert np.abs(shown[0][2] - outcome.logits(2)).max() > 0.5  # not the last layer's
-    engine.commit(1, 3)
-    engine.extend([Row(1, 4, 3, 5)], None)  # without a hint nothing is shown
-    assert len(shown) == 1
-    engine.shutdown()

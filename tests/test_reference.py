@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import transformers
 from pair import DRAFTER, TARGET
 from wiring import Client, opening, until, workers
 
+from workers.engines.base import Row
+from workers.engines.torch_engine import TorchEngine, TorchSettings
 from workers.spec import WorkerSpec
 from workers.strategy import NAMES
 from workers.tokenizer import GgufTokenizer
@@ -63,3 +66,25 @@ def test_greedy_equals_transformers_generate(reference, plan):
     assert [answers[o.seq][0] for o in asked] == reference
     if drafter:
         assert sum(answers[o.seq][2].stats.draft_n_accepted for o in asked) > 500
+
+
+def test_the_early_exit_is_the_head_upon_half_the_layers():
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        TARGET.parent, gguf_file=TARGET.name, dtype=torch.float32
+    ).eval()
+    tokens = [5, 17, 300, 42, 7, 99]
+    with torch.inference_mode():
+        states = model(input_ids=torch.tensor([tokens]), output_hidden_states=True).hidden_states
+        half = model.lm_head(model.model.norm(states[len(model.model.layers) // 2]))[0].numpy()
+    engine = TorchEngine(TARGET, TorchSettings(context=64))
+    engine.prefill(1, tokens[:3])
+    rows = [Row(1, n, n - 1, token) for n, token in enumerate(tokens[3:], 1)]
+    shown = []
+    outcome = engine.extend(rows, lambda early: shown.append([early.logits(n).copy() for n in range(3)]))
+    assert engine.limits.early_exit and len(shown) == 1
+    np.testing.assert_allclose(shown[0], half[3:], atol=2e-4)
+    assert np.abs(shown[0][2] - outcome.logits(2)).max() > 0.5  # not the last layer's
+    engine.commit(1, 3)
+    engine.extend([Row(1, 4, 3, 5)], None)  # without a hint nothing is shown
+    assert len(shown) == 1
+    engine.shutdown()

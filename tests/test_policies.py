@@ -189,10 +189,14 @@ def test_branches_grow_below_a_finished_window_and_prefer_hints():
         grower.grown(leaf, guess(rng, 4))
     window = grower.window()
     assert [tree[node].position for node in window] == [0, 1, 2, 3]
-    grower.hint(window[1], [100], [0.9])
+    learned = Calibration()
+    for _ in range(500):  # the first hint has been right nine times in ten, and none of the others
+        learned.observe([0.0], 0 if rng.random() < 0.9 else None)
+    grower.hint(window[1], [100], learned)
     hinted = tree[window[1]].children[100]
     value, leaf = grower.leaves(8)[0]
-    assert leaf == hinted and value == pytest.approx(tree.reach(window[1]) * 0.9)
+    assert leaf == hinted and value == pytest.approx(tree.reach(window[1]) * learned.chances([0.0])[0])
+    assert learned.chances([0.0])[0] > 0.8 and grower.hinted == {hinted}
     for _ in range(100):
         leaves = grower.leaves(4)
         for _, leaf in leaves:
@@ -229,3 +233,16 @@ def test_speculation_that_wins_only_stops_to_measure():
     assert 3 <= sum(states) <= 9
     unknown = Trial(probe=False)
     assert not any(spend(unknown, 500, seconds=1.0, plain=0.0))
+
+
+def test_hints_are_trusted_as_far_as_they_proved_right():
+    tree, learned = DraftTree(0, 0), Calibration()
+    grower = BranchGrower(tree, Calibration(), frozenset(), gamma=2)
+    before = learned.chances([0.0, 0.0])
+    for _ in range(200):  # the second hint is always right
+        grower.hint(tree.root, [5, 6], learned)
+        grower.committing(6)
+        tree.advance(6)
+        grower.committed()
+    after = learned.chances([0.0, 0.0])
+    assert after[0] < 0.1 < before[0] and before[1] < 0.5 < 0.9 < after[1]

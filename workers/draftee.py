@@ -65,7 +65,7 @@ class Draftee:
             places.append(place)
             tokens = [token for token in likely if token < vocabulary][:RANKS]
             if place is not None and tokens:
-                self.grower.hint(place, tokens, calibration.chances([0.0] * len(tokens)))
+                self.grower.hint(place, tokens, calibration)
 
     def draft(self, new: list[int], step: float) -> Draft:
         """The subtree of new nodes and of all nodes on the way to them; a draft step takes ``step`` seconds."""

@@ -139,6 +139,7 @@ class BranchGrower(Grower):
         super().__init__(tree, calibration, ends)
         self._gamma = gamma
         self.hinted: set[int] = set()  # branches that a hint started
+        self._hints: dict[int, tuple[list[int], Calibration]] = {}  # what was expected below a node
 
     def leaves(self, most: int) -> list[tuple[float, int]]:
         tree = self._tree
@@ -156,13 +157,21 @@ class BranchGrower(Grower):
         found = list(zip(candidates.tokens, chances, strict=True))[:count]
         return [self._tree.add(leaf, token, chance) for token, chance in found]
 
-    def hint(self, node: int, tokens: list[int], chances: list[float]) -> None:
-        """The target's early exit expects these next tokens below a node of its window."""
-        for token, chance in zip(tokens, chances, strict=True):
-            self.hinted.add(self._tree.add(node, token, chance))
+    def hint(self, node: int, tokens: list[int], calibration: Calibration) -> None:
+        """The target's early exit expects these next tokens below a node of its window, likeliest first."""
+        self._hints[node] = tokens, calibration
+        for token, chance in zip(tokens, calibration.chances([0.0] * len(tokens)), strict=True):
+            if token not in self._tree[node].children:
+                self.hinted.add(self._tree.add(node, token, chance))
+
+    def committing(self, token: int) -> None:
+        super().committing(token)
+        tokens, calibration = self._hints.pop(self._tree.root, ([], self._calibration))
+        calibration.observe([0.0] * len(tokens), tokens.index(token) if token in tokens else None)
 
     def committed(self) -> None:
         super().committed()
+        self._hints = {node: hint for node, hint in self._hints.items() if node in self._tree}
         self.hinted = {node for node in self.hinted if node in self._tree}
 
     def landing(self) -> str:

@@ -12,11 +12,11 @@ from workers.pace import Pace
 from workers.sequence import Sequence
 from workers.strategy import Growth, Start, Strategy
 from workers.trace import Trace
-from workers.tree import Node
+from workers.tree import DraftTree, Node
 from workers.wire.messages import Hint
 
 # A second of waiting counts as so many: while a window is checked the drafter prepares the next one, while the
-# verifier waits it does not. In simulated pairs 1 to 1.7 are equally fast; the larger keeps the verifier busier.
+# verifier waits it does not. In simulated pairs 1 to 1.6 are equally fast; the larger keeps the verifier busier.
 _IMPATIENCE = 1.6
 
 
@@ -110,16 +110,17 @@ class Windows:
             most = min(most, self._strategy.gamma)
         elif self._strategy.growth is Growth.CHAIN:  # PEARL: as many as are drafted while a window is checked
             most = min(most, max(1, round(self._pace.forward(1 + self._strategy.gamma) / self._pace.step)))
-        if self._tree:
-            return sequence.track.tree.best(most)
-        return list(islice(sequence.track.tree.chain(), most))
+        return self._likeliest(sequence.track.tree, most)
+
+    def _likeliest(self, tree: DraftTree, most: int) -> list[Node]:
+        return tree.best(most) if self._tree else list(islice(tree.chain(), most))
 
     def _pays(self, sequence: Sequence, now: float) -> bool:
         """Whether more draft is worth the wait."""
         pace, tree = self._pace, sequence.track.tree
         rate = pace.rate()
         most = min(self._rows - 1, sequence.remaining - 1)
-        guesses = tree.best(most) if self._tree else list(islice(tree.chain(), most))
+        guesses = self._likeliest(tree, most)
         # The likeliest node without guesses below is what the drafter expands next.
         open_ = next((n for n in (tree[tree.root], *guesses) if not n.children and n.token not in self._ends), None)
         if open_ is None or rate <= 0.0:

@@ -61,7 +61,7 @@ def test_greedy_equals_transformers_generate(reference, plan):
         asked = [opening(n + 1, tokenizer.encode(prompt), LENGTH, 0.0) for n, prompt in enumerate(PROMPTS)]
         answers = client.ask(*asked)
         client.close()
-        if plan == "mirror":  # the torch engine's early exit was asked, and its branches used: how many depends on the time
+        if plan == "mirror":  # the torch engine's early exit was asked,, its branches used
             assert others[0]._machine.landings["hinted"] > 0
     assert [answers[o.seq][0] for o in asked] == reference
     if drafter:

@@ -11,6 +11,7 @@ from typing import Any
 
 import zmq
 import zmq.asyncio
+from msgspec import structs
 
 from hetero.errors import SequenceFailed
 from workers.errors import WireError
@@ -19,11 +20,13 @@ from workers.wire.messages import (
     Cancel,
     Failed,
     Finished,
+    Logprob,
     Message,
     Open,
     Ping,
     Pong,
     Resume,
+    Round,
     Sampling,
     Stats,
     Tokens,
@@ -42,6 +45,20 @@ class Piece:
     text: str
     reason: str | None = None
     stats: Stats | None = None
+    logprobs: list[Logprob] = field(default_factory=list)
+    round: Round | None = None
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What is wanted of one sequence; the fields are those of ``Open``."""
+
+    prompt: list[int]
+    sampling: Sampling
+    max_tokens: int
+    stop: list[str] = field(default_factory=list)
+    grammar: str = ""
+    plain: bool = False
 
 
 @dataclass
@@ -103,12 +120,14 @@ class VerifierClient:
             await self._unlink()
             self._context.term()
 
-    async def generate(
-        self, prompt: list[int], sampling: Sampling, max_tokens: int, stop: list[str]
-    ) -> AsyncGenerator[Piece]:
-        """The pieces of one sequence. Leaving the iterator early cancels it. Raises SequenceFailed."""
-        opening = Open(secrets.randbits(62), 0, prompt, [], sampling, max_tokens, stop)
+    async def generate(self, ask: Ask, seconds: float = 0.0) -> AsyncGenerator[Piece]:
+        """The pieces of one sequence. Leaving the iterator early cancels it; it fails after ``seconds`` (0: never),
+        also when nobody reads it then. Raises SequenceFailed."""
+        opening = Open(
+            secrets.randbits(62), 0, ask.prompt, [], ask.sampling, ask.max_tokens, ask.stop, ask.grammar, ask.plain
+        )
         live = self._live[opening.seq] = _Live(opening)
+        timer = asyncio.get_running_loop().call_later(seconds, self._expire, live, seconds) if seconds else None
         done = False
         try:
             if self._linked.is_set():
@@ -124,9 +143,21 @@ class VerifierClient:
             done = True
             raise
         finally:
-            del self._live[opening.seq]
-            if not done and self._socket is not None:
-                self._socket.send(encode(Cancel(opening.seq)), zmq.NOBLOCK)
+            if timer is not None:
+                timer.cancel()
+            self._live.pop(opening.seq, None)
+            if not done:
+                self._cancel(opening.seq)
+
+    def _expire(self, live: _Live, seconds: float) -> None:
+        self._live.pop(live.opening.seq, None)
+        self._cancel(live.opening.seq)
+        why = f"request_timeout: the request took more than {seconds:g} s (--timeout)"
+        live.pieces.put_nowait(SequenceFailed("request_timeout", why))
+
+    def _cancel(self, seq: int) -> None:
+        if self._socket is not None:
+            self._socket.send(encode(Cancel(seq)), zmq.NOBLOCK)
 
     async def _next(self, live: _Live) -> Piece:
         while True:
@@ -136,9 +167,8 @@ class VerifierClient:
             except TimeoutError:
                 if self._linked.is_set():
                     continue  # a long queue or a slow model; the verifier lives
-                raise SequenceFailed(
-                    "unavailable", f"the verifier did not come back in {self._patience:.0f} s"
-                ) from None
+                why = f"verifier_timeout: the verifier did not come back in {self._patience:.0f} s"
+                raise SequenceFailed("unavailable", why) from None
             if isinstance(found, SequenceFailed):
                 raise found
             return found
@@ -160,8 +190,7 @@ class VerifierClient:
 
     async def _resume(self, live: _Live) -> None:
         asked = live.opening
-        had = Open(asked.seq, 0, asked.prompt, list(live.tokens), asked.sampling, asked.max_tokens, asked.stop)
-        await self._send(Resume(had))
+        await self._send(Resume(structs.replace(asked, committed=list(live.tokens))))
 
     async def _ping(self) -> None:
         while True:
@@ -193,7 +222,9 @@ class VerifierClient:
                     await self._resume(live)
                     return
                 live.tokens += message.tokens
-                live.pieces.put_nowait(Piece(message.tokens, message.text))
+                live.pieces.put_nowait(
+                    Piece(message.tokens, message.text, logprobs=message.logprobs, round=message.round)
+                )
             case Finished():
                 if message.base != live.length:
                     await self._resume(live)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import ssl
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,13 +52,68 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(ge=0, le=1 << 20, description="Tokens of prompt and output a sequence may have (0: the model's)."),
     ] = 0
     trace: Annotated[str, Meta(description="File for a trace of all forwards, for ui.perfetto.dev.")] = ""
+    prefix_cache: Annotated[
+        int,
+        Meta(ge=0, le=1 << 20, description="MiB each role may keep of finished sequences, so that a chat's next turn "
+             "evaluates only what is new."),
+    ] = 512  # fmt: skip
+    max_waiting: Annotated[
+        int, Meta(ge=0, le=1 << 20, description="Sequences that may wait beside the --parallel ones; more get a 429.")
+    ] = 256
+    max_pending_tokens: Annotated[
+        int,
+        Meta(ge=0, le=1 << 40, description="Tokens of prompt and output that all requests together may ask for (0: "
+             "any number)."),
+    ] = 0  # fmt: skip
+    max_body: Annotated[float, Meta(gt=0, le=1024, description="MiB a request's body may have.")] = 32.0
+    timeout: Annotated[
+        float, Meta(ge=0, le=1e6, description="Seconds a request may take, waiting included (0: any time).")
+    ] = 3600.0
     alias: Annotated[str, Meta(description="The model's name in the API. Default: the file's name.")] = ""
     host: Annotated[str, Meta(description="Address the HTTP server listens on.")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="Port the HTTP server listens on (0: any free one).")] = 8000
+    api_key: Annotated[str, Meta(description="A key that requests must bring (Authorization: Bearer KEY).")] = ""
+    api_key_file: Annotated[str, Meta(description="File of such keys, one a line.")] = ""
+    ssl_cert_file: Annotated[str, Meta(description="Serve HTTPS with this certificate (PEM).")] = ""
+    ssl_key_file: Annotated[str, Meta(description="The certificate's private key (PEM).")] = ""
     address: Annotated[
         str, Meta(description="Ray cluster: local (start one), auto (the running one) or HOST:PORT.")
     ] = "local"
     drain: Annotated[float, Meta(ge=0, le=3600, description="Seconds running requests get to finish at a stop.")] = 30.0
+
+
+def api_keys(config: Config) -> tuple[str, ...]:
+    """The keys that open the server. Raises ConfigError: a server that others can reach needs one."""
+    keys = [config.api_key] if config.api_key else []
+    if config.api_key_file:
+        try:
+            keys += Path(config.api_key_file).read_text().split()
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"api_key_file: {config.api_key_file}: {error}") from None
+        if not keys:
+            raise ConfigError(f"api_key_file: {config.api_key_file} holds no key")
+    if not keys and not _is_loopback(config.host):
+        raise ConfigError(f"host: {config.host} can be reached by others: give a key with --api-key or --api-key-file")
+    return tuple(keys)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def check_certificate(config: Config) -> None:
+    """Raise ConfigError unless both TLS files can be used, or none is named."""
+    if not (config.ssl_cert_file or config.ssl_key_file):
+        return
+    if not (config.ssl_cert_file and config.ssl_key_file):
+        raise ConfigError("ssl_cert_file and ssl_key_file belong together: give both")
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(config.ssl_cert_file, config.ssl_key_file)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"ssl_cert_file, ssl_key_file: they cannot be used: {error}") from None
 
 
 def make_config(values: dict[str, Any], where: str = "") -> Config:

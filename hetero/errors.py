@@ -6,6 +6,7 @@ from placement.errors import ConfigError, DeviceError, HeteroError, MemoryShorta
 from workers.errors import ModelError
 
 __all__ = [
+    "Busy",
     "ClusterError",
     "ConfigError",
     "DeviceError",
@@ -28,6 +29,14 @@ class RequestError(HeteroError):
         super().__init__(message)
         self.param = param
         self.status = status
+
+
+class Busy(HeteroError):
+    """No more requests are taken now; ``retry``: seconds after which to ask again."""
+
+    def __init__(self, message: str, retry: int) -> None:
+        super().__init__(message)
+        self.retry = retry
 
 
 class SequenceFailed(HeteroError):

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from hetero.client import Ask
 from hetero.errors import RequestError
 from hetero.gateway.format import timings
 from hetero.plan import Plan
@@ -28,7 +29,7 @@ async def run(prompt: str, plan: Plan, address: str, asked: dict[str, Any], cons
     session = Session(plan, address, lambda line: console.print(f"  {line}", highlight=False, markup=False))
     try:
         await session.start()
-        async with aclosing(session.client.generate(tokens, sampling, asked["max_tokens"], [])) as pieces:
+        async with aclosing(session.client.generate(Ask(tokens, sampling, asked["max_tokens"]))) as pieces:
             async for piece in pieces:
                 sys.stdout.write(piece.text)
                 sys.stdout.flush()

@@ -78,7 +78,7 @@ def _gguf(name: str, path: Path) -> Model:
 
 
 def _directory(path: Path) -> Model:
-    from workers.engines.torch_engine import check_directory
+    from workers.engines.checkpoint import check_directory
 
     config = check_directory(path)
     config = {**config, **(config.get("text_config") or {})}

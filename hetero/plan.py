@@ -9,7 +9,7 @@ from hetero.config import Config
 from hetero.errors import ConfigError
 from hetero.models import Model, check_vocabularies, find_model
 from placement.device import Device, Inventory, check_device, default_devices, parse_device
-from placement.memory import Footprint, check_memory, footprint
+from placement.memory import Footprint, check_memory, footprint, kv_bytes
 from workers.spec import WorkerSpec
 from workers.strategy import NAMES
 
@@ -57,11 +57,11 @@ def make_plan(config: Config, inventory: Inventory) -> Plan:
     devices = _devices(config, inventory, needed, drafter is not None)
     trace = str(Path(config.trace).resolve()) if config.trace else ""
     common = {"trace": trace, "strategy": strategy, "gamma": gamma, "sequences": config.parallel, "context": context}
-    one = _place("target", config.target_engine, target, devices[0], config.exact, common)
+    one = _place("target", config.target_engine, target, devices[0], config.exact, config.prefix_cache, common)
     two = None
     if drafter is not None:
         own = {**common, "context": min(context, drafter.context)}
-        two = _place("drafter", config.draft_engine, drafter, devices[1], False, own)
+        two = _place("drafter", config.draft_engine, drafter, devices[1], False, config.prefix_cache, own)
     _check_fit([one] + ([two] if two else []), inventory)
     return Plan(one, two, strategy, config.alias or target.name, context)
 
@@ -91,7 +91,10 @@ def _devices(config: Config, inventory: Inventory, weights: int, drafting: bool)
     return chosen[0], chosen[1]
 
 
-def _place(role: str, engine: str, model: Model, device: Device, exact: bool, common: dict[str, object]) -> Placement:
+def _place(
+    role: str, engine: str, model: Model, device: Device, exact: bool, cache: int, common: dict[str, object]
+) -> Placement:
+    """One role on its device; ``cache``: MiB for prefixes."""
     field = "target_engine" if role == "target" else "draft_engine"
     if engine and engine not in ENGINES:
         raise ConfigError(f"{field}: {engine!r} is unknown: choose {', '.join(ENGINES)}")
@@ -106,6 +109,7 @@ def _place(role: str, engine: str, model: Model, device: Device, exact: bool, co
             "reinstall with CMAKE_ARGS='-DGGML_CUDA=on' pip install --no-binary :all: llama-cpp-python"
         )
     dtype = "float32" if device.is_cpu or exact else "bfloat16"
+    cell = kv_bytes(model.shape, 4 if chosen == "torch" and dtype == "float32" else 2)
     spec = WorkerSpec(
         role=role,  # type: ignore[arg-type]
         model=str(model.path.resolve()),
@@ -114,6 +118,7 @@ def _place(role: str, engine: str, model: Model, device: Device, exact: bool, co
         gpu=None if device.is_cpu else device.indices[0],
         dtype=dtype,
         exact=exact,
+        cached=(cache << 20) // cell,
         **common,  # type: ignore[arg-type]
     )
     return Placement(device, model, spec, _footprint(model, spec))

@@ -12,10 +12,11 @@ import uvicorn
 from rich.console import Console
 
 from hetero.client import VerifierClient
-from hetero.config import Config
+from hetero.config import Config, api_keys, check_certificate
 from hetero.coordinator import Coordinator
 from hetero.errors import ClusterError, ConfigError, HeteroError
 from hetero.gateway.app import Served, make_app
+from hetero.gateway.limits import Limits
 from hetero.plan import Plan
 from hetero.tables import plan_table
 
@@ -64,7 +65,7 @@ class Session:
         if self._starting is not None:
             await asyncio.wait([self._starting])
 
-    def served(self, plan: Plan) -> Served:
+    def served(self, plan: Plan, limits: Limits | None = None, keys: tuple[str, ...] = ()) -> Served:
         """What the gateway's routes serve of this session."""
         return Served(
             plan.name,
@@ -73,6 +74,8 @@ class Session:
             self.client,
             lambda: self.ready,
             lambda: self.failure,
+            limits or Limits(),
+            keys,
         )
 
     # Called by the coordinator's threads
@@ -99,9 +102,11 @@ class Session:
 
 def serve(config: Config, plan: Plan, console: Console) -> int:
     """Run until SIGTERM or SIGINT; returns the exit status. Raises ConfigError for a port that cannot be had."""
+    keys = api_keys(config)
+    check_certificate(config)
     listener = _listen(config.host, config.port)
     host, port = listener.getsockname()[:2]
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    url = f"http{'s' if config.ssl_cert_file else ''}://{f'[{host}]' if ':' in host else host}:{port}"
     status = 0
 
     def say(line: str) -> None:
@@ -127,7 +132,7 @@ def serve(config: Config, plan: Plan, console: Console) -> int:
 
     async def main() -> None:
         session = Session(plan, config.address, lambda line: say(f"  {line}"), take_signals)
-        server.config.app = make_app(session.served(plan))
+        server.config.app = make_app(session.served(plan, limits_of(config), keys))
         starting = asyncio.create_task(bring_up(session))
         try:
             await server.serve(sockets=[listener])
@@ -143,6 +148,8 @@ def serve(config: Config, plan: Plan, console: Console) -> int:
             access_log=False,
             lifespan="off",
             timeout_graceful_shutdown=max(1, int(config.drain)),
+            ssl_certfile=config.ssl_cert_file or None,
+            ssl_keyfile=config.ssl_key_file or None,
         )
     )
     # From the first moment on; also uvicorn, once it has drained, raises its signal again: the exit is a clean one.
@@ -151,6 +158,12 @@ def serve(config: Config, plan: Plan, console: Console) -> int:
         say(line)
     asyncio.run(main())
     return status
+
+
+def limits_of(config: Config) -> Limits:
+    """What a server of these settings takes on."""
+    waiting, body = config.parallel + config.max_waiting, int(config.max_body * 2**20)
+    return Limits(waiting, config.max_pending_tokens, body, config.timeout)
 
 
 def announcement(plan: Plan) -> list[str]:

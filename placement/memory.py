@@ -32,9 +32,14 @@ class Footprint:
         return self.weights + self.kv + self.work
 
 
-def footprint(shape: ModelShape, cells: int, kv_bytes: int, rows: int) -> Footprint:
-    """Memory of a model with ``cells`` KV positions of ``kv_bytes`` a number and logits for ``rows`` rows."""
-    kv = 2 * shape.layers * shape.kv_heads * shape.head_dim * cells * kv_bytes
+def kv_bytes(shape: ModelShape, width: int) -> int:
+    """Bytes of one KV position with numbers of ``width`` bytes."""
+    return 2 * shape.layers * shape.kv_heads * shape.head_dim * width
+
+
+def footprint(shape: ModelShape, cells: int, width: int, rows: int) -> Footprint:
+    """Memory of a model with ``cells`` KV positions, numbers of ``width`` bytes in them, and logits for ``rows``."""
+    kv = cells * kv_bytes(shape, width)
     return Footprint(shape.weights, kv, rows * shape.vocabulary * 4 + 64 * 2**20)
 
 

@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass, field
 
 import numpy as np
+from msgspec import structs
 
 from placement.simulate import Node, Simulation
 from workers.drafter import Drafter
@@ -73,6 +74,7 @@ class World:
         target_s: float = 0.02,
         draft_s: float = 0.003,
         target: TableSpec = TARGET,
+        cached: int = 0,
     ) -> None:
         self.random = random.Random(seed)
         self.faults = faults or Faults()
@@ -83,6 +85,7 @@ class World:
         self._strategy = strategy(plan, gamma)
         self._target = target
         self._agreement = agreement
+        self._cached = cached
         self._seconds = {b"verifier": target_s, b"drafter": draft_s}
         self.engines: dict[bytes, TableEngine] = {}
         self.nodes: dict[bytes, Node] = {}
@@ -103,17 +106,13 @@ class World:
         seed: int = 1,
         at: float = 0.0,
         stop: tuple[str, ...] = (),
-        **filters: float,
+        grammar: str = "",
+        plain: bool = False,
+        **more: object,
     ) -> Story:
-        sampling = Sampling(
-            temperature,
-            int(filters.get("top_k", 0)),
-            filters.get("top_p", 1.0),
-            filters.get("min_p", 0.0),
-            seed,
-            0,
-        )
-        opening = Open(len(self.stories) + 1, 0, prompt, [], sampling, max_tokens, list(stop))
+        sampling = Sampling(**{"temperature": temperature, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "choice": 0,
+                               "seed": seed, **more})  # fmt: skip
+        opening = Open(len(self.stories) + 1, 0, prompt, [], sampling, max_tokens, list(stop), grammar, plain)
         story = Story(opening)
         self.stories[opening.seq] = story
         self.simulation.at(at, lambda: self._to(b"verifier", b"client", opening, reliable=True))
@@ -144,12 +143,12 @@ class World:
             old.alive = False
         if name == b"verifier":
             engine = TableEngine(self._target)
-            machine = Verifier(self._epoch, engine.limits, PIECES, self._strategy, tree_nodes=64)
+            machine = Verifier(self._epoch, engine.limits, PIECES, self._strategy, 64, cached=self._cached)
         else:
             spec = drafter_spec(self._target, self._agreement or 0.0)
             spec = TableSpec(**{**spec.__dict__, "fault": self._drafter_fault})
             engine = TableEngine(spec)
-            machine = Drafter(self._epoch, engine.limits, PIECES.ends, self._strategy)
+            machine = Drafter(self._epoch, engine.limits, PIECES.ends, self._strategy, cached=self._cached)
             machine.linked(b"verifier")
         self.engines[name] = engine
 
@@ -205,10 +204,7 @@ class World:
         self.simulation.after(self.random.expovariate(1 / mean), crash)
 
     def _resume(self, story: Story) -> None:
-        opening = story.opening
-        again = Open(
-            opening.seq, 0, opening.prompt, list(story.tokens), opening.sampling, opening.max_tokens, opening.stop
-        )
+        again = structs.replace(story.opening, committed=list(story.tokens))
         self._to(b"verifier", b"client", Resume(again), reliable=True)
 
     def _to(self, to: bytes, sender: bytes, message, reliable: bool = False) -> None:
@@ -283,7 +279,7 @@ def reference(opening: Open, target: TableSpec = TARGET) -> list[int]:
     from workers.sequence import sampler_of
 
     engine = TableEngine(target)
-    sampler = sampler_of(opening)
+    sampler = sampler_of(opening, PIECES.grammars.start(opening.grammar) if opening.grammar else None)
     outcome = None
     for first in range(0, len(opening.prompt), engine.limits.chunk):
         outcome = engine.prefill(1, opening.prompt[first : first + engine.limits.chunk])
@@ -291,7 +287,9 @@ def reference(opening: Open, target: TableSpec = TARGET) -> list[int]:
     while True:
         position = len(opening.prompt) + len(output)
         output.append(outcome.sample(0, sampler, position).token)
-        if output[-1] in PIECES.ends or len(output) == min(opening.max_tokens, target.context - len(opening.prompt)):
+        sampler.shaping.commit(output[-1])
+        ended = output[-1] in PIECES.ends or sampler.shaping.complete
+        if ended or len(output) == min(opening.max_tokens, target.context - len(opening.prompt)):
             return output
         outcome = engine.extend([Row(1, len(output), len(output) - 1, output[-1])])
         engine.commit(1, len(output))

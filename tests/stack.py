@@ -9,11 +9,11 @@ import time
 import httpx
 import uvicorn
 
-from hetero.config import make_config
+from hetero.config import api_keys, make_config
 from hetero.gateway.app import make_app
 from hetero.inventory import take_inventory
 from hetero.plan import make_plan
-from hetero.server import Session
+from hetero.server import Session, limits_of
 
 
 class Stack:
@@ -21,7 +21,8 @@ class Stack:
 
     def __init__(self, **settings: object) -> None:
         self.events: list[str] = []
-        self.plan = make_plan(make_config(settings), take_inventory())
+        self.config = make_config(settings)
+        self.plan = make_plan(self.config, take_inventory())
         self._up = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), daemon=True)
@@ -34,7 +35,7 @@ class Stack:
         self._stop = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self.session = Session(self.plan, "local", self.events.append)
-        app = make_app(self.session.served(self.plan))
+        app = make_app(self.session.served(self.plan, limits_of(self.config), api_keys(self.config)))
         server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off"))
         server.install_signal_handlers = lambda: None
         serving = asyncio.create_task(server.serve())

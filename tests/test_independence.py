@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from rehearsal import PIECES, TARGET, Faults, World, prompts, reference
+from llguidance import LLMatcher
+from rehearsal import END, PIECES, TARGET, Faults, World, prompts, reference
 from scipy import stats
 
 from workers.engines.table import TableEngine, TableSpec
@@ -16,6 +17,7 @@ from workers.strategy import NAMES
 from workers.wire.messages import Failed, Finished
 
 SCHEDULES = 24
+GRAMMAR = LLMatcher.grammar_from_regex("([a-e]{2}z?){2,9}")
 
 
 def check(world: World) -> None:
@@ -37,7 +39,10 @@ def check(world: World) -> None:
 
 def requests(world: World, seed: int) -> None:
     rng = random.Random(seed)
-    for prompt in prompts(seed, 5):
+    asked = prompts(seed, 5)
+    asked[3] = asked[0] + asked[3]  # they share a beginning, as the turns of a chat do
+    asked[4] = asked[3] + asked[4]
+    for prompt in asked:
         world.ask(
             prompt,
             max_tokens=rng.randint(1, 60),
@@ -46,6 +51,12 @@ def requests(world: World, seed: int) -> None:
             at=rng.uniform(0, 0.5),
             top_k=rng.choice([0, 0, 5]),
             top_p=rng.choice([1.0, 1.0, 0.9]),
+            presence=rng.choice([0.0, 0.0, 1.0]),
+            frequency=rng.choice([0.0, 0.0, 0.5]),
+            bias=rng.choice([[], [], [(3, 2.0), (END, -100.0)]]),
+            logprobs=rng.choice([-1, 3]),
+            grammar=rng.choice(["", "", GRAMMAR]),
+            plain=rng.random() < 0.1,
         )
 
 
@@ -81,6 +92,7 @@ def test_tokens_do_not_depend_on_the_drafter(kind: str, plan: str) -> None:
             agreement=agreement,
             faults=faults,
             draft_s=rng.choice([0.0001, 0.003, 0.05]),
+            cached=rng.choice([0, 150, 2000]),
         )
         requests(world, seed)
         world.play()

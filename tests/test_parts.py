@@ -179,7 +179,7 @@ def test_a_role_not_placed_by_hand_takes_the_cores_the_other_leaves():
 
 def test_memory():
     shape = ModelShape(weights=1000, parameters=500, layers=2, kv_heads=3, head_dim=5, vocabulary=7)
-    found = footprint(shape, cells=11, kv_bytes=2, rows=1)
+    found = footprint(shape, cells=11, width=2, rows=1)
     assert found.kv == 2 * 2 * 3 * 5 * 11 * 2
     assert found.total > 1000 + found.kv
     check_memory("x", 5, 5)

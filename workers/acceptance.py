@@ -12,6 +12,7 @@ from workers.engines.base import Outcome
 from workers.errors import EngineError
 from workers.sampling import Sampler
 from workers.track import Track
+from workers.wire.messages import Logprob
 
 
 @dataclass(slots=True)
@@ -32,18 +33,25 @@ class Walk:
 
 
 def walk(
-    track: Track, rows: Mapping[int, int], outcome: Outcome, sampler: Sampler, take: Callable[[int], bool]
+    track: Track,
+    rows: Mapping[int, int],
+    outcome: Outcome,
+    sampler: Sampler,
+    take: Callable[[int, Logprob | None], bool],
 ) -> Walk:
     """Commit the target's samples along the tree.
 
-    ``rows`` maps a node to its row of the outcome and holds the root. ``take`` receives each token and returns
-    True when the sequence ends with it: nothing beyond it is sampled, counted or committed.
+    ``rows`` maps a node to its row of the outcome and holds the root. ``take`` receives each token,
+    with its logprob where those are asked for, and returns True when the sequence ends with it: nothing beyond it is
+    sampled, counted or committed.
     """
     walked = Walk()
     node = track.tree.root
     while (row := rows.get(node)) is not None:
         try:
             sampled = outcome.sample(row, sampler, track.tree.position + 1)
+            wanted = sampler.spec.logprobs >= 0
+            logprob = sampler.logprob(outcome.logits(row), sampled.token) if wanted else None
         except EngineError as failure:
             walked.failure = failure
             return walked
@@ -55,7 +63,7 @@ def walk(
         node = track.commit(sampled.token)
         walked.tokens += 1
         walked.accepted += node in rows
-        if take(sampled.token):
+        if take(sampled.token, logprob):
             walked.ended = True
             return walked
     return walked

@@ -21,6 +21,8 @@ class Draftee:
         self.tokens = [*opening.prompt, *opening.committed]
         self.limit = len(opening.prompt) + opening.max_tokens
         self.sampler = sampler_of(opening)
+        for token in opening.committed:
+            self.sampler.shaping.commit(token)
         self.restart()
         self.failures = 0
         self.told_at: float | None = None  # when the last commit came
@@ -45,6 +47,7 @@ class Draftee:
             return False
         for token in tokens[len(known) :]:
             self.tokens.append(token)
+            self.sampler.shaping.commit(token)
             if self.track is not None and self.grower is not None:
                 self.grower.committing(token)
                 self.track.commit(token)

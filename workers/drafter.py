@@ -14,7 +14,8 @@ from workers.draftee import Draftee, Expansion
 from workers.engines.base import Limits, Outcome, Row
 from workers.errors import EngineError
 from workers.growth import BranchGrower, ChainGrower, make_grower
-from workers.machine import Extend, Free, Keep, Prefill, Run, Step
+from workers.machine import Extend, Free, Operation, Prefill, Run, Step
+from workers.prefixes import Prefixes
 from workers.strategy import Growth, Strategy
 from workers.trace import Trace
 from workers.track import Track
@@ -36,8 +37,10 @@ class Drafter:
         strategy: Strategy,
         batch: int = _BATCH,
         trace: Trace | None = None,
+        cached: int = 0,
     ) -> None:
-        """``ends``: tokens below which nothing is worth drafting; ``batch``: most leaves of a forward."""
+        """``ends``: tokens below which nothing is worth drafting; ``batch``: most leaves of a forward; ``cached``:
+        tokens of closed sequences to keep for the prompts of later ones."""
         self.epoch = epoch
         self.dropped = 0
         self._limits = limits
@@ -57,7 +60,8 @@ class Drafter:
         self._verifier_epoch: int | None = None
         self._draftees: dict[int, Draftee] = {}
         self._sends: list[tuple[bytes, Message]] = []
-        self._before: list[Keep | Free] = []
+        self._before: list[Operation] = []
+        self.prefixes = Prefixes(cached)
         self._busy = False
         self._growing: list[Expansion] = []
         self._chunk: tuple[Draftee, int] | None = None  # a prefill in flight, and the tokens it adds
@@ -207,8 +211,14 @@ class Drafter:
         draftee.hinted(hint, self._hint_calibration, self._limits.vocabulary)
 
     def _drop(self, seq: int) -> None:
-        if self._draftees.pop(seq, None) is not None:
-            self._before.append(Free(seq))
+        draftee = self._draftees.pop(seq, None)
+        if draftee is None:
+            return
+        if draftee.track is not None and not draftee.failures:
+            keep, length = draftee.track.settle()
+            saves = self.prefixes.save(seq, draftee.tokens[:length])
+            self._before += [keep, *saves] if saves else []
+        self._before.append(Free(seq))
 
     # Growing
 
@@ -216,6 +226,10 @@ class Drafter:
         before, self._before = self._before, []
         for draftee in self._draftees.values():
             if draftee.track is None and draftee.failures < _TRIES and self._worth(draftee, len(draftee.tokens)):
+                load = self.prefixes.load(draftee.opening.seq, draftee.tokens) if not draftee.prefilled else None
+                if load is not None:
+                    before.append(load)
+                    draftee.prefilled = load.length
                 chunk = draftee.tokens[draftee.prefilled : draftee.prefilled + self._limits.chunk]
                 self._chunk = draftee, len(chunk)
                 self._busy = True
@@ -284,7 +298,7 @@ class Drafter:
         return True
 
     def _expand(
-        self, draftee: Draftee, track: Track, leaves: list[int], before: list[Keep | Free], rows: list[Row]
+        self, draftee: Draftee, track: Track, leaves: list[int], before: list[Operation], rows: list[Row]
     ) -> None:
         """Add the rows that leaves of one sequence need."""
         assert draftee.grower is not None
@@ -345,7 +359,8 @@ class Drafter:
             if leaf not in tree:  # a commit went elsewhere meanwhile
                 continue
             try:
-                found = outcome.candidates(expansion.rows[leaf], draftee.sampler, tree[leaf].position + 1, grower.width)
+                sampler = draftee.sampler.below(tree.tokens(leaf))
+                found = outcome.candidates(expansion.rows[leaf], sampler, tree[leaf].position + 1, grower.width)
             except EngineError:
                 draftee.failures = _TRIES
                 return

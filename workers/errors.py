@@ -37,5 +37,9 @@ class NotFinite(EngineError):
     """The logits of a row hold NaN or no finite value."""
 
 
+class GrammarError(EngineError):
+    """A grammar cannot be followed: it is invalid, too complex, or was left."""
+
+
 class WireError(HeteroError):
     """A frame is malformed, oversized or not one of the known messages."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from workers.engines.base import Engine, Hinted, Outcome, Row
 from workers.errors import EngineError
@@ -33,6 +33,34 @@ class Free:
 
 
 @dataclass(frozen=True, slots=True)
+class Save:
+    """Keep the first ``length`` tokens of a sequence, which is closed next, under ``key``; see ``Engine.save``."""
+
+    seq: int
+    key: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Begin a sequence with the first ``length`` tokens kept under ``key``."""
+
+    seq: int
+    key: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Forget what is kept under ``key``."""
+
+    key: int
+
+
+Operation: TypeAlias = Keep | Free | Save | Load | Drop
+
+
+@dataclass(frozen=True, slots=True)
 class Prefill:
     """One chunk of a prefix."""
 
@@ -52,16 +80,23 @@ class Extend:
 class Run:
     """A job for the engine: cache operations in order, then at most one forward."""
 
-    before: Sequence[Keep | Free]
+    before: Sequence[Operation]
     forward: Prefill | Extend | None
 
     def execute(self, engine: Engine, hinted: Hinted | None = None) -> Outcome | None:
         """Do the job; ``hinted`` gets the early exit. Raises EngineError; the cache operations have then been done."""
         for operation in self.before:
-            if isinstance(operation, Keep):
-                engine.commit(operation.seq, operation.node, operation.keep)
-            else:
-                engine.close(operation.seq)
+            match operation:
+                case Keep(seq, node, keep):
+                    engine.commit(seq, node, keep)
+                case Free(seq):
+                    engine.close(seq)
+                case Save(seq, key, length):
+                    engine.save(seq, key, length)
+                case Load(seq, key, length):
+                    engine.load(seq, key, length)
+                case Drop(key):
+                    engine.drop(key)
         match self.forward:
             case Prefill(seq, tokens):
                 return engine.prefill(seq, tokens)

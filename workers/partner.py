@@ -60,9 +60,9 @@ class Partner:
 
     def offer(self, sequence: Sequence) -> None:
         """Open a sequence there, with all that is committed."""
-        if self.peer is None:
-            return
         asked = sequence.opening
+        if self.peer is None or asked.plain:
+            return
         opening = Open(
             seq=asked.seq,
             epoch=self._epoch,
@@ -79,7 +79,7 @@ class Partner:
         """Send the tokens committed since the length it is known to hold, and when to expect more."""
         if self.peer is None or sequence.drafter_length is None:
             return
-        tokens, _ = sequence.since(sequence.drafter_length)
+        tokens, _, _ = sequence.since(sequence.drafter_length)
         if sequence.news:
             sequence.told_at = now
             sequence.news = False

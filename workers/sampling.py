@@ -1,21 +1,25 @@
 """The target's own sample at a position: filter the logits, add the noise, take the argmax.
 
-Order: temperature, top-k, top-p, min-p, then argmax(logit / T + Gumbel noise). At temperature 0 the sample is
-the argmax of the logits. The drafter runs the same code on its own logits with the same noise.
+Order: bias, penalties and grammar (``workers.shaping``), temperature, top-k, top-p, min-p, then
+argmax(logit / T + Gumbel noise). At temperature 0 the sample is the argmax of the logits. The drafter runs the same
+code on its own logits with the same noise.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from workers.errors import NotFinite
+from workers.grammar import Grammar
 from workers.noise import CUT, Noise
-
-Logits: TypeAlias = NDArray[np.float32]
+from workers.shaping import Logits, Shaping
+from workers.wire.messages import Logprob
 
 _COLD = 1e-5  # temperatures below are 0: dividing by them would overflow
 _NEAR = 48  # likeliest tokens that a drafter looks at, beside the loud ones
@@ -41,7 +45,11 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class SamplingSpec:
-    """How to sample one choice of one request. ``top_k`` 0, ``top_p`` 1 and ``min_p`` 0 switch a filter off."""
+    """How to sample one choice of one request. ``top_k`` 0, ``top_p`` 1 and ``min_p`` 0 switch a filter off.
+
+    ``presence`` and ``frequency`` are OpenAI's penalties, ``bias`` is added to the logits of tokens; ``logprobs``: how
+    many likeliest tokens to report beside each (-1: no logprobs at all).
+    """
 
     temperature: float
     top_k: int = 0
@@ -49,14 +57,37 @@ class SamplingSpec:
     min_p: float = 0.0
     seed: int = 0
     choice: int = 0
+    presence: float = 0.0
+    frequency: float = 0.0
+    bias: tuple[tuple[int, float], ...] = ()
+    logprobs: int = -1
 
 
 class Sampler:
-    """Samples positions of one sequence by the one rule."""
+    """Samples positions of one sequence by the one rule. What was committed counts: tell it with ``commit``."""
 
-    def __init__(self, spec: SamplingSpec, digest: bytes) -> None:
+    def __init__(self, spec: SamplingSpec, digest: bytes, grammar: Grammar | None = None) -> None:
         self.spec = spec
+        self.shaping = Shaping(spec.presence, spec.frequency, spec.bias, grammar)
         self._noise = Noise(spec.seed, spec.choice, digest)
+
+    def below(self, tokens: Sequence[int]) -> Sampler:
+        """The sampler as it would be with these tokens committed, for a guess; grammars are not followed."""
+        shaping = self.shaping.below(tokens)
+        if shaping is self.shaping:
+            return self
+        found = copy(self)
+        found.shaping = shaping
+        return found
+
+    def logprob(self, logits: Logits, token: int) -> Logprob:
+        """What the model itself thinks of a committed token: before bias, penalties, grammar and temperature."""
+        x = logits.astype(np.float64)
+        x -= x.max()
+        x -= np.log(np.exp(x).sum())
+        near = _largest(x, self.spec.logprobs) if self.spec.logprobs else np.empty(0, np.intp)
+        near = near[np.argsort(-x[near], kind="stable")]
+        return Logprob(token, float(x[token]), [(int(i), float(x[i])) for i in near])
 
     def prepare(self, position: int, vocabulary: int) -> None:
         """Compute a position's noise now, while a forward runs."""
@@ -68,6 +99,7 @@ class Sampler:
 
         Raises NotFinite when the row holds NaN or +inf, or nothing finite.
         """
+        logits = self.shaping(logits)
         best = int(logits.argmax())
         peak = float(logits[best])
         if not np.isfinite(peak):
@@ -83,6 +115,7 @@ class Sampler:
 
         Nearly always the true ones: tokens that are neither among the likeliest _NEAR nor loud are left out.
         """
+        logits = self.shaping(logits)
         best = int(logits.argmax())
         if not np.isfinite(logits[best]):
             raise NotFinite(f"the logits at position {position} are not finite")
@@ -148,7 +181,7 @@ class Sampler:
         return edge
 
 
-def _largest(x: Logits, count: int) -> NDArray[np.intp]:
+def _largest(x: NDArray[np.floating[Any]], count: int) -> NDArray[np.intp]:
     """Ids of the ``count`` largest values, in no order."""
     return np.argpartition(x, len(x) - count)[-count:] if count < len(x) else np.arange(len(x))
 

@@ -2,45 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass
+from functools import cached_property
 from math import inf
 
+from msgspec import structs
+
+from workers.grammar import Grammar, Grammars
 from workers.noise import prompt_digest
 from workers.sampling import Sampler, SamplingSpec
 from workers.stopping import StopMatcher
 from workers.track import Track
 from workers.trial import Trial
-from workers.wire.messages import Draft, Open, Sampling, Stats
+from workers.wire.messages import Draft, Logprob, Open, Stats
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What the verifier must know of the tokenizer: each token's bytes, and the tokens that end a text."""
+    """What the verifier must know of the tokenizer: each token's bytes, the tokens that end a text, and ``encode``,
+    the model's tokens of a text without special ones."""
 
     pieces: Tokens[bytes]
     ends: frozenset[int]
+    encode: Callable[[str], list[int]] | None = None
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """For outputs that must obey a grammar."""
+        return Grammars(self.pieces, self.ends, self.encode)
 
     def __len__(self) -> int:
         return len(self.pieces)
 
 
-def sampler_of(opening: Open) -> Sampler:
+def sampler_of(opening: Open, grammar: Grammar | None = None) -> Sampler:
     """The sampler both roles derive from a request."""
-    asked: Sampling = opening.sampling
-    spec = SamplingSpec(asked.temperature, asked.top_k, asked.top_p, asked.min_p, asked.seed, asked.choice)
-    return Sampler(spec, prompt_digest(opening.prompt))
+    asked = {**structs.asdict(opening.sampling), "bias": tuple(opening.sampling.bias)}
+    return Sampler(SamplingSpec(**asked), prompt_digest(opening.prompt), grammar)
 
 
-def objection(opening: Open, context: int, vocabulary: int) -> str | None:
-    """Why a sequence cannot be admitted; its prompt and output so far may come from outside."""
+def objection(opening: Open, context: int, words: Vocabulary) -> str | None:
+    """Why a sequence cannot be admitted; what it asks may come from outside."""
+    vocabulary = len(words)
     if len(opening.prompt) >= context:
         return (
             f"the prompt has {len(opening.prompt)} tokens and the context holds {context}: "
             "shorten it or serve with a larger --context"
         )
-    if max(max(opening.prompt), max(opening.committed, default=0)) >= vocabulary:
+    biased = max((token for token, _ in opening.sampling.bias), default=0)
+    if max(max(opening.prompt), max(opening.committed, default=0), biased) >= vocabulary:
         return f"a token id lies outside the vocabulary of {vocabulary}"
+    if opening.grammar and (wrong := words.grammars.objection(opening.grammar)) is not None:
+        return f"the grammar cannot be used: {wrong}"
     return None
 
 
@@ -53,12 +68,14 @@ class Sequence:
         """``limit``: output tokens at most, the context counted in."""
         self.opening = opening
         self.peer = peer
-        self.sampler = sampler_of(opening)
+        self.sampler = sampler_of(opening, vocabulary.grammars.start(opening.grammar) if opening.grammar else None)
         self.committed: list[int] = []
         self.texts: list[str] = []  # released by each committed token, to answer a Resume
+        self.logprobs: list[Logprob | None] = []  # of each committed token, where they are asked for
         self.reason: str | None = None
         self.last_text = ""
         self.prefilled = 0
+        self.cached = 0  # prompt tokens taken from a cached prefix
         self.track = Track(opening.seq, len(opening.prompt) - 1, opening.prompt[-1])
         self.waiting_since: float | None = None
         self.drafter_length: int | None = None  # tokens the drafter is known to hold; None: not opened there
@@ -72,7 +89,8 @@ class Sequence:
         self._limit = limit
         self._opened = now
         self._started: float | None = None
-        self._drafted = self._accepted = self._forwards = 0
+        self._drafted = self._accepted = self._forwards = self._drafts = 0
+        self._accepted_at: list[int] = []
         self._waited = 0.0
         self._resumed = len(opening.committed)
         for token in opening.committed:
@@ -98,14 +116,16 @@ class Sequence:
         """Output tokens still allowed."""
         return self._limit - len(self.committed)
 
-    def take(self, token: int) -> bool:
+    def take(self, token: int, logprob: Logprob | None = None) -> bool:
         """Append a committed token; True when the text ends with it."""
         self.committed.append(token)
+        self.logprobs.append(logprob)
+        self.sampler.shaping.commit(token)
         if token in self._vocabulary.ends:
             self.texts.append("")
             return self._end("stop")
         self.texts.append(self._matcher.feed(self._vocabulary.pieces[token]))
-        if self._matcher.stopped:
+        if self._matcher.stopped or self.sampler.shaping.complete:
             return self._end("stop")
         return len(self.committed) >= self._limit and self._end("length")
 
@@ -114,10 +134,11 @@ class Sequence:
         self.last_text = self._matcher.flush()
         return True
 
-    def since(self, length: int) -> tuple[list[int], str]:
-        """Output tokens from a length of prompt and output on, and their text."""
+    def since(self, length: int) -> tuple[list[int], str, list[Logprob]]:
+        """Output tokens from a length of prompt and output on, their text, and their logprobs where asked for."""
         first = max(0, length - len(self.opening.prompt))
-        return self.committed[first:], "".join(self.texts[first:])
+        logprobs = [found for found in self.logprobs[first:] if found is not None]
+        return self.committed[first:], "".join(self.texts[first:]), logprobs
 
     def graft(self, draft: Draft, room: int) -> int:
         """Add a drafted subtree to the tree, of ``room`` guesses at most, where it still fits the committed tokens.
@@ -156,6 +177,10 @@ class Sequence:
         self._waited += waited
         self._drafted += drafted
         self._accepted += accepted
+        self._drafts += drafted > 0
+        self._accepted_at += [0] * (accepted - len(self._accepted_at))
+        for place in range(accepted):
+            self._accepted_at[place] += 1
 
     def admitted(self, now: float) -> None:
         """The sequence has a place in the engine: its prompt's time counts from here."""
@@ -166,7 +191,8 @@ class Sequence:
         if self._started is None:
             self._started = now
 
-    def stats(self, now: float) -> Stats:
+    def stats(self, now: float, plain_s: float) -> Stats:
+        """What it cost; ``plain_s``: seconds of a token without speculation, 0 where not measured."""
         started = self._started if self._started is not None else now
         return Stats(
             prompt_n=len(self.opening.prompt),
@@ -179,4 +205,8 @@ class Sequence:
             resumed_n=self._resumed,
             plain_n=self.trial.plain,
             waited_ms=1e3 * self._waited,
+            cached_n=self.cached,
+            drafts_n=self._drafts,
+            accepted_at=self._accepted_at,
+            plain_token_ms=1e3 * plain_s,
         )

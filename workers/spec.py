@@ -10,7 +10,7 @@ import msgspec
 
 class WorkerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One worker. ``cores``: the CPU cores it is confined to (empty: all); ``gpu``: a CUDA device or None;
-    ``trace``: a file to append a trace to."""
+    ``trace``: a file to append a trace to; ``cached``: tokens of finished sequences to keep as prefixes."""
 
     role: Literal["target", "drafter"]
     model: str
@@ -21,6 +21,7 @@ class WorkerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gpu: int | None = None
     dtype: str = "float32"
     sequences: int = 4
+    cached: int = 0
     context: int = 2048
     exact: bool = False
     vocabulary: int = 4096  # table engine only

@@ -43,7 +43,7 @@ class GgufTokenizer:
         self._vocab = llama_cpp.llama_model_get_vocab(self._model)
         count = llama_cpp.llama_vocab_n_tokens(self._vocab)
         ends = frozenset(i for i in range(count) if llama_cpp.llama_vocab_is_eog(self._vocab, i))
-        self.vocabulary = Vocabulary([self._piece(i, False) for i in range(count)], ends)
+        self.vocabulary = Vocabulary([self._piece(i, False) for i in range(count)], ends, self._plain)
         self.chat_template = self.meta("tokenizer.chat_template")
         self.bos = self._text(llama_cpp.llama_vocab_bos(self._vocab))
         self.eos = self._text(llama_cpp.llama_vocab_eos(self._vocab))
@@ -56,6 +56,9 @@ class GgufTokenizer:
         if count < 0:
             raise ModelError(f"the tokenizer made {-count} tokens of {len(data)} bytes of text")
         return list(buffer[:count])
+
+    def _plain(self, text: str) -> list[int]:
+        return self.encode(text, special=False)
 
     def meta(self, key: str) -> str | None:
         """A metadata value of the file, or None."""
@@ -119,7 +122,7 @@ class HfTokenizer:
         special = set(self._tokenizer.all_special_ids)
         tokens: Sequence[str | None] = self._tokenizer.convert_ids_to_tokens(list(range(count)))
         pieces = [b"" if i in special or t is None else _piece_bytes(t, kind) for i, t in enumerate(tokens)]
-        self.vocabulary = Vocabulary(pieces, _ends(path, self._tokenizer.eos_token_id))
+        self.vocabulary = Vocabulary(pieces, _ends(path, self._tokenizer.eos_token_id), self._plain)
         template = self._tokenizer.chat_template
         self.chat_template = template if isinstance(template, str) else None
         self.bos = self._tokenizer.bos_token or ""
@@ -128,6 +131,9 @@ class HfTokenizer:
     def encode(self, text: str, special: bool = True) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special)
         return ids
+
+    def _plain(self, text: str) -> list[int]:
+        return self.encode(text, special=False)
 
 
 def _ends(path: Path, eos: int | None) -> frozenset[int]:

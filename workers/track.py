@@ -59,6 +59,11 @@ class Track:
         self._evaluated = set(alive)
         return Keep(self.seq, self._tip, alive)
 
+    def settle(self) -> tuple[Keep, int]:
+        """The commit that leaves the engine with committed tokens only, and how many of prompt and output those are."""
+        self.keep(guesses=False)
+        return Keep(self.seq, self._tip), self.tree.position + 1 - len(self.pending)
+
     def held(self) -> int:
         """Guesses the engine holds."""
         return len(self._evaluated)

@@ -86,6 +86,14 @@ class DraftTree:
             node = min((self._nodes[child] for child in node.children.values()), key=lambda n: (n.depth, n.id))
             yield node
 
+    def tokens(self, node: int) -> list[int]:
+        """The guesses on the way from the root to a node, it included."""
+        found = []
+        while node != self.root:
+            found.append(self._nodes[node].token)
+            node = self._nodes[node].parent
+        return found[::-1]
+
     def best(self, count: int) -> list[Node]:
         """The ``count`` likeliest nodes below the root, likeliest first, so parents before children."""
         found: list[Node] = []

@@ -12,9 +12,11 @@ from math import inf
 from workers.acceptance import Walk, walk
 from workers.engines.base import Limits, Outcome, Row
 from workers.errors import EngineError, NotFinite
-from workers.machine import Extend, Free, Keep, Prefill, Run, Step
+from workers.gateways import Gateways
+from workers.machine import Extend, Free, Operation, Prefill, Run, Step
 from workers.pace import Pace
 from workers.partner import Partner
+from workers.prefixes import Prefixes
 from workers.sequence import Sequence, Vocabulary, objection
 from workers.strategy import Strategy
 from workers.trace import Trace
@@ -23,18 +25,13 @@ from workers.window import Window, Windows, hint_of, report
 from workers.wire.messages import (
     Cancel,
     Draft,
-    Failed,
-    Finished,
     Message,
     Open,
     Ping,
     Pong,
     Resume,
-    Tokens,
+    Round,
 )
-
-DESERTED = 30.0  # seconds without a word after which a gateway's sequences are freed
-
 
 KAPPA = 4  # likeliest next tokens of an early exit that a hint carries, per row
 
@@ -50,7 +47,9 @@ class Verifier:
         strategy: Strategy,
         tree_nodes: int = 2048,
         trace: Trace | None = None,
+        cached: int = 0,
     ) -> None:
+        """``cached``: tokens of finished sequences to keep for the prompts of later ones."""
         self.epoch = epoch
         self.dropped = 0  # messages that made no sense: unknown kind, stale draft
         self._limits = limits
@@ -62,10 +61,11 @@ class Verifier:
         self._windows = Windows(strategy, limits, vocabulary.ends, self.pace)
         self._active: dict[int, Sequence] = {}  # in order of least recent service
         self._queue: deque[Sequence] = deque()  # admitted, waiting for a place in the engine
-        self._heard: dict[bytes, float] = {}  # gateways
         self._sends: list[tuple[bytes, Message]] = []
+        self._gateways = Gateways(epoch, self._sends)
         self._partner = Partner(epoch, self._sends)
-        self._frees: list[Free] = []
+        self._frees: list[Operation] = []
+        self.prefixes = Prefixes(cached, limits.chunk if limits.exact else 1)
         self._flight: list[Window] | None = None  # None: the engine is idle
         self._chunk: Sequence | None = None  # whose prefill chunk is in flight
         self._decoded_last = False  # prompt chunks and windows take turns
@@ -92,7 +92,7 @@ class Verifier:
         if peer == self._partner.peer:
             self._partner.forget(self._active.values())
             return
-        self._heard.pop(peer, None)
+        self._gateways.forget(peer)
         for sequence in [s for s in (*self._active.values(), *self._queue) if s.peer == peer]:
             self._drop(sequence.seq)
 
@@ -119,7 +119,7 @@ class Verifier:
                 window.sequence.checked(window.drafted, walked.accepted, window.waited)
                 if chunk is None:
                     self._account(window, walked, len(flight), elapsed, now)
-                self._publish(window.sequence, walked, now)
+                self._publish(window, walked, elapsed, now)
         if flight and chunk is None:
             self.pace.rate.add(tokens, elapsed + max(window.waited for window in flight))
 
@@ -165,13 +165,13 @@ class Verifier:
 
     def _open(self, peer: bytes, opening: Open, now: float) -> None:
         """Admit a sequence. Its prompt and output so far may come from outside: check them here."""
-        self._heard[peer] = now
+        self._gateways.alive(peer, now)
         if opening.seq in self._active or any(s.seq == opening.seq for s in self._queue):
             self.dropped += 1
             return
-        wrong = objection(opening, self._limits.context, len(self._vocabulary))
+        wrong = objection(opening, self._limits.context, self._vocabulary)
         if wrong is not None:
-            self._sends.append((peer, Failed(opening.seq, self.epoch, "invalid_request", wrong)))
+            self._gateways.failed(peer, opening.seq, "invalid_request", wrong)
             return
         limit = min(opening.max_tokens, self._limits.context - len(opening.prompt))
         trial = Trial(probe=self._strategy.adapts and not self.pace.plain)
@@ -182,21 +182,27 @@ class Verifier:
         self._queue.append(sequence)
 
     def _resume(self, peer: bytes, opening: Open, now: float) -> None:
-        self._heard[peer] = now
+        self._gateways.alive(peer, now)
         sequence = self._active.get(opening.seq) or next((s for s in self._queue if s.seq == opening.seq), None)
         if sequence is None:
             self._open(peer, opening, now)
             return
         sequence.peer = peer
-        self._tokens(sequence, len(opening.prompt) + len(opening.committed))
+        self._gateways.tokens(sequence, len(opening.prompt) + len(opening.committed))
 
-    def _drop(self, seq: int) -> None:
-        """Free all a sequence holds; also in the drafter."""
+    def _drop(self, seq: int, save: bool = True) -> None:
+        """Free all a sequence holds; also in the drafter. ``save``: it may be kept as a prefix."""
         self._alone.discard(seq)
         sequence = self._active.pop(seq, None)
         if sequence is None:
             self._queue = deque(s for s in self._queue if s.seq != seq)
             return
+        if save and sequence.track.tree.position >= 0 and not sequence.prefilling and sequence is not self._chunk:
+            keep, length = sequence.track.settle()
+            # In exact mode only chunks of a prompt are as they would be in the next one.
+            known = sequence.opening.prompt if self._limits.exact else [*sequence.opening.prompt, *sequence.committed]
+            saves = self.prefixes.save(seq, known[:length])
+            self._frees += [keep, *saves] if saves else []
         self._frees.append(Free(seq))
         self._partner.close(sequence)
 
@@ -210,7 +216,7 @@ class Verifier:
     def _expire(self, now: float) -> None:
         if self._partner.silent(now):
             self._partner.forget(self._active.values())
-        for peer in [p for p, heard in self._heard.items() if now - heard > DESERTED]:
+        for peer in self._gateways.deserted(now):
             self.lost(peer, now)
 
     # The drafter
@@ -218,8 +224,8 @@ class Verifier:
     def _ping(self, peer: bytes, ping: Ping, now: float) -> None:
         self._sends.append((peer, Pong(self.epoch)))
         if ping.role != "drafter":
-            self._heard[peer] = now
-            self._mend(peer, ping)
+            self._gateways.alive(peer, now)
+            self._gateways.mend(peer, ping, self._active, {sequence.seq for sequence in self._queue})
         elif self._strategy.drafts:
             self._partner.pinged(peer, ping, self._active, now)
 
@@ -238,16 +244,6 @@ class Verifier:
             sequence.stalled = False
             sequence.drafted_at = now
 
-    def _mend(self, peer: bytes, ping: Ping) -> None:
-        """Send a gateway again what it lacks; what is not known here it must resume."""
-        waiting = {sequence.seq for sequence in self._queue}
-        for seq, length in ping.lengths:
-            sequence = self._active.get(seq)
-            if sequence is not None:
-                self._tokens(sequence, length)
-            elif seq not in waiting:
-                self._sends.append((peer, Failed(seq, self.epoch, "unknown", "not known to this verifier")))
-
     def _tell(self, started: bool, now: float) -> None:
         """Tell the drafter what was committed and, when windows start, how long they should take."""
         flying = self._flight if started and self._chunk is None and self._flight else []
@@ -262,13 +258,13 @@ class Verifier:
 
     def _choose(self, now: float) -> tuple[Run | None, float]:
         """A job for the idle engine, or when to look again."""
-        before: list[Keep | Free] = list(self._frees)
+        before = list(self._frees)
         self._frees = []
         ready, wake = self._ready(now)
         prefilling = next((s for s in self._active.values() if s.prefilling), None)
         if prefilling is not None and (not ready or self._decoded_last):
             self._decoded_last = False
-            return Run(before, self._prefill(prefilling)), inf
+            return Run(before, self._prefill(prefilling, before)), inf
         if not ready:
             return (Run(before, None) if self._busy(before) else None), wake
         if self._limits.exact or self._alone:
@@ -290,7 +286,7 @@ class Verifier:
         hint = self._strategy.hints and self._limits.early_exit and self._partner.peer is not None
         return Run(before, Extend(rows, hint)), inf
 
-    def _busy(self, before: list[Keep | Free]) -> bool:
+    def _busy(self, before: list[Operation]) -> bool:
         """Occupy the engine with cache operations alone, if there are any."""
         if before:
             self._flight = []
@@ -324,7 +320,11 @@ class Verifier:
         if rows == len(flight) and undisturbed:
             self.pace.plain.add(rows, elapsed)
 
-    def _prefill(self, sequence: Sequence) -> Prefill:
+    def _prefill(self, sequence: Sequence, before: list[Operation]) -> Prefill:
+        """The next chunk of a prompt; ``before`` may get what loads its beginning."""
+        if not sequence.prefilled and (load := self.prefixes.load(sequence.seq, sequence.opening.prompt)) is not None:
+            before.append(load)
+            sequence.prefilled = sequence.cached = load.length
         chunk = sequence.opening.prompt[sequence.prefilled : sequence.prefilled + self._limits.chunk]
         sequence.prefilled += len(chunk)
         done = not sequence.prefilling
@@ -348,47 +348,43 @@ class Verifier:
         """What a window cost and brought; ``beside`` windows shared its forward."""
         sequence = window.sequence
         self.pace.checked(walked)
-        if self._strategy.adapts:
+        if self._strategy.adapts and not sequence.opening.plain:
             sequence.trial.round(walked.tokens, elapsed + window.waited, self.pace.plain(beside))
         if self._trace is not None:
             report(self._trace, window, walked.accepted, elapsed, now)
 
-    def _publish(self, sequence: Sequence, walked: Walk, now: float) -> None:
+    def _publish(self, window: Window, walked: Walk, elapsed: float, now: float) -> None:
         """Send what a walk committed, to the gateway and to the drafter."""
-        self._emit(sequence, sequence.length - walked.tokens, now)
+        sequence = window.sequence
+        draft = self.pace.step if window.drafted else 0.0
+        round_ = Round(window.drafted, walked.accepted, 1e3 * elapsed, 1e3 * window.waited, 1e3 * draft)
+        self._emit(sequence, sequence.length - walked.tokens, now, round_)
         if walked.failure is not None:
             code = "not_finite" if isinstance(walked.failure, NotFinite) else "engine_error"
             self._fail(sequence, code, str(walked.failure))
         elif not walked.ended and not sequence.trial.resting:
             sequence.news = True
 
-    def _emit(self, sequence: Sequence, base: int, now: float) -> None:
+    def _emit(self, sequence: Sequence, base: int, now: float, round_: Round | None = None) -> None:
         """Send what was committed from position ``base`` on, and the end if this was it."""
-        self._tokens(sequence, base)
+        self._gateways.tokens(sequence, base, round_)
         if sequence.reason is not None:
-            stats = sequence.stats(now)
-            self._sends.append(
-                (
-                    sequence.peer,
-                    Finished(sequence.seq, self.epoch, sequence.length, sequence.reason, sequence.last_text, stats),
-                )
-            )
+            self._gateways.finished(sequence, sequence.stats(now, self.pace.plain(1)))
             self._drop(sequence.seq)
-
-    def _tokens(self, sequence: Sequence, base: int) -> None:
-        tokens, text = sequence.since(base)
-        if tokens:
-            self._sends.append((sequence.peer, Tokens(sequence.seq, self.epoch, base, tokens, text)))
 
     def _failed(self, flight: list[Window], chunk: Sequence | None, error: EngineError) -> None:
         """A forward failed: one sequence is at fault at most, so try each alone before giving one up."""
         involved = [chunk] if chunk is not None else [window.sequence for window in flight]
-        if len(involved) == 1:
+        if chunk is not None and chunk.cached:  # the prefix may be at fault: once more without
+            chunk.prefilled = chunk.cached = 0
+            self.prefixes.forget(chunk.opening.prompt)
+            self._frees.append(Free(chunk.seq))
+        elif len(involved) == 1:
             self._fail(involved[0], "engine_error", str(error))
         else:
             self._alone.update(sequence.seq for sequence in involved)
 
     def _fail(self, sequence: Sequence, code: str, why: str) -> None:
         if sequence.seq in self._active:
-            self._sends.append((sequence.peer, Failed(sequence.seq, self.epoch, code, why)))
-            self._drop(sequence.seq)
+            self._gateways.failed(sequence.peer, sequence.seq, code, why)
+            self._drop(sequence.seq, save=False)

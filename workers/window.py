@@ -40,9 +40,10 @@ def hint_of(window: Window, early: Outcome, epoch: int, count: int) -> Hint:
     tree = sequence.track.tree
     nodes = [node for node in window.rows if node in tree]
     index = {node: at for at, node in enumerate(nodes)}
-    likely = [
-        early.candidates(window.rows[node], sequence.sampler, tree[node].position + 1, count).tokens for node in nodes
-    ]
+    likely = []
+    for node in nodes:
+        sampler = sequence.sampler.below(tree.tokens(node))
+        likely.append(early.candidates(window.rows[node], sampler, tree[node].position + 1, count).tokens)
     parents = [index.get(tree[node].parent, -1) for node in nodes]
     return Hint(sequence.seq, epoch, sequence.length, parents, [tree[node].token for node in nodes], likely)
 

@@ -79,6 +79,7 @@ class Worker:
             "idle": machine.idle if machine is not None else True,
             "cells": self._cells,
             "gpu": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
+            "prefixes": list(machine.prefixes.facts) if machine is not None else [0, 0],
             "dropped": machine.dropped if machine is not None else 0,
             "memory": _resident(),
             "busy_s": self._busy,
@@ -147,15 +148,15 @@ class Worker:
         if spec.role == "target":
             if plan.hints and not engine.limits.early_exit:
                 _log.warning("engine %s has no early exit: branches start at the drafter's candidates", spec.engine)
-            return Verifier(self.epoch, engine.limits, vocabulary, plan, trace=trace)
-        return Drafter(self.epoch, engine.limits, vocabulary.ends, plan, trace=trace)
+            return Verifier(self.epoch, engine.limits, vocabulary, plan, trace=trace, cached=spec.cached)
+        return Drafter(self.epoch, engine.limits, vocabulary.ends, plan, trace=trace, cached=spec.cached)
 
     def _vocabulary(self, size: int) -> Vocabulary:
         """The tokenizer's pieces, padded to the model's vocabulary (models round theirs up)."""
         if self.spec.engine == "table":
             return Vocabulary([f" {token}".encode() for token in range(size)], frozenset({size - 1}))
         known = load_tokenizer(self.spec.path).vocabulary
-        return Vocabulary([*known.pieces, *[b""] * (size - len(known))], known.ends)
+        return Vocabulary([*known.pieces, *[b""] * (size - len(known))], known.ends, known.encode)
 
     def _loop(self, machine: Verifier | Drafter, link: _Listening | _Dialling, engine: Engine) -> None:
         clock = time.monotonic

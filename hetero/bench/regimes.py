@@ -24,8 +24,9 @@ from placement.simulate import Node, Simulation
 from workers.drafter import Drafter
 from workers.engines.base import Limits, Outcome
 from workers.machine import Extend, Prefill, Run
-from workers.sampling import Candidates, Logits, Sampled, Sampler
+from workers.sampling import Candidates, Sampled, Sampler
 from workers.sequence import Vocabulary
+from workers.shaping import Logits
 from workers.strategy import NAMES, strategy
 from workers.trace import Events, Trace
 from workers.verifier import Verifier

@@ -33,6 +33,7 @@ class ChatTemplate:
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
         )
         environment.globals.update(raise_exception=_raise, strftime_now=lambda form: datetime.now().strftime(form))
+        self.knows_tools = "tools" in source
         self._template: jinja2.Template | None = None
         self._broken = ""
         try:
@@ -43,12 +44,13 @@ class ChatTemplate:
             self._broken = f"the model's chat template cannot be used ({error}): ask /v1/completions"
         self._names = {"bos_token": tokenizer.bos, "eos_token": tokenizer.eos}
 
-    def render(self, messages: list[dict[str, Any]]) -> str:
+    def render(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> str:
         """The prompt that asks for the assistant's next message. Raises RequestError."""
         if self._template is None:
             raise RequestError(f"messages: {self._broken}", "messages")
         try:
-            return self._template.render(messages=messages, add_generation_prompt=True, tools=None, **self._names)
+            names = {"add_generation_prompt": True, **self._names}
+            return self._template.render(messages=messages, tools=tools or None, **names)
         except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
             raise RequestError(f"messages: the model's chat template refuses them: {error}", "messages") from error
 

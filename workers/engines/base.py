@@ -13,7 +13,8 @@ from itertools import pairwise
 from typing import Protocol, TypeAlias
 
 from workers.errors import EngineError, KvFull, UnknownNode, Unsupported
-from workers.sampling import Candidates, Logits, Sampled, Sampler
+from workers.sampling import Candidates, Sampled, Sampler
+from workers.shaping import Logits
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,18 @@ class Engine(Protocol):
     def close(self, seq: int) -> None:
         """Free a sequence; closing an unknown one does nothing."""
 
+    def save(self, seq: int, key: int, length: int) -> None:
+        """Copy the first ``length`` tokens of a sequence aside, under ``key``; it may only be closed after."""
+
+    def load(self, seq: int, key: int, length: int) -> None:
+        """Open a sequence with the first ``length`` tokens saved under ``key``, as if they had been prefilled.
+
+        Raises UnknownNode for a key that was not saved, KvFull, TooManyLeaves.
+        """
+
+    def drop(self, key: int) -> None:
+        """Forget what was saved under ``key``; an unknown one does nothing."""
+
     def abort(self) -> None:
         """Make the forward in flight, if any, fail with Aborted. Callable from any thread."""
 
@@ -136,6 +149,11 @@ class Ledger:
         if self.length + len(tokens) > limits.context:
             raise KvFull(f"{self.length + len(tokens)} tokens exceed the context of {limits.context}")
         check_tokens(tokens, limits)
+
+    def opened(self, length: int) -> Ledger:
+        """This ledger, new, with a prefix of ``length`` tokens."""
+        self.length = length
+        return self
 
     def append(self, rows: Sequence[Row], limits: Limits) -> list[int]:
         """Enter rows of this sequence in order; returns their positions. Raises before anything changed."""

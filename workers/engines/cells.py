@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from workers.engines.base import Ledger, Row
 from workers.errors import KvFull, TooManyLeaves, UnknownNode
+
+_Saved = TypeVar("_Saved")
 
 
 @dataclass(slots=True)
@@ -49,6 +52,13 @@ class Held:
         return old, new
 
 
+def saved_under(saved: Mapping[int, _Saved], key: int) -> _Saved:
+    """What was saved under ``key``. Raises UnknownNode."""
+    if key not in saved:
+        raise UnknownNode(f"no prefix is saved under {key}")
+    return saved[key]
+
+
 class Slots:
     """The sequences of a cache of ``count`` slots."""
 
@@ -71,6 +81,13 @@ class Slots:
             if not self._free:
                 raise TooManyLeaves(f"all {self._count} sequences of the engine are open")
             held = Held(self._free[-1])
+        return held
+
+    def open(self, seq: int, length: int) -> Held:
+        """A new sequence with a prefix of ``length`` tokens, whose cells the caller fills. Raises TooManyLeaves."""
+        held = self.to_prefill(seq)
+        held.ledger.opened(length)
+        self.keep(seq, held)
         return held
 
     def keep(self, seq: int, held: Held) -> None:

@@ -16,8 +16,9 @@ import llama_cpp
 import numpy as np
 
 from workers.engines.base import Hinted, Ledger, Limits, Outcome, Row, check_rows
+from workers.engines.cells import saved_under
 from workers.errors import Aborted, EngineError, KvFull, ModelError, TooManyLeaves, UnknownNode, Unsupported
-from workers.sampling import Logits
+from workers.shaping import Logits
 
 EXACT_WIDTH = 8
 _MAX_IDS = 256  # llama.cpp's LLAMA_MAX_SEQ
@@ -86,6 +87,7 @@ class LlamaEngine:
         self._batch = _Batch(params.n_batch, ids)
         self._ids = list(range(ids))[::-1]  # free llama sequence ids
         self._sequences: dict[int, _Held] = {}
+        self._saved: dict[int, ctypes.Array[ctypes.c_uint8]] = {}
 
     def prefill(self, seq: int, tokens: Sequence[int]) -> Outcome:
         held = self._sequences.get(seq)
@@ -162,6 +164,29 @@ class LlamaEngine:
         if held is not None:
             for i in held.leaves:
                 self._give(i)
+
+    def save(self, seq: int, key: int, length: int) -> None:
+        i = next(iter(self._held(seq).leaves))
+        self._remove(i, length)
+        size = llama_cpp.llama_state_seq_get_size(self._context, i)
+        kept = (ctypes.c_uint8 * size)()
+        if llama_cpp.llama_state_seq_get_data(self._context, kept, size, i) != size:
+            raise EngineError("llama.cpp could not copy a sequence's state")
+        self._saved[key] = kept
+
+    def load(self, seq: int, key: int, length: int) -> None:
+        kept = saved_under(self._saved, key)
+        if len(self._sequences) >= self.limits.sequences:
+            raise TooManyLeaves(f"all {self.limits.sequences} sequences of the engine are open")
+        i = self._take()
+        if llama_cpp.llama_state_seq_set_data(self._context, kept, len(kept), i) != len(kept):
+            self._give(i)
+            raise KvFull("llama.cpp found no room for a saved sequence")
+        self._remove(i, length)
+        self._sequences[seq] = _Held(Ledger().opened(length), {i: 0})
+
+    def drop(self, key: int) -> None:
+        self._saved.pop(key, None)
 
     def abort(self) -> None:
         self._flag[0] = b"x"

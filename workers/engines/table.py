@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from workers.engines.base import Hinted, Ledger, Limits, Outcome, Row, check_rows
+from workers.engines.cells import saved_under
 from workers.errors import Aborted, TooManyLeaves
-from workers.sampling import Logits
+from workers.shaping import Logits
 
 _MASK = (1 << 64) - 1
 
@@ -65,6 +66,8 @@ class TableEngine:
         self._early = (spec.sharpness * (mixed * spec.early + other * (1.0 - spec.early**2) ** 0.5)).astype(np.float32)
         self._ledgers: dict[int, Ledger] = {}
         self._paths: dict[int, dict[int, int]] = {}  # per sequence: node -> hash of its token path
+        self._trails: dict[int, list[int]] = {}  # per sequence: that hash after each committed token
+        self._saved: dict[int, list[int]] = {}
         self._forwards = 0
         self._aborted = threading.Event()
 
@@ -77,8 +80,10 @@ class TableEngine:
         ledger.check_prefill(tokens, self.limits)
         spoilt = self._forward(list(tokens))
         path = self._paths.get(seq, {0: 0})[0]
+        trail = self._trails.setdefault(seq, [])
         for token in tokens:
             path = _step(path, token)
+            trail.append(path)
         self._ledgers[seq] = ledger
         self._paths[seq] = {0: path}
         ledger.length += len(tokens)
@@ -110,13 +115,30 @@ class TableEngine:
 
     def commit(self, seq: int, node: int, keep: Collection[int] = ()) -> None:
         ledger = self._ledgers.get(seq, Ledger())
-        ledger.commit(node, keep)
+        path, _ = ledger.commit(node, keep)
         paths = self._paths[seq]
+        self._trails[seq] += [paths[n] for n in path]
         self._paths[seq] = {n: paths[n] for n in (node, *ledger.nodes)}
 
     def close(self, seq: int) -> None:
         self._ledgers.pop(seq, None)
         self._paths.pop(seq, None)
+        self._trails.pop(seq, None)
+
+    def save(self, seq: int, key: int, length: int) -> None:
+        self._saved[key] = self._trails[seq][:length]
+
+    def load(self, seq: int, key: int, length: int) -> None:
+        saved = saved_under(self._saved, key)
+        if len(self._ledgers) >= self.limits.sequences:
+            raise TooManyLeaves(f"all {self.limits.sequences} sequences of the engine are open")
+        trail = saved[:length]
+        self._ledgers[seq] = Ledger().opened(length)
+        self._trails[seq] = trail
+        self._paths[seq] = {0: trail[-1]}
+
+    def drop(self, key: int) -> None:
+        self._saved.pop(key, None)
 
     def abort(self) -> None:
         self._aborted.set()

@@ -7,7 +7,6 @@ of position; a commit moves the surviving nodes up behind it.
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,9 +21,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workers.engines.base import Hinted, Limits, Outcome, Row, check_rows
-from workers.engines.cells import Held, Slots
-from workers.errors import Aborted, EngineError, ModelError, Unsupported
-from workers.sampling import Logits
+from workers.engines.cells import Held, Slots, saved_under
+from workers.engines.checkpoint import exit_layer, load_model
+from workers.errors import Aborted, EngineError, Unsupported
+from workers.shaping import Logits
 
 EXACT_WIDTH = 8
 _SPAN = 64  # exact mode attends over whole blocks of so many cells
@@ -160,6 +160,7 @@ class TorchEngine:
             early_exit=exit_layer(self._model) is not None,
         )
         self._slots = Slots(settings.sequences)
+        self._saved: dict[int, tuple[Tensor, ...]] = {}
         self._aborted = threading.Event()
         self.prefill(0, [0])  # an architecture that is not covered fails here, not in a request
         self.close(0)
@@ -220,11 +221,26 @@ class TorchEngine:
     def close(self, seq: int) -> None:
         self._slots.close(seq)
 
+    def save(self, seq: int, key: int, length: int) -> None:
+        slot = self._slots[seq].slot
+        self._saved[key] = tuple(
+            cache[:, slot, :, :length].to("cpu", copy=True) for cache in (self._keys, self._values)
+        )
+
+    def load(self, seq: int, key: int, length: int) -> None:
+        saved = saved_under(self._saved, key)
+        slot = self._slots.open(seq, length).slot
+        for cache, kept in zip((self._keys, self._values), saved, strict=True):
+            cache[:, slot, :, :length] = kept[:, :, :length].to(self._device)
+
+    def drop(self, key: int) -> None:
+        self._saved.pop(key, None)
+
     def abort(self) -> None:
         self._aborted.set()
 
     def shutdown(self) -> None:
-        del self._model, self._keys, self._values
+        del self._model, self._keys, self._values, self._saved
 
     @property
     def used_cells(self) -> int:
@@ -332,52 +348,3 @@ class _TorchOutcome(Outcome):
         at = self._place[row] if self._place is not None else row
         found: Logits = self._logits[at].float().cpu().numpy()
         return found
-
-
-def exit_layer(model: Any) -> torch.nn.Module | None:
-    """The middle layer, after which the LM head can be tried; None where the model is built otherwise."""
-    body = getattr(model, "model", None)
-    layers = getattr(body, "layers", None)
-    if not isinstance(layers, torch.nn.ModuleList) or len(layers) < 2 or not hasattr(body, "norm"):
-        return None
-    return layers[len(layers) // 2 - 1]
-
-
-def load_model(path: Path, dtype: str) -> Any:
-    """A causal language model from a GGUF file or a safetensors directory; never runs code from the model."""
-    if path.is_dir():
-        check_directory(path)
-        where, more = path, dict[str, Any](use_safetensors=True)
-    else:
-        where, more = path.parent, {"gguf_file": path.name}
-    try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            where,
-            dtype=getattr(torch, dtype),
-            trust_remote_code=False,
-            local_files_only=True,
-            attn_implementation="hetero",
-            **more,
-        ).eval()
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{path}: transformers cannot load this model: {first}") from error
-    if getattr(model, "_is_stateful", False):
-        raise Unsupported(f"{path.name} has recurrent memory, which cannot take back rejected tokens")
-    return model
-
-
-def check_directory(path: Path) -> dict[str, Any]:
-    """The config of a transformers directory. Raises ModelError unless it is safetensors without code."""
-    config_file = path / "config.json"
-    if not config_file.is_file():
-        raise ModelError(f"{path}: no config.json; a model is a GGUF file or a transformers directory")
-    try:
-        config = json.loads(config_file.read_text())
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{config_file}: not readable as JSON ({error})") from error
-    if not isinstance(config, dict) or "auto_map" in config:
-        raise ModelError(f"{config_file}: the model brings its own code (auto_map), which hetero never runs")
-    if not list(path.glob("*.safetensors")):
-        raise ModelError(f"{path}: no *.safetensors file; other weight formats are not loaded, convert it first")
-    return config

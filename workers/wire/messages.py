@@ -16,6 +16,8 @@ from msgspec import Meta, Struct
 MAX_TOKENS = 1 << 20
 MAX_NODES = 1024
 MAX_FRAME = 16 << 20
+MAX_LOGPROBS = 20
+MAX_GRAMMAR = 1 << 18  # characters
 
 _INT = (1 << 63) - 1
 Seq = Annotated[int, Meta(ge=0, le=_INT)]
@@ -34,7 +36,7 @@ class _Message(Struct, frozen=True, tag=True, forbid_unknown_fields=True):
 
 
 class Sampling(Struct, frozen=True, forbid_unknown_fields=True):
-    """The sampling settings of one choice; see ``workers.sampling.SamplingSpec``."""
+    """The sampling settings of one choice; the fields are ``workers.sampling.SamplingSpec``'s."""
 
     temperature: Annotated[float, Meta(ge=0.0, le=100.0)]
     top_k: Annotated[int, Meta(ge=0, lt=1 << 31)]
@@ -42,10 +44,15 @@ class Sampling(Struct, frozen=True, forbid_unknown_fields=True):
     min_p: Unit
     seed: Seed
     choice: Annotated[int, Meta(ge=0, lt=1 << 16)]
+    presence: Annotated[float, Meta(ge=-100.0, le=100.0)] = 0.0
+    frequency: Annotated[float, Meta(ge=-100.0, le=100.0)] = 0.0
+    bias: Annotated[list[tuple[Token, Annotated[float, Meta(ge=-1e4, le=1e4)]]], Meta(max_length=1024)] = []
+    logprobs: Annotated[int, Meta(ge=-1, le=MAX_LOGPROBS)] = -1
 
 
 class Open(_Message, frozen=True):
-    """A sequence begins. To a drafter, ``committed`` holds the output so far; from a gateway it is empty."""
+    """A sequence begins. To a drafter, ``committed`` holds the output so far; from a gateway it is empty. The output
+    obeys ``grammar`` (``workers.grammar``), if there is one; ``plain``: no speculation is wanted."""
 
     seq: Seq
     epoch: Epoch
@@ -54,6 +61,8 @@ class Open(_Message, frozen=True):
     sampling: Sampling
     max_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS)]
     stop: StopList
+    grammar: Annotated[str, Meta(max_length=MAX_GRAMMAR)] = ""
+    plain: bool = False
 
 
 class Resume(_Message, frozen=True):
@@ -113,14 +122,36 @@ class Draft(_Message, frozen=True):
     seconds: Annotated[float, Meta(ge=0.0, le=3600.0)]
 
 
+class Logprob(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Natural log of the model's probability of a committed token, and the likeliest tokens with theirs, best first."""
+
+    token: Token
+    value: float
+    top: Annotated[list[tuple[Token, float]], Meta(max_length=MAX_LOGPROBS)]
+
+
+class Round(Struct, frozen=True, forbid_unknown_fields=True):
+    """The window that brought tokens: guesses ``drafted`` and ``accepted``, milliseconds of its forward, of the wait
+    before it, and of the drafter's last step."""
+
+    drafted: Count
+    accepted: Count
+    forward_ms: float
+    waited_ms: float
+    draft_ms: float
+
+
 class Tokens(_Message, frozen=True):
-    """Output tokens from position ``base`` on, and the text they release."""
+    """Output tokens from position ``base`` on, and the text they release; ``logprobs`` of each, where asked for.
+    ``round`` is None when they are sent again."""
 
     seq: Seq
     epoch: Epoch
     base: Length
     tokens: TokenList
     text: str
+    logprobs: Annotated[list[Logprob], Meta(max_length=MAX_TOKENS)] = []
+    round: Round | None = None
 
 
 class Stats(Struct, frozen=True, forbid_unknown_fields=True):
@@ -128,7 +159,9 @@ class Stats(Struct, frozen=True, forbid_unknown_fields=True):
 
     ``resumed_n`` output tokens were decided by an earlier verifier; times and drafts are those since.
     ``plain_n`` tokens were decided with speculation switched off because it lost; ``waited_ms``: time the sequence
-    was held back for a draft.
+    was held back for a draft; ``cached_n`` prompt tokens were taken from a cached prefix. ``drafts_n`` windows held
+    guesses; in ``accepted_at[i]`` of them guess i of the path was accepted. ``plain_token_ms``: what a token costs
+    without speculation, 0 where it was not measured.
     """
 
     prompt_n: Count
@@ -141,6 +174,10 @@ class Stats(Struct, frozen=True, forbid_unknown_fields=True):
     resumed_n: Count
     plain_n: Count
     waited_ms: float
+    cached_n: Count = 0
+    drafts_n: Count = 0
+    accepted_at: Annotated[list[Count], Meta(max_length=MAX_NODES)] = []
+    plain_token_ms: float = 0.0
 
 
 class Finished(_Message, frozen=True):

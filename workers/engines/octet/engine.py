@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.engines.base import Hinted, Limits, Outcome, Row, check_rows
-from workers.engines.cells import Held, Slots
+from workers.engines.cells import Held, Slots, saved_under
 from workers.engines.octet.library import CLayer, CMatrix, CPart, CShape, library, why_not
 from workers.engines.octet.weights import Weights, load_weights
 from workers.errors import Aborted, EngineError, Unsupported
-from workers.sampling import Logits
+from workers.shaping import Logits
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ class OctetEngine:
         )
         self._logits = np.empty((settings.rows, numbers.vocabulary), np.float32)
         self._slots = Slots(settings.sequences)
+        self._saved: dict[int, tuple[NDArray[np.uint8], int]] = {}
 
     def prefill(self, seq: int, tokens: Sequence[int]) -> Outcome:
         held = self._slots.to_prefill(seq)
@@ -147,6 +148,18 @@ class OctetEngine:
 
     def close(self, seq: int) -> None:
         self._slots.close(seq)
+
+    def save(self, seq: int, key: int, length: int) -> None:
+        kept = np.empty(self._lib.octet_saved_size(self._model, length), np.uint8)
+        self._lib.octet_save(self._model, self._slots[seq].slot, length, kept.ctypes.data)
+        self._saved[key] = kept, length
+
+    def load(self, seq: int, key: int, length: int) -> None:
+        kept, size = saved_under(self._saved, key)
+        self._lib.octet_load(self._model, self._slots.open(seq, length).slot, size, kept.ctypes.data)
+
+    def drop(self, key: int) -> None:
+        self._saved.pop(key, None)
 
     def abort(self) -> None:
         if self._model:

@@ -555,6 +555,28 @@ int octet_move(Model* m, int slot, const int32_t* from, const int32_t* to, int c
   return 1;
 }
 
+// The first cells of a slot, out of the cache or into it: whole blocks of lanes, keys and values of each head.
+static void copy_cells(Model* m, int slot, int count, uint8_t* outside, bool in) {
+  const Shape& s = m->shape;
+  const size_t bytes = static_cast<size_t>(padded(count, kLanes)) * s.head * sizeof(uint16_t);
+  for (int layer = 0; layer < s.layers; ++layer)
+    for (int kv = 0; kv < s.kv_heads; ++kv)
+      for (uint16_t* cache : {m->keys, m->values}) {
+        uint16_t* at = cache + cache_base(s, layer, slot, kv);
+        in ? std::memcpy(at, outside, bytes) : std::memcpy(outside, at, bytes);
+        outside += bytes;
+      }
+}
+
+size_t octet_saved_size(Model* m, int count) {
+  const Shape& s = m->shape;
+  return static_cast<size_t>(s.layers) * s.kv_heads * 2 * padded(count, kLanes) * s.head * sizeof(uint16_t);
+}
+
+void octet_save(Model* m, int slot, int count, uint8_t* to) { copy_cells(m, slot, count, to, false); }
+
+void octet_load(Model* m, int slot, int count, uint8_t* from) { copy_cells(m, slot, count, from, true); }
+
 // What this machine could do at best, for the floor of a benchmark: bytes read a second from `bytes` of memory.
 TARGET double octet_bandwidth(const uint8_t* from, size_t bytes, int threads, int times) {
   int64_t total = 0;

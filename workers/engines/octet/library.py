@@ -57,6 +57,11 @@ def library() -> ctypes.CDLL | None:
     lib.octet_forward.restype = c_int
     lib.octet_move.argtypes = [c_void_p, c_int, c_void_p, c_void_p, c_int]
     lib.octet_move.restype = c_int
+    for name in ("octet_save", "octet_load"):
+        getattr(lib, name).argtypes = [c_void_p, c_int, c_int, c_void_p]
+        getattr(lib, name).restype = None
+    lib.octet_saved_size.argtypes = [c_void_p, c_int]
+    lib.octet_saved_size.restype = c_size_t
     lib.octet_bandwidth.argtypes = [c_void_p, c_size_t, c_int, c_int]
     lib.octet_arithmetic.argtypes = [c_int, c_int64]
     lib.octet_bandwidth.restype = lib.octet_arithmetic.restype = c_double

@@ -1,0 +1,61 @@
+"""Several sequences as one stream of pieces, and what becomes of them when nobody reads any more."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from typing import Any, TypeVar
+
+import anyio
+from fastapi import Request
+
+from hetero.client import Piece
+
+_Result = TypeVar("_Result")
+
+
+async def merge(sources: Sequence[AsyncGenerator[Piece]], quiet: float) -> AsyncGenerator[tuple[int, Piece] | None]:
+    """The pieces of all sources as they come, each with its source's number; None after ``quiet`` seconds without.
+
+    Leaving it, or a failure of one source, closes them all.
+    """
+    waiting = {asyncio.ensure_future(_next(source)): n for n, source in enumerate(sources)}
+    try:
+        while waiting:
+            done, _ = await asyncio.wait(waiting, timeout=quiet, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                yield None
+            for task in done:
+                number = waiting.pop(task)
+                piece = task.result()
+                if piece.reason is None:
+                    waiting[asyncio.ensure_future(_next(sources[number]))] = number
+                yield number, piece
+    finally:
+        with anyio.CancelScope(shield=True):  # a client that hung up must not cut this short
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+            for source in sources:
+                await source.aclose()
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, _Result]) -> _Result | None:
+    """The result of ``work``, or None when the client hung up first (the work is then cancelled)."""
+
+    async def hung_up() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, watching = asyncio.ensure_future(work), asyncio.ensure_future(hung_up())
+    try:
+        await asyncio.wait([working, watching], return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        for task in (working, watching):
+            task.cancel()
+        await asyncio.gather(working, watching, return_exceptions=True)
+
+
+async def _next(source: AsyncGenerator[Piece]) -> Piece:
+    return await anext(source)

@@ -57,10 +57,10 @@ class Choice:
             content = {"message": {**message, "tool_calls": calls} if calls else message}
         return {"index": self._index, **content, "logprobs": logprobs, "finish_reason": self._reason}
 
-    def part(self, logprobs: list[Logprob], wanted: bool) -> dict[str, Any] | None:
-        """What a chunk shows of it since the last one; None: nothing."""
+    def part(self, logprobs: list[Logprob], wanted: bool, anyway: bool) -> dict[str, Any] | None:
+        """What a chunk shows of it since the last one; None: nothing, unless one is wanted ``anyway``."""
         calls = self._reader.calls[self._told :] if self._reader is not None else []
-        if not (self._unsent or calls or logprobs or self._reason is not None):
+        if not (self._unsent or calls or logprobs or self._reason is not None or anyway):
             return None
         text, self._unsent = self._unsent, ""
         content: dict[str, Any] = {"text": text}
@@ -126,7 +126,8 @@ class Answer:
         """The chunk that a piece of one choice makes, if any; its last carries the reason and the timings.
         ``windows``: it is to tell of the window that brought it."""
         choice = self.choices[index]
-        part = choice.part(choice.take(piece), self._logprobs)
+        windows = windows and piece.round is not None
+        part = choice.part(choice.take(piece), self._logprobs, anyway=windows)
         if part is None:
             return None
         found = {**self._head(self._chunk_kind), "choices": [part]}

@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import msgspec
@@ -18,6 +18,10 @@ from hetero.config import Config, make_config, read_file
 from hetero.errors import ConfigError, HeteroError
 from workers.strategy import NAMES
 from workers.trace import start_file
+
+if TYPE_CHECKING:
+    from hetero.cluster import Cluster
+    from hetero.plan import Plan
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -95,14 +99,24 @@ def main() -> None:
 @settings
 def serve(**values: Any) -> None:
     """Serve a model over OpenAI's HTTP API."""
-    from hetero.inventory import take_inventory
-    from hetero.plan import make_plan
     from hetero.server import serve as run
 
     config = make_config(values)
-    plan = make_plan(config, take_inventory())
+    cluster, plan = _placed(config)
     start_trace(config)
-    sys.exit(run(config, plan, Console()))
+    sys.exit(run(config, plan, cluster, Console()))
+
+
+def _placed(config: Config) -> tuple[Cluster, Plan]:
+    """The cluster of a Config, joined if it is a running one, and the plan on it. Raises HeteroError."""
+    from hetero.cluster import Cluster
+    from hetero.inventory import take_inventory
+    from hetero.plan import make_plan
+
+    cluster = Cluster(config.address)
+    if cluster.shared:
+        cluster.join()
+    return cluster, make_plan(config, take_inventory(), cluster.nodes() if cluster.shared else [])
 
 
 @main.command()
@@ -117,14 +131,12 @@ def serve(**values: Any) -> None:
 def generate(prompt: str, **values: Any) -> None:
     """Complete PROMPT once, without a server."""
     from hetero.generate import run
-    from hetero.inventory import take_inventory
-    from hetero.plan import make_plan
 
     own = {name: values.pop(name) for name in ("max_tokens", "temperature", "top_k", "top_p", "min_p", "seed")}
     config = make_config(values)
-    plan = make_plan(config, take_inventory())
+    cluster, plan = _placed(config)
     start_trace(config)
-    asyncio.run(run(prompt, plan, config.address, own, Console(stderr=True)))
+    asyncio.run(run(prompt, plan, cluster, own, Console(stderr=True)))
 
 
 @main.command()

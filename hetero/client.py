@@ -31,7 +31,7 @@ from workers.wire.messages import (
     Stats,
     Tokens,
 )
-from workers.wire.socket import connect_dealer
+from workers.wire.socket import connect_dealer, make_keys
 
 _log = logging.getLogger("hetero.client")
 _PING = 5.0  # seconds between signs of life; the verifier frees a silent gateway's sequences
@@ -80,6 +80,8 @@ class VerifierClient:
     def __init__(self, patience: float = 300.0) -> None:
         """``patience``: seconds a running sequence waits for a lost verifier before it fails."""
         self._patience = patience
+        self.keys = make_keys()
+        self.dropped = 0  # frames that were no message
         self._context = zmq.asyncio.Context()
         self._socket: Any = None
         self._live: dict[int, _Live] = {}
@@ -97,7 +99,8 @@ class VerifierClient:
         """A verifier listens at ``endpoint`` now: dial it, resume what is under way, wait for its first sign."""
         async with self._changing:
             await self._unlink()
-            self._socket = connect_dealer(self._context, endpoint, b"gateway-" + secrets.token_hex(8).encode())
+            name = b"gateway-" + secrets.token_hex(8).encode()
+            self._socket = connect_dealer(self._context, endpoint, name, self.keys)
             self._answered.clear()
             self._linked.set()
             for live in list(self._live.values()):
@@ -204,6 +207,7 @@ class VerifierClient:
             try:
                 await self._take(decode(frame))
             except WireError as error:
+                self.dropped += 1
                 _log.warning("dropped a frame of %d bytes: %s", len(frame), error)
 
     async def _take(self, message: Message) -> None:

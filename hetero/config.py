@@ -79,6 +79,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     address: Annotated[
         str, Meta(description="Ray cluster: local (start one), auto (the running one) or HOST:PORT.")
     ] = "local"
+    worker_ports: Annotated[
+        str,
+        Meta(description="Ports the verifier may listen on for other machines: 20000-20009. Default: any free."),
+    ] = ""
     drain: Annotated[float, Meta(ge=0, le=3600, description="Seconds running requests get to finish at a stop.")] = 30.0
 
 

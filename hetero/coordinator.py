@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
-from hetero.errors import ClusterError
+from hetero.cluster import Cluster
 from hetero.plan import Placement, Plan
 from workers.actor import WorkerActor
 from workers.spec import WorkerSpec
 
 _log = logging.getLogger("hetero.coordinator")
-_STORE = 80 << 20  # Ray's least object store: tokens never travel there
 _HOPELESS = 5  # ends of a worker, each within a minute of its start, after which it is left
 
 
@@ -27,13 +23,15 @@ class Coordinator:
 
     def __init__(
         self,
-        specs: list[tuple[WorkerSpec, str | None]],
-        address: str = "local",
+        specs: list[tuple[WorkerSpec, str]],
+        cluster: Cluster,
+        key: str = "",
         on_verifier: Callable[[str | None], None] = lambda endpoint: None,
         on_event: Callable[[str], None] = lambda line: None,
         on_failure: Callable[[str], None] = lambda line: None,
     ) -> None:
-        """``specs``: a worker and the node it belongs on (None: this one).
+        """``specs``: a worker and Ray's id of the node it belongs on ("": this one); ``key``: public key of the gateway
+        that asks the verifier.
 
         ``on_verifier`` gets each new endpoint, and None when the verifier is lost; ``on_event`` lines for people;
         ``on_failure`` why nothing can be served any more.
@@ -42,21 +40,22 @@ class Coordinator:
         self.failure: str | None = None
         self.settled = threading.Event()  # all roles are ready, or one has failed
         self._specs = {spec.role: (spec, node) for spec, node in specs}
-        self._address = address
+        self._cluster = cluster
+        self._key = key
+        self.restarts: dict[str, int] = {spec.role: 0 for spec, _ in specs}
         self._on_verifier = on_verifier
         self._on_event = on_event
         self._on_failure = on_failure
         self._actors: dict[str, Any] = {}
         self._lock = threading.Lock()
         self._stopping = False
-        self._folder: str | None = None
         self._threads: list[threading.Thread] = []
 
     @classmethod
-    def of_plan(cls, plan: Plan, address: str, **callbacks: Callable[[Any], None]) -> Coordinator:
+    def of_plan(cls, plan: Plan, cluster: Cluster, key: str, **callbacks: Callable[[Any], None]) -> Coordinator:
         """The coordinator of a plan."""
         placements: list[Placement] = [plan.target] + ([plan.drafter] if plan.drafter else [])
-        return cls([(p.spec, p.device.node) for p in placements], address, **callbacks)
+        return cls([(p.spec, p.node) for p in placements], cluster, key, **callbacks)
 
     def start(self) -> None:
         """Start or join Ray and create the actors; returns while they load. Raises ClusterError."""
@@ -70,11 +69,11 @@ class Coordinator:
     def _start(self, ray: Any) -> None:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        self._init(ray)
+        self._cluster.join()
         actor_class = ray.remote(WorkerActor)
         for role, (spec, node) in self._specs.items():
             options: dict[str, Any] = {"num_cpus": 0, "max_restarts": -1, "max_concurrency": 16}
-            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(self._node(ray, node), soft=False)
+            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node or self._cluster.here(), soft=False)
             self._actors[role] = actor_class.options(**options).remote(spec.plain())
             thread = threading.Thread(target=self._watch, args=(role,), name=f"hetero-watch-{role}", daemon=True)
             self._threads.append(thread)
@@ -102,54 +101,7 @@ class Coordinator:
             for thread in self._threads:  # their calls end with the workers
                 thread.join(5)
             self._threads, self._actors = [], {}
-            ray.shutdown()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _init(self, ray: Any) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        common = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "hetero"}
-        try:
-            if self._address != "local":
-                ray.init(address=self._address, **common)
-                return
-            # A folder of our own keeps Ray's files out of the way and goes when we go.
-            self._folder = tempfile.mkdtemp(prefix="hetero-")
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                object_store_memory=_STORE,
-                _temp_dir=self._folder,
-                **common,
-            )
-        except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
-            first = (str(error).strip().splitlines() or [""])[0]
-            raise ClusterError(f"address {self._address}: Ray cannot be started or reached: {first}") from error
-
-    def _node(self, ray: Any, name: str | None) -> str:
-        """Ray's id of a node named by the user. Raises ClusterError listing the nodes there are."""
-        if name is None:
-            return self._here(ray)
-        alive = [node for node in ray.nodes() if node["Alive"]]
-        here = next((n["NodeManagerAddress"] for n in alive if n["NodeID"] == self._here(ray)), "")
-        for node in alive:
-            names = {node["NodeName"], node["NodeManagerHostname"], node["NodeManagerAddress"], *node["Resources"]}
-            if name in names or f"node:{name}" in names:
-                if node["NodeManagerAddress"] != here:
-                    raise ClusterError(
-                        f"node {name!r} is another machine: workers listen on the loopback only, so for now target "
-                        "and drafter must run on the machine hetero is started on"
-                    )
-                identity: str = node["NodeID"]
-                return identity
-        have = ", ".join(node["NodeManagerHostname"] for node in alive)
-        raise ClusterError(f"node {name!r} is not in the cluster, which has {have}")
-
-    @staticmethod
-    def _here(ray: Any) -> str:
-        found: str = ray.get_runtime_context().get_node_id()
-        return found
+        self._cluster.leave()
 
     # One thread a role
 
@@ -164,6 +116,7 @@ class Coordinator:
             if role not in self.statuses:
                 self._give_up(role, why)
                 return
+            self.restarts[role] += 1
             self._on_lost(role)
             self._say(f"{role} ended ({why}): starting it again")
             ends = ends + 1 if time.monotonic() - began < 60 else 0
@@ -196,14 +149,24 @@ class Coordinator:
         with self._lock:
             again = role in self.statuses
             self.statuses[role] = status
-            verifier = self.statuses.get("target")
-            if verifier is not None and "drafter" in self.statuses:
-                self._actors["drafter"].link.remote(verifier["endpoint"])
+            target, drafter = self.statuses.get("target"), self.statuses.get("drafter")
             if len(self.statuses) == len(self._specs):
                 self.settled.set()
+        if target is not None:
+            self._introduce(target, drafter)
         if role == "target":
             self._on_verifier(status["endpoint"])
         self._say(f"{role} is {'back' if again else 'ready'} after {status['loaded_s']:.1f} s")
+
+    def _introduce(self, target: dict[str, Any], drafter: dict[str, Any] | None) -> None:
+        """Tell the verifier whom to let in, then the drafter where to go."""
+        import ray
+
+        keys = [self._key, drafter["public"] if drafter is not None else ""]
+        with contextlib.suppress(ray.exceptions.RayActorError):  # it is gone already: its own watch sees to that
+            ray.get(self._actors["target"].allow.remote([key for key in keys if key]))
+            if drafter is not None:
+                self._actors["drafter"].link.remote(target["endpoint"])
 
     def _give_up(self, role: str, why: str) -> None:
         """Without a target nothing can be served; a drafter only made it faster, once it was there."""

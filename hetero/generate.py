@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from hetero.client import Ask
+from hetero.cluster import Cluster
 from hetero.errors import RequestError
 from hetero.gateway.format import timings
 from hetero.plan import Plan
@@ -17,7 +18,7 @@ from hetero.server import Session, announcement
 from workers.wire.messages import Sampling
 
 
-async def run(prompt: str, plan: Plan, address: str, asked: dict[str, Any], console: Console) -> None:
+async def run(prompt: str, plan: Plan, cluster: Cluster, asked: dict[str, Any], console: Console) -> None:
     """Print the text to standard output, what it cost to ``console``. Raises HeteroError."""
     tokens = plan.target.model.tokenizer.encode(prompt)
     if not 0 < len(tokens) < plan.context:
@@ -26,7 +27,7 @@ async def run(prompt: str, plan: Plan, address: str, asked: dict[str, Any], cons
     sampling = Sampling(asked["temperature"], asked["top_k"], asked["top_p"], asked["min_p"], seed, 0)
     for line in announcement(plan):
         console.print(line, highlight=False, markup=False)
-    session = Session(plan, address, lambda line: console.print(f"  {line}", highlight=False, markup=False))
+    session = Session(plan, cluster, lambda line: console.print(f"  {line}", highlight=False, markup=False))
     try:
         await session.start()
         async with aclosing(session.client.generate(Ask(tokens, sampling, asked["max_tokens"]))) as pieces:

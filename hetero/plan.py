@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hetero.config import Config
@@ -10,6 +11,7 @@ from hetero.errors import ConfigError
 from hetero.models import Model, check_vocabularies, find_model
 from placement.device import Device, Inventory, check_device, default_devices, parse_device
 from placement.memory import Footprint, check_memory, footprint, kv_bytes
+from placement.nodes import Node, choose_nodes, find_node
 from workers.spec import WorkerSpec
 from workers.strategy import NAMES
 
@@ -26,6 +28,7 @@ class Placement:
     model: Model
     spec: WorkerSpec
     memory: Footprint
+    node: str = ""  # Ray's id of it; "": this one
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,9 @@ class Plan:
     context: int
 
 
-def make_plan(config: Config, inventory: Inventory) -> Plan:
-    """The plan of a Config on a machine. Raises HeteroError, one line, before weights load."""
+def make_plan(config: Config, inventory: Inventory, nodes: Sequence[Node] = ()) -> Plan:
+    """The plan of a Config on this machine, or on the ``nodes`` of a cluster. Raises HeteroError, one line, before
+    weights load."""
     target = find_model(config.target, "target")
     asked_draft = config.draft or ("builtin" if config.target == "builtin" else "none")
     drafter = None if asked_draft == "none" or config.strategy == "off" else find_model(asked_draft, "drafter")
@@ -54,15 +58,29 @@ def make_plan(config: Config, inventory: Inventory) -> Plan:
     if context > target.context:
         raise ConfigError(f"context: {context} exceeds the {target.context} tokens {target.name} was made for")
     needed = footprint(target.shape, config.parallel * context, 2, 128).total
-    devices = _devices(config, inventory, needed, drafter is not None)
+    where = _nodes(config, nodes, drafter is not None)
+    devices = _devices(config, inventory, needed, drafter is not None, where)
     trace = str(Path(config.trace).resolve()) if config.trace else ""
-    common = {"trace": trace, "strategy": strategy, "gamma": gamma, "sequences": config.parallel, "context": context}
+    common: dict[str, object] = {
+        "trace": trace,
+        "strategy": strategy,
+        "gamma": gamma,
+        "sequences": config.parallel,
+        "context": context,
+        "ports": _ports(config.worker_ports),
+    }
+    if any(node is not None and not node.here for node in where):
+        assert where[0] is not None
+        common |= {"host": where[0].address, "secure": True}
     one = _place("target", config.target_engine, target, devices[0], config.exact, config.prefix_cache, common)
     two = None
     if drafter is not None:
         own = {**common, "context": min(context, drafter.context)}
         two = _place("drafter", config.draft_engine, drafter, devices[1], False, config.prefix_cache, own)
-    _check_fit([one] + ([two] if two else []), inventory)
+    one = replace(one, node=where[0].id if where[0] is not None else "")
+    if two is not None:
+        two = replace(two, node=where[1].id if where[1] is not None else "")
+    _check_fit([one] + ([two] if two else []), inventory, nodes)
     return Plan(one, two, strategy, config.alias or target.name, context)
 
 
@@ -75,13 +93,46 @@ def _strategy(config: Config, drafter: Model | None) -> str:
     return name
 
 
-def _devices(config: Config, inventory: Inventory, weights: int, drafting: bool) -> tuple[Device, Device]:
-    defaults = default_devices(inventory, weights, drafting)
-    chosen = []
+def _nodes(config: Config, nodes: Sequence[Node], drafting: bool) -> list[Node | None]:
+    """The node of each role; None without a cluster."""
+    defaults: list[Node | None] = [None, None]
+    if nodes:
+        defaults = list(choose_nodes(nodes)) if drafting else [choose_nodes(nodes)[0]] * 2
+    here = next((node for node in nodes if node.here), None)
+    found = []
     for name, default in zip((config.target_device, config.draft_device), defaults, strict=True):
-        device = parse_device(name) if name else default
-        # Another node's cores are its own affair: its worker says so if they are not there.
-        chosen.append(check_device(device, inventory) if device.node is None else device)
+        asked = parse_device(name).node if name else None
+        found.append(find_node(nodes, asked) if asked is not None else here if name else default)
+    return found
+
+
+def _ports(text: str) -> list[int]:
+    first, dash, last = text.partition("-")
+    if not text:
+        return []
+    if not (first.isdigit() and last.isdigit() and dash) or not 1024 <= int(first) <= int(last) <= 65535:
+        raise ConfigError(f"worker_ports: {text!r} is not a range within 1024-65535, like 20000-20009")
+    return [int(first), int(last)]
+
+
+def _devices(
+    config: Config, inventory: Inventory, weights: int, drafting: bool, where: Sequence[Node | None]
+) -> tuple[Device, Device]:
+    away = [node is not None and not node.here for node in where]
+    # What the other role does not use of this machine is free for this one.
+    alone = default_devices(inventory, weights, False)
+    defaults = default_devices(inventory, weights, drafting) if away[0] == away[1] else (alone[0], alone[0])
+    chosen = []
+    for n, name in enumerate((config.target_device, config.draft_device)):
+        device = parse_device(name) if name else defaults[n]
+        node = where[n]
+        if node is not None and not node.here:
+            # Another node's cores are its own affair: its worker says so if they are not there.
+            chosen.append(replace(device, node=node.name) if name else node.device())
+        else:
+            chosen.append(check_device(replace(device, node=None), inventory))
+    if away[0] or away[1]:
+        return chosen[0], chosen[1]
     named = (config.target_device, config.draft_device)
     for mine, other in ((0, 1), (1, 0)):
         if drafting and named[other] and not named[mine] and chosen[0].is_cpu and chosen[1].is_cpu:
@@ -153,14 +204,16 @@ def _footprint(model: Model, spec: WorkerSpec) -> Footprint:
     return found
 
 
-def _check_fit(placements: list[Placement], inventory: Inventory) -> None:
+def _check_fit(placements: list[Placement], inventory: Inventory, nodes: Sequence[Node]) -> None:
     """The drafter counts in the fit too (llama.cpp issue 28172)."""
     by_device: dict[str, list[Placement]] = {}
     for placement in placements:
-        if placement.device.node is None:
-            key = "cpu" if placement.device.is_cpu else str(placement.device)
-            by_device.setdefault(key, []).append(placement)
+        key = str(replace(placement.device, indices=()) if placement.device.is_cpu else placement.device)
+        by_device.setdefault(key, []).append(placement)
     free = {f"cuda:{number}": room for number, _, room in inventory.gpus} | {"cpu": inventory.memory}
+    free |= {f"{node.name}/cpu": node.memory for node in nodes if not node.here and node.memory}
     for key, own in by_device.items():
+        if key not in free:  # a GPU of another node: its worker says so if it is too small
+            continue
         what = " and ".join(f"{p.spec.role} {p.model.name}" for p in own)
         check_memory(f"{what} on {key}", sum(p.memory.total for p in own), free[key])

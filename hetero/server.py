@@ -12,6 +12,7 @@ import uvicorn
 from rich.console import Console
 
 from hetero.client import VerifierClient
+from hetero.cluster import Cluster
 from hetero.config import Config, api_keys, check_certificate
 from hetero.coordinator import Coordinator
 from hetero.errors import ClusterError, ConfigError, HeteroError
@@ -25,7 +26,7 @@ class Session:
     """A running pair and the client to it, inside one event loop; shared by ``serve`` and ``generate``."""
 
     def __init__(
-        self, plan: Plan, address: str, say: Callable[[str], None], joined: Callable[[], None] = lambda: None
+        self, plan: Plan, cluster: Cluster, say: Callable[[str], None], joined: Callable[[], None] = lambda: None
     ) -> None:
         """``say`` gets lines on what happens, ``joined`` is called once Ray runs."""
         self.client = VerifierClient()
@@ -35,7 +36,12 @@ class Session:
         self._ready = asyncio.Event()
         self._starting: asyncio.Future[None] | None = None
         self.coordinator = Coordinator.of_plan(
-            plan, address, on_verifier=self._on_verifier, on_event=say, on_failure=self._on_failure
+            plan,
+            cluster,
+            self.client.keys.public,
+            on_verifier=self._on_verifier,
+            on_event=say,
+            on_failure=self._on_failure,
         )
 
     @property
@@ -100,7 +106,7 @@ class Session:
         self._ready.set()
 
 
-def serve(config: Config, plan: Plan, console: Console) -> int:
+def serve(config: Config, plan: Plan, cluster: Cluster, console: Console) -> int:
     """Run until SIGTERM or SIGINT; returns the exit status. Raises ConfigError for a port that cannot be had."""
     keys = api_keys(config)
     check_certificate(config)
@@ -131,7 +137,7 @@ def serve(config: Config, plan: Plan, console: Console) -> int:
         say(f"serving {plan.name} at {url}/v1 (Ctrl-C stops)")
 
     async def main() -> None:
-        session = Session(plan, config.address, lambda line: say(f"  {line}"), take_signals)
+        session = Session(plan, cluster, lambda line: say(f"  {line}"), take_signals)
         server.config.app = make_app(session.served(plan, limits_of(config), keys))
         starting = asyncio.create_task(bring_up(session))
         try:

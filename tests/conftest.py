@@ -7,6 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
+# Ray reads these when it is imported; one process of tests joins clusters of others, which need a common token.
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ["RAY_AUTH_TOKEN"] = "0123456789abcdef" * 4
+
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:

@@ -9,6 +9,7 @@ import time
 import httpx
 import uvicorn
 
+from hetero.cluster import Cluster
 from hetero.config import api_keys, make_config
 from hetero.gateway.app import make_app
 from hetero.inventory import take_inventory
@@ -22,7 +23,10 @@ class Stack:
     def __init__(self, **settings: object) -> None:
         self.events: list[str] = []
         self.config = make_config(settings)
-        self.plan = make_plan(self.config, take_inventory())
+        self.cluster = Cluster(self.config.address)
+        if self.cluster.shared:
+            self.cluster.join()
+        self.plan = make_plan(self.config, take_inventory(), self.cluster.nodes() if self.cluster.shared else [])
         self._up = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), daemon=True)
@@ -34,7 +38,7 @@ class Stack:
     async def _main(self) -> None:
         self._stop = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self.session = Session(self.plan, "local", self.events.append)
+        self.session = Session(self.plan, self.cluster, self.events.append)
         app = make_app(self.session.served(self.plan, limits_of(self.config), api_keys(self.config)))
         server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off"))
         server.install_signal_handlers = lambda: None

@@ -1,7 +1,8 @@
 """A worker as a plain process, without Ray: ``python -m workers SPEC``, SPEC as JSON (``workers.spec.WorkerSpec``).
 
 Prints its status as one JSON line when it is loaded. Lines on standard input are orders: ``link ENDPOINT`` tells a
-drafter where its verifier listens, ``status`` asks for another status line; the end of input stops the worker.
+drafter where its verifier listens, ``allow KEY ...`` whose keys a secure verifier lets in, ``status`` asks for another
+status line; the end of input stops the worker.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ def main() -> int:
         order, _, what = line.strip().partition(" ")
         if order == "link":
             actor.link(what)
+        elif order == "allow":
+            actor.allow(what.split())
         elif order == "status":
             print(json.dumps(actor.status()), flush=True)
     actor.stop()

@@ -31,6 +31,9 @@ class WorkerActor:
     def link(self, endpoint: str) -> None:
         self._worker.link(endpoint)
 
+    def allow(self, keys: list[str]) -> None:
+        self._worker.allow(keys)
+
     def hold(self) -> str:
         """Returns when the worker ends; fails when its process dies. Returns its failure, or ""."""
         self._worker.ended.wait()

@@ -9,8 +9,9 @@ import msgspec
 
 
 class WorkerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One worker. ``cores``: the CPU cores it is confined to (empty: all); ``gpu``: a CUDA device or None;
-    ``trace``: a file to append a trace to; ``cached``: tokens of finished sequences to keep as prefixes."""
+    """One worker. ``cores``: the CPU cores it is confined to (empty: all); ``gpu``: a CUDA device or None; ``trace``: a
+    file to append a trace to; ``host``, ``ports`` (first and last): where a verifier listens; ``secure``: whether both
+    roles speak CURVE; ``cached``: tokens of finished sequences to keep as prefixes."""
 
     role: Literal["target", "drafter"]
     model: str
@@ -26,6 +27,8 @@ class WorkerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     exact: bool = False
     vocabulary: int = 4096  # table engine only
     host: str = "127.0.0.1"
+    secure: bool = False
+    ports: list[int] = []
     trace: str = ""
 
     @property

@@ -7,7 +7,6 @@ drafter's quick forwards run between messages on the socket thread itself.
 from __future__ import annotations
 
 import logging
-import math
 import os
 import queue
 import secrets
@@ -24,6 +23,7 @@ from workers.drafter import Drafter
 from workers.engines.base import Engine, Outcome, Row
 from workers.engines.load import load_engine
 from workers.errors import EngineError, WireError
+from workers.link import Dialling, Listening
 from workers.machine import Extend, Run
 from workers.sequence import Vocabulary
 from workers.spec import WorkerSpec
@@ -32,7 +32,7 @@ from workers.tokenizer import load_tokenizer
 from workers.trace import FileTrace
 from workers.verifier import Verifier
 from workers.wire.codec import decode, encode
-from workers.wire.socket import bind_router, connect_dealer
+from workers.wire.socket import Doorkeeper, make_keys
 
 _log = logging.getLogger("hetero.worker")
 _QUICK = 3e-3  # seconds: a drafter's forwards below this run on the socket thread
@@ -59,6 +59,9 @@ class Worker:
         self._jobs: queue.SimpleQueue[Run | None] = queue.SimpleQueue()
         self._inbox: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._wake_read, self._wake_write = os.pipe()
+        self._keys = make_keys() if spec.secure else None
+        self._door: Doorkeeper | None = None
+        self._allowed: frozenset[str] = frozenset()
         self._thread = threading.Thread(target=self._live, name=f"hetero-{spec.role}", daemon=True)
 
     def start(self) -> None:
@@ -73,6 +76,8 @@ class Worker:
             "failure": self._failure,
             "epoch": self.epoch,
             "endpoint": self._endpoint,
+            "public": self._keys.public if self._keys is not None else "",
+            "turned_away": self._door.turned_away if self._door is not None else 0,
             "pid": os.getpid(),
             "loaded_s": self._loaded_s,
             "load": list(machine.load) if machine is not None else [0, 0],
@@ -91,6 +96,12 @@ class Worker:
     def link(self, endpoint: str) -> None:
         """A drafter's order: the verifier listens here now."""
         self._post("link", endpoint)
+
+    def allow(self, keys: list[str]) -> None:
+        """A verifier's order: peers with these public keys (hex) may come in, and no others."""
+        self._allowed = frozenset(keys)
+        if self._door is not None:
+            self._door.admit(self._allowed)
 
     def stop(self, seconds: float = 5.0) -> None:
         """End both threads and free the engine; returns when done, or after ``seconds``."""
@@ -122,7 +133,7 @@ class Worker:
         engine = self._engine = self._load(self.spec)
         machine = self._machine = self._make(engine)
         context = zmq.Context()
-        link = _Listening(context, self.spec.host) if self.spec.role == "target" else _Dialling(context, self.epoch)
+        link = self._link(context)
         self._endpoint = link.endpoint
         engine_thread = threading.Thread(target=self._work, args=(engine,), name="hetero-engine", daemon=True)
         engine_thread.start()
@@ -139,6 +150,14 @@ class Worker:
             engine.shutdown()
             link.close()
             context.term()
+
+    def _link(self, context: zmq.Context[Any]) -> Listening | Dialling:
+        if self.spec.role == "drafter":
+            return Dialling(context, self.epoch, self._keys)
+        link = Listening(context, self.spec, self._keys)
+        self._door = link.door
+        self.allow(list(self._allowed))
+        return link
 
     def _make(self, engine: Engine) -> Verifier | Drafter:
         spec = self.spec
@@ -158,7 +177,7 @@ class Worker:
         known = load_tokenizer(self.spec.path).vocabulary
         return Vocabulary([*known.pieces, *[b""] * (size - len(known))], known.ends, known.encode)
 
-    def _loop(self, machine: Verifier | Drafter, link: _Listening | _Dialling, engine: Engine) -> None:
+    def _loop(self, machine: Verifier | Drafter, link: Listening | Dialling, engine: Engine) -> None:
         clock = time.monotonic
         # Handing a drafter's forward of a millisecond to another thread and back costs as much again.
         quick = self.spec.role == "drafter" and _row_seconds(engine) < _QUICK
@@ -189,13 +208,13 @@ class Worker:
                 self._jobs.put(step.run)
                 machine.prepare()
 
-    def _take_inbox(self, machine: Verifier | Drafter, link: _Listening | _Dialling, now: float) -> bool:
+    def _take_inbox(self, machine: Verifier | Drafter, link: Listening | Dialling, now: float) -> bool:
         """Outcomes and orders; False: stop."""
         while not self._inbox.empty():
             kind, what = self._inbox.get()
             if kind == "stop":
                 return False
-            if kind == "link" and isinstance(link, _Dialling) and isinstance(machine, Drafter):
+            if kind == "link" and isinstance(link, Dialling) and isinstance(machine, Drafter):
                 machine.linked(link.dial(what))
             elif kind == "hint" and isinstance(machine, Verifier):
                 machine.hinted(what, now)
@@ -233,99 +252,6 @@ class Worker:
     def _post(self, kind: str, what: Any) -> None:
         self._inbox.put((kind, what))
         os.write(self._wake_write, b"!")
-
-
-class _Listening:
-    """The verifier's end: a ROUTER that peers dial."""
-
-    def __init__(self, context: zmq.Context[Any], host: str) -> None:
-        self._socket, self.endpoint = bind_router(context, host)
-        self._poller = zmq.Poller()
-        self._poller.register(self._socket, zmq.POLLIN)
-
-    def wait(self, wake_fd: int, seconds: float) -> None:
-        _wait(self._poller, wake_fd, seconds)
-
-    def receive(self, most: int) -> list[tuple[bytes, bytes]]:
-        found: list[tuple[bytes, bytes]] = []
-        while len(found) < most:
-            try:
-                parts = self._socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                break
-            if len(parts) == 2:
-                found.append((parts[0], parts[1]))
-            else:
-                found.append((parts[0], b""))
-        return found
-
-    def send(self, peer: bytes, frame: bytes) -> bool:
-        """False when the peer is gone, or so far behind that it counts as gone."""
-        try:
-            self._socket.send_multipart([peer, frame], zmq.NOBLOCK)
-        except zmq.ZMQError as error:
-            if error.errno in (zmq.EHOSTUNREACH, zmq.EAGAIN):
-                return False
-            raise
-        return True
-
-    def close(self) -> None:
-        self._socket.close(0)
-
-
-class _Dialling:
-    """The drafter's end: a DEALER to the verifier of the day."""
-
-    endpoint = ""
-
-    def __init__(self, context: zmq.Context[Any], epoch: int) -> None:
-        self._context = context
-        self._identity = b"drafter-%x" % epoch
-        self._poller = zmq.Poller()
-        self._socket: zmq.Socket[Any] | None = None
-
-    def dial(self, endpoint: str) -> bytes:
-        """Connect to a verifier, leaving the last one; returns its name as a peer."""
-        self.close()
-        self._socket = connect_dealer(self._context, endpoint, self._identity)
-        self._poller.register(self._socket, zmq.POLLIN)
-        return b"verifier"
-
-    def wait(self, wake_fd: int, seconds: float) -> None:
-        _wait(self._poller, wake_fd, seconds)
-
-    def receive(self, most: int) -> list[tuple[bytes, bytes]]:
-        found: list[tuple[bytes, bytes]] = []
-        while self._socket is not None and len(found) < most:
-            try:
-                found.append((b"verifier", self._socket.recv(zmq.NOBLOCK)))
-            except zmq.Again:
-                break
-        return found
-
-    def send(self, peer: bytes, frame: bytes) -> bool:
-        if self._socket is None:
-            return False
-        try:
-            self._socket.send(frame, zmq.NOBLOCK)
-        except zmq.Again:
-            return False
-        return True
-
-    def close(self) -> None:
-        if self._socket is not None:
-            self._poller.unregister(self._socket)
-            self._socket.close(0)
-            self._socket = None
-
-
-def _wait(poller: zmq.Poller, wake_fd: int, seconds: float) -> None:
-    """Until the socket has input, the pipe was written to, or the time has come."""
-    if wake_fd not in dict(poller.sockets):
-        poller.register(wake_fd, zmq.POLLIN)
-    limit = 1000 if math.isinf(seconds) else max(0, min(1000, math.ceil(seconds * 1e3)))
-    if wake_fd in dict(poller.poll(limit)):
-        os.read(wake_fd, 4096)
 
 
 def _row_seconds(engine: Engine) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,6 +48,7 @@ class Piece:
     stats: Stats | None = None
     logprobs: list[Logprob] = field(default_factory=list)
     round: Round | None = None
+    at: float = field(default_factory=time.monotonic)  # when it came
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,18 @@ class Coordinator:
         found: dict[str, Any] = ray.get(self._actors[role].status.remote(), timeout=10)
         return found
 
+    def alive(self, seconds: float = 2.0) -> dict[str, dict[str, Any]]:
+        """The accounts of the workers that answer in time."""
+        import ray
+
+        asked = {actor.status.remote(): role for role, actor in self._actors.items()}
+        done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=seconds) if asked else ([], [])
+        found = {}
+        for answer in done:
+            with contextlib.suppress(ray.exceptions.RayError):
+                found[asked[answer]] = ray.get(answer)
+        return found
+
     def stop(self) -> None:
         """Stop the workers, then what Ray this started; safe to call twice."""
         import ray

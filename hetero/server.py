@@ -18,6 +18,7 @@ from hetero.coordinator import Coordinator
 from hetero.errors import ClusterError, ConfigError, HeteroError
 from hetero.gateway.app import Served, make_app
 from hetero.gateway.limits import Limits
+from hetero.gateway.metrics import Facts
 from hetero.plan import Plan
 from hetero.tables import plan_table
 
@@ -82,7 +83,12 @@ class Session:
             lambda: self.failure,
             limits or Limits(),
             keys,
+            self._facts,
         )
+
+    def _facts(self) -> Facts:
+        """What is known of the workers now; of one that does not answer, nothing."""
+        return Facts(self.coordinator.alive(), dict(self.coordinator.restarts), self.client.dropped)
 
     # Called by the coordinator's threads
 

@@ -75,6 +75,7 @@ class Sequence:
         self.reason: str | None = None
         self.last_text = ""
         self.prefilled = 0
+        self.drafting_s = 0.0  # time of draft steps since the last window
         self.cached = 0  # prompt tokens taken from a cached prefix
         self.track = Track(opening.seq, len(opening.prompt) - 1, opening.prompt[-1])
         self.waiting_since: float | None = None
@@ -169,6 +170,8 @@ class Sequence:
                     place = tree.add(above, token, chance)
                     held += 1
             places.append(place)
+        if held > before:
+            self.drafting_s += draft.seconds
         return held - before
 
     def checked(self, drafted: int, accepted: int, waited: float) -> None:

@@ -6,7 +6,7 @@ rule -> commit, tell the drafter, emit tokens.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from math import inf
 
 from workers.acceptance import Walk, walk
@@ -33,6 +33,7 @@ from workers.wire.messages import (
     Round,
 )
 
+_REMEMBERED = 4096  # ended sequences
 KAPPA = 4  # likeliest next tokens of an early exit that a hint carries, per row
 
 
@@ -69,12 +70,15 @@ class Verifier:
         self._flight: list[Window] | None = None  # None: the engine is idle
         self._chunk: Sequence | None = None  # whose prefill chunk is in flight
         self._decoded_last = False  # prompt chunks and windows take turns
+        self._ended: OrderedDict[int, None] = OrderedDict()  # sequences of late, so that none is begun again
         self._alone: set[int] = set()  # sequences that were in a failed forward: run one by one
 
     # Events
 
     def receive(self, peer: bytes, message: Message, now: float) -> None:
         match message:
+            case Open() if message.seq in self._ended:  # a frame seen before
+                self.dropped += 1
             case Open():
                 self._open(peer, message, now)
             case Resume():
@@ -193,6 +197,9 @@ class Verifier:
     def _drop(self, seq: int, save: bool = True) -> None:
         """Free all a sequence holds; also in the drafter. ``save``: it may be kept as a prefix."""
         self._alone.discard(seq)
+        self._ended[seq] = None
+        if len(self._ended) > _REMEMBERED:
+            self._ended.popitem(last=False)
         sequence = self._active.pop(seq, None)
         if sequence is None:
             self._queue = deque(s for s in self._queue if s.seq != seq)
@@ -356,8 +363,8 @@ class Verifier:
     def _publish(self, window: Window, walked: Walk, elapsed: float, now: float) -> None:
         """Send what a walk committed, to the gateway and to the drafter."""
         sequence = window.sequence
-        draft = self.pace.step if window.drafted else 0.0
-        round_ = Round(window.drafted, walked.accepted, 1e3 * elapsed, 1e3 * window.waited, 1e3 * draft)
+        spent, sequence.drafting_s = sequence.drafting_s, 0.0
+        round_ = Round(window.drafted, walked.accepted, 1e3 * elapsed, 1e3 * window.waited, 1e3 * spent)
         self._emit(sequence, sequence.length - walked.tokens, now, round_)
         if walked.failure is not None:
             code = "not_finite" if isinstance(walked.failure, NotFinite) else "engine_error"

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -22,6 +23,7 @@ from hetero.errors import Busy, RequestError, SequenceFailed
 from hetero.gateway.chat import ChatTemplate
 from hetero.gateway.format import ALIVE, DONE, Answer, Choice, event, failure
 from hetero.gateway.limits import Admission, Guard, Limits, Reservation
+from hetero.gateway.metrics import CONTENT_TYPE, Facts, Metrics
 from hetero.gateway.schema import ChatRequest, CompletionRequest, _Request
 from hetero.gateway.streams import merge, unless_gone
 from hetero.gateway.tools import grammar_of, instructions, offered
@@ -29,6 +31,8 @@ from workers.grammar import json_grammar
 from workers.tokenizer import Tokenizer
 from workers.wire.messages import MAX_GRAMMAR
 
+_PAGE = Path(__file__).with_name("page.html")
+_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'"
 _QUIET = 15.0  # seconds without a token after which a stream gets a comment, so that proxies keep it
 _COMPLETION_TOKENS = 16  # OpenAI's default for /v1/completions
 _SHORT = 20_000  # characters tokenized at once; longer texts must not hold up the event loop
@@ -47,11 +51,17 @@ class Served:
     failure: Callable[[], str | None]
     limits: Limits = field(default_factory=Limits)
     keys: tuple[str, ...] = ()
+    facts: Callable[[], Facts] = lambda: Facts({}, {}, 0)
 
     @cached_property
     def admission(self) -> Admission:
         """What is under way."""
         return Admission(self.limits)
+
+    @cached_property
+    def metrics(self) -> Metrics:
+        """What is counted."""
+        return Metrics(self.facts, self.admission)
 
     @cached_property
     def longest_piece(self) -> int:
@@ -74,6 +84,14 @@ def make_app(served: Served) -> FastAPI:
         if not served.ready():
             return JSONResponse(_unavailable("Loading model"), 503)
         return JSONResponse({"status": "ok"})
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return Response(_PAGE.read_bytes(), media_type="text/html", headers={"Content-Security-Policy": _POLICY})
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(await asyncio.to_thread(served.metrics.text), media_type=CONTENT_TYPE)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -188,7 +206,8 @@ async def _answer(
     answer = Answer(chat, served.name, choices, body.wanted_logprobs >= 0)
     tokens = sum(len(ask.prompt) + min(limit, served.context - len(ask.prompt)) for ask in asks)
     reservation = served.admission.reserve(len(asks), tokens)
-    pieces = merge([served.client.generate(ask, served.limits.seconds) for ask in asks], _QUIET)
+    sources = [served.metrics.watched(served.client.generate(ask, served.limits.seconds)) for ask in asks]
+    pieces = merge(sources, _QUIET)
     sizes = [len(prompt) for prompt in prompts]
     if body.stream:
         return _Events(_stream(answer, pieces, body, sizes), pieces, reservation)

@@ -132,7 +132,7 @@ class Logprob(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
 
 class Round(Struct, frozen=True, forbid_unknown_fields=True):
     """The window that brought tokens: guesses ``drafted`` and ``accepted``, milliseconds of its forward, of the wait
-    before it, and of the drafter's last step."""
+    before it, and of the draft steps since the window before."""
 
     drafted: Count
     accepted: Count

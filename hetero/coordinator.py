@@ -59,17 +59,16 @@ class Coordinator:
 
     def start(self) -> None:
         """Start or join Ray and create the actors; returns while they load. Raises ClusterError."""
-        import ray
-
         with self._lock:  # a stop waits for this, so that nothing starts after it
             if self._stopping:
                 return
-            self._start(ray)
+            self._cluster.join()
+            self._start()
 
-    def _start(self, ray: Any) -> None:
+    def _start(self) -> None:
+        import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        self._cluster.join()
         actor_class = ray.remote(WorkerActor)
         for role, (spec, node) in self._specs.items():
             options: dict[str, Any] = {"num_cpus": 0, "max_restarts": -1, "max_concurrency": 16}

@@ -188,7 +188,9 @@ def free_port() -> int:
 
 def serve(port: int, *more: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "hetero.cli", "serve", "--port", str(port), *more]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    # As a user has it: without the token that the tests share.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -148,9 +148,18 @@ def devices() -> None:
     found = take_inventory()
     table = Table("device", "what", "free memory")
     table.add_row(str(Device("cpu", found.cores)), cpu_name(), f"{found.memory / 2**30:.1f} GiB")
-    for number, name, free in found.gpus:
-        table.add_row(f"cuda:{number}", name, f"{free / 2**30:.1f} GiB")
+    for gpu in found.gpus:
+        table.add_row(str(gpu.device), gpu.name, f"{gpu.free / 2**30:.1f} GiB")
     Console().print(table)
+
+
+@main.command()
+@settings
+def doctor(**values: Any) -> None:
+    """Look for what is missing or would go wrong, and say what mends it. Takes serve's options."""
+    from hetero.doctor import run
+
+    sys.exit(run(make_config(values), Console()))
 
 
 @main.command()

@@ -24,7 +24,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         str, Meta(description="Drafter model, likewise, or 'none'. Default: 'builtin' for the built-in target.")
     ] = ""
     target_device: Annotated[
-        str, Meta(description="Where the target runs: cpu, cpu:0-3, cuda:0, node/cpu:0. Default: by the machine.")
+        str, Meta(description="Where the target runs: cpu, cpu:0-3, cuda:0, rocm:0, vulkan:0, mps, NODE/cpu:0.")
     ] = ""
     draft_device: Annotated[str, Meta(description="Where the drafter runs, likewise.")] = ""
     target_engine: Annotated[

@@ -1,4 +1,4 @@
-"""What this machine has: cores this process may use, free memory, NVIDIA GPUs."""
+"""What this machine has: cores this process may use, free memory, GPUs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import psutil
 
-from placement.device import Inventory
+from placement.device import Gpu, Inventory
+from workers.engines.accelerators import llama_gpus, torch_kinds
 
 
 def take_inventory() -> Inventory:
@@ -33,13 +34,29 @@ def cpu_name() -> str:
 def machine_line() -> str:
     """One line on the machine a figure came from."""
     found = take_inventory()
-    gpus = "".join(f", {name}" for _, name, _ in found.gpus)
+    gpus = "".join(f", {gpu.name}" for gpu in found.gpus)
     total = psutil.virtual_memory().total / 2**30
     return f"{cpu_name()}, {len(found.cores)} cores, {total:.0f} GiB{gpus}"
 
 
-def _gpus() -> tuple[tuple[int, str, int], ...]:
-    """(number, name, free bytes) of each GPU the process may use. Asking CUDA itself would take memory on them."""
+def _gpus() -> tuple[Gpu, ...]:
+    """The GPUs this process may use: NVIDIA's by their own tool, since asking CUDA would take memory on them; others as
+    llama.cpp finds them, and those torch alone can use."""
+    nvidia = _nvidia()
+    found = [gpu for gpu in llama_gpus() if gpu.kind != "cuda"]
+    others = [Gpu(gpu.kind, gpu.number, gpu.name, gpu.free) for gpu in found]
+    if not any(gpu.kind == "rocm" for gpu in others) and "rocm" in torch_kinds():
+        import torch
+
+        for number in range(torch.cuda.device_count()):
+            others.append(Gpu("rocm", number, torch.cuda.get_device_name(number), torch.cuda.mem_get_info(number)[0]))
+    if not any(gpu.kind == "mps" for gpu in others) and "mps" in torch_kinds():
+        others.append(Gpu("mps", 0, cpu_name(), psutil.virtual_memory().available))
+    order = ("cuda", "rocm", "mps", "vulkan")
+    return tuple(sorted((*nvidia, *others), key=lambda gpu: (order.index(gpu.kind), gpu.number)))
+
+
+def _nvidia() -> tuple[Gpu, ...]:
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return ()
@@ -52,4 +69,4 @@ def _gpus() -> tuple[tuple[int, str, int], ...]:
     every = {name: (what, int(free) << 20) for n, uuid, what, free in lines for name in (n, uuid)}
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = [line[0] for line in lines] if chosen is None else chosen.split(",")
-    return tuple((n, *every[name]) for n, name in enumerate(names) if name in every)
+    return tuple(Gpu("cuda", n, *every[name]) for n, name in enumerate(names) if name in every)

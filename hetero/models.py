@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from gguf import LlamaFileType
+
 from hetero.errors import ModelError
 from placement.memory import ModelShape
 from workers.tokenizer import GgufTokenizer, Tokenizer, load_tokenizer
@@ -21,6 +23,7 @@ class Model:
     context: int
     shape: ModelShape
     tokenizer: Tokenizer
+    quantisation: str = ""
 
     @property
     def is_gguf(self) -> bool:
@@ -74,7 +77,14 @@ def _gguf(name: str, path: Path) -> Model:
         parts = sorted(path.parent.glob(path.stem.rsplit("-", 3)[0] + "-*-of-*.gguf")) or parts
     weights = sum(part.stat().st_size for part in parts)
     shape = _shape(weights, numbers, len(tokenizer.vocabulary))
-    return Model(name, path, numbers["context_length"], shape, tokenizer)
+    kind = tokenizer.meta("general.file_type") or ""
+    known = {str(int(each)): each.name for each in LlamaFileType}
+    return Model(name, path, numbers["context_length"], shape, tokenizer, _plain(known.get(kind, "GGUF")))
+
+
+def _plain(kind: str) -> str:
+    """llama.cpp's name of a file's type as people write it: Q4_K_M, F16."""
+    return kind.removeprefix("MOSTLY_").removeprefix("ALL_")
 
 
 def _directory(path: Path) -> Model:
@@ -100,7 +110,8 @@ def _directory(path: Path) -> Model:
     }
     weights = sum(part.stat().st_size for part in path.glob("*.safetensors"))
     shape = _shape(weights, numbers, number("vocab_size", len(tokenizer.vocabulary)))
-    return Model(path.resolve().name, path, number("max_position_embeddings", 2048), shape, tokenizer)
+    kind = str(config.get("dtype") or config.get("torch_dtype") or "safetensors")
+    return Model(path.resolve().name, path, number("max_position_embeddings", 2048), shape, tokenizer, kind)
 
 
 def _shape(weights: int, numbers: dict[str, int], vocabulary: int) -> ModelShape:

@@ -12,6 +12,7 @@ from hetero.models import Model, check_vocabularies, find_model
 from placement.device import Device, Inventory, check_device, default_devices, parse_device
 from placement.memory import Footprint, check_memory, footprint, kv_bytes
 from placement.nodes import Node, choose_nodes, find_node
+from workers.engines.accelerators import install_line, llama_kinds, torch_kinds
 from workers.spec import WorkerSpec
 from workers.strategy import NAMES
 
@@ -154,12 +155,18 @@ def _place(
     chosen = engine or _engine(model, device)
     if chosen.startswith("octet") and (reason := _no_octet(device)) is not None:
         raise ConfigError(f"{field}: {reason}; use --{field.replace('_', '-')} llama_cpp or torch")
-    if chosen == "llama_cpp" and not device.is_cpu and not _offload():
+    here = device.node is None and not device.is_cpu
+    if here and chosen == "llama_cpp" and device.kind not in llama_kinds():
         raise ConfigError(
-            f"{field}: llama-cpp-python was built without GPU offload: use --{field.replace('_', '-')} torch, or "
-            "reinstall with CMAKE_ARGS='-DGGML_CUDA=on' pip install --no-binary :all: llama-cpp-python"
+            f"{field}: llama-cpp-python was built without {device.kind}: use --{field.replace('_', '-')} torch, or "
+            f"reinstall it: {install_line(device.kind)}"
         )
-    dtype = "float32" if device.is_cpu or exact else "bfloat16"
+    if here and chosen == "torch" and device.kind not in torch_kinds():
+        raise ConfigError(
+            f"{field}: the installed torch cannot use {device.kind} (hetero doctor names the one that can); "
+            "GGUF models run on it with llama_cpp"
+        )
+    dtype = "float32" if device.is_cpu or exact else "float16" if device.kind == "mps" else "bfloat16"
     cell = kv_bytes(model.shape, 4 if chosen == "torch" and dtype == "float32" else 2)
     spec = WorkerSpec(
         role=role,  # type: ignore[arg-type]
@@ -167,6 +174,7 @@ def _place(
         engine=chosen,  # type: ignore[arg-type]
         cores=list(device.indices) if device.is_cpu else [],
         gpu=None if device.is_cpu else device.indices[0],
+        kind="cuda" if device.is_cpu else device.kind,  # type: ignore[arg-type]
         dtype=dtype,
         exact=exact,
         cached=(cache << 20) // cell,
@@ -178,19 +186,14 @@ def _place(
 def _engine(model: Model, device: Device) -> str:
     if not model.is_gguf:
         return "torch"
-    return "llama_cpp" if device.is_cpu or _offload() else "torch"
+    fits = device.is_cpu or device.kind in llama_kinds() or device.kind not in torch_kinds()
+    return "llama_cpp" if fits else "torch"
 
 
 def _no_octet(device: Device) -> str | None:
     from workers.engines.octet.library import why_not
 
     return why_not() if device.is_cpu else "octet runs on CPUs only"
-
-
-def _offload() -> bool:
-    import llama_cpp
-
-    return bool(llama_cpp.llama_supports_gpu_offload())
 
 
 def _footprint(model: Model, spec: WorkerSpec) -> Footprint:
@@ -210,7 +213,8 @@ def _check_fit(placements: list[Placement], inventory: Inventory, nodes: Sequenc
     for placement in placements:
         key = str(replace(placement.device, indices=()) if placement.device.is_cpu else placement.device)
         by_device.setdefault(key, []).append(placement)
-    free = {f"cuda:{number}": room for number, _, room in inventory.gpus} | {"cpu": inventory.memory}
+    # Where a driver does not tell what is free (0), the worker will.
+    free = {str(gpu.device): gpu.free for gpu in inventory.gpus if gpu.free} | {"cpu": inventory.memory}
     free |= {f"{node.name}/cpu": node.memory for node in nodes if not node.here and node.memory}
     for key, own in by_device.items():
         if key not in free:  # a GPU of another node: its worker says so if it is too small

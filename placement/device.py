@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from placement.errors import DeviceError
 
-_NAME = re.compile(r"(?:(?P<node>[\w.\-]+)/)?(?P<kind>cpu|cuda)(?::(?P<index>[\d,\-]+))?")
+_NAME = re.compile(r"(?:(?P<node>[\w.\-]+)/)?(?P<kind>cpu|cuda|rocm|vulkan|mps)(?::(?P<index>[\d,\-]+))?")
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Device:
     """A place an engine can run: some cores of a node's CPU, or one of its GPUs.
 
     ``indices`` are core numbers for ``cpu`` (empty: all cores the process may use) and exactly one GPU number
-    for ``cuda``. ``node`` is a Ray node's name or address; None means the node hetero was started on.
+    for the others. ``node`` is a Ray node's name or address; None means the node hetero was started on.
     """
 
     kind: str
@@ -33,24 +33,43 @@ class Device:
 
 
 @dataclass(frozen=True)
+class Gpu:
+    """A GPU by its device name's parts, what it is called by its maker, and its free bytes."""
+
+    kind: str
+    number: int
+    name: str
+    free: int
+
+    @property
+    def device(self) -> Device:
+        """How a user names it."""
+        return Device(self.kind, (self.number,))
+
+
+@dataclass(frozen=True)
 class Inventory:
-    """What one machine has: usable core numbers, free memory, and GPUs as (number, name, free bytes)."""
+    """What one machine has: usable core numbers, free memory in bytes, and GPUs, the one to prefer first."""
 
     cores: tuple[int, ...]
     memory: int
-    gpus: tuple[tuple[int, str, int], ...] = ()
+    gpus: tuple[Gpu, ...] = ()
 
 
 def parse_device(name: str) -> Device:
     """Read a device name. Raises DeviceError naming the mistake."""
     match = _NAME.fullmatch(name.strip())
     if match is None:
-        raise DeviceError(f"device {name!r} is not understood: write cpu, cpu:0-3, cuda:0 or node/cpu:0")
+        raise DeviceError(
+            f"device {name!r} is not understood: write cpu, cpu:0-3, cuda:0, rocm:0, vulkan:0, mps or node/cpu:0"
+        )
     indices = _indices(name, match["index"]) if match["index"] else ()
-    if match["kind"] == "cuda":
+    if match["kind"] != "cpu":
         indices = indices or (0,)
         if len(indices) != 1:
-            raise DeviceError(f"device {name!r} names several GPUs: an engine runs on one, write cuda:{indices[0]}")
+            raise DeviceError(
+                f"device {name!r} names several GPUs: an engine runs on one, write {match['kind']}:{indices[0]}"
+            )
     return Device(match["kind"], indices, match["node"])
 
 
@@ -63,9 +82,9 @@ def check_device(device: Device, inventory: Inventory) -> Device:
                 f"device {device}: no core {_spans(missing)} here; usable cores are {_spans(inventory.cores)}"
             )
         return Device("cpu", device.indices or inventory.cores, device.node)
-    if device.indices[0] not in [number for number, _, _ in inventory.gpus]:
-        have = ", ".join(f"cuda:{number}" for number, _, _ in inventory.gpus) or "no CUDA GPU"
-        raise DeviceError(f"device {device}: not on this machine, which has {have}")
+    if device not in [gpu.device for gpu in inventory.gpus]:
+        have = ", ".join(str(gpu.device) for gpu in inventory.gpus) or "no GPU that hetero can use"
+        raise DeviceError(f"device {device}: not on this machine, which has {have} (hetero doctor says more)")
     return device
 
 
@@ -77,10 +96,11 @@ def default_devices(inventory: Inventory, target_bytes: int, drafting: bool) -> 
     """
     every = Device("cpu", inventory.cores)
     if inventory.gpus:
-        first = Device("cuda", (inventory.gpus[0][0],))
-        if inventory.gpus[0][2] > target_bytes:
-            second = Device("cuda", (inventory.gpus[1][0],)) if len(inventory.gpus) > 1 else every
-            return first, second
+        first = inventory.gpus[0].device
+        if inventory.gpus[0].free > target_bytes:
+            # The same card may be there twice, under two kinds.
+            others = [gpu for gpu in inventory.gpus if gpu.kind == first.kind and gpu.device != first]
+            return first, others[0].device if others else every
         return every, first
     if not drafting or len(inventory.cores) < 2:
         return every, every

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import hetero
 from hetero.config import make_config
 from hetero.plan import make_plan
-from placement.device import Device, Inventory, check_device, default_devices, parse_device
+from placement.device import Device, Gpu, Inventory, check_device, default_devices, parse_device
 from placement.errors import DeviceError, MemoryShortage
 from placement.memory import ModelShape, check_memory, footprint
 from workers.errors import WireError
@@ -158,9 +158,9 @@ def test_default_devices():
     two = Inventory((0, 1), 8 << 30)
     assert default_devices(two, 1, True) == (Device("cpu", (0,)), Device("cpu", (1,)))
     assert default_devices(two, 1, False)[0] == Device("cpu", (0, 1))
-    weak = Inventory((0, 1), 8 << 30, ((0, "weak", 2 << 30),))
+    weak = Inventory((0, 1), 8 << 30, (Gpu("cuda", 0, "weak", 2 << 30),))
     assert default_devices(weak, 40 << 30, True) == (Device("cpu", (0, 1)), Device("cuda", (0,)))
-    strong = Inventory((0, 1), 8 << 30, ((0, "a", 80 << 30), (1, "b", 80 << 30)))
+    strong = Inventory((0, 1), 8 << 30, (Gpu("cuda", 0, "a", 80 << 30), Gpu("cuda", 1, "b", 80 << 30)))
     assert default_devices(strong, 40 << 30, True) == (Device("cuda", (0,)), Device("cuda", (1,)))
 
 

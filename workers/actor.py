@@ -14,7 +14,7 @@ class WorkerActor:
 
     def __init__(self, plain: dict[str, Any]) -> None:
         spec = read_spec(plain)
-        pin(spec.cores, spec.gpu)
+        pin(spec.cores, spec.gpu, spec.kind)
         from workers.worker import Worker  # numeric libraries load after cores and GPU are set
 
         self._worker = Worker(spec)

@@ -7,16 +7,23 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+# What each kind of GPU calls the list of those a process may see. HIP also heeds CUDA's.
+_VISIBLE = {"cuda": "CUDA_VISIBLE_DEVICES", "rocm": "HIP_VISIBLE_DEVICES", "vulkan": "GGML_VK_VISIBLE_DEVICES"}
 
-def pin(cores: Sequence[int], gpu: int | None) -> None:
+
+def pin(cores: Sequence[int], gpu: int | None, kind: str = "cuda") -> None:
     """Confine this process to ``cores`` and one GPU or none, and let its libraries use as many threads.
 
     Ray and ``ray up`` set OMP_NUM_THREADS=1, and Ray's own threads already run: each is moved. Ray leaves every
     GPU visible to an actor without ``num_gpus``: a CPU worker must see none. Empty ``cores`` mean all.
     """
-    seen = os.environ.get("CUDA_VISIBLE_DEVICES")  # the user's own choice: our numbers count within it
-    names = seen.split(",") if seen else []
-    os.environ["CUDA_VISIBLE_DEVICES"] = "" if gpu is None else names[gpu] if gpu < len(names) else str(gpu)
+    for other, variable in _VISIBLE.items():
+        seen = os.environ.get(variable)  # the user's own choice: our numbers count within it
+        names = seen.split(",") if seen else []
+        wanted = gpu if other == kind else None
+        os.environ[variable] = "" if wanted is None else names[wanted] if wanted < len(names) else str(wanted)
+    if kind == "rocm" and gpu is not None:
+        del os.environ[_VISIBLE["cuda"]]
     sys.setswitchinterval(0.0005)  # the socket thread must not wait 5 ms for the interpreter
     if not cores:
         return

@@ -9,9 +9,9 @@ import msgspec
 
 
 class WorkerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One worker. ``cores``: the CPU cores it is confined to (empty: all); ``gpu``: a CUDA device or None; ``trace``: a
-    file to append a trace to; ``host``, ``ports`` (first and last): where a verifier listens; ``secure``: whether both
-    roles speak CURVE; ``cached``: tokens of finished sequences to keep as prefixes."""
+    """One worker. ``cores``: the CPU cores it is confined to (empty: all); ``gpu``: a GPU of that ``kind`` or None;
+    ``trace``: a file to append a trace to; ``host``, ``ports`` (first and last): where a verifier listens; ``secure``:
+    whether both roles speak CURVE; ``cached``: tokens of finished sequences to keep as prefixes."""
 
     role: Literal["target", "drafter"]
     model: str
@@ -20,6 +20,7 @@ class WorkerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gamma: int
     cores: list[int] = []
     gpu: int | None = None
+    kind: Literal["cuda", "rocm", "vulkan", "mps"] = "cuda"
     dtype: str = "float32"
     sequences: int = 4
     cached: int = 0

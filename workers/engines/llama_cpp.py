@@ -15,6 +15,7 @@ from pathlib import Path
 import llama_cpp
 import numpy as np
 
+from workers.engines.accelerators import install_line, llama_gpus
 from workers.engines.base import Hinted, Ledger, Limits, Outcome, Row, check_rows
 from workers.engines.cells import saved_under
 from workers.errors import Aborted, EngineError, KvFull, ModelError, TooManyLeaves, UnknownNode, Unsupported
@@ -26,7 +27,7 @@ _MAX_IDS = 256  # llama.cpp's LLAMA_MAX_SEQ
 
 @dataclass(frozen=True)
 class LlamaSettings:
-    """How to run a model. ``gpu`` is a CUDA device number as the process sees it, or None for the CPU."""
+    """How to run a model. ``gpu`` is the kind of the one GPU the process sees, or "" for the CPU."""
 
     threads: int
     sequences: int = 4
@@ -34,7 +35,7 @@ class LlamaSettings:
     rows: int = 64
     chunk: int = 128
     exact: bool = False
-    gpu: int | None = None
+    gpu: str = ""
     branches: int = 32  # live branches per sequence
     guesses: int = 128  # evaluated guesses per sequence
 
@@ -338,13 +339,17 @@ _QUIET = llama_cpp.llama_log_callback(lambda level, text, data: None)
 llama_cpp.llama_log_set(_QUIET, ctypes.c_void_p(0))
 
 
-def load_model(path: Path, gpu: int | None = None, vocabulary_only: bool = False) -> object:
-    """A llama_model pointer. ``gpu``: the device that takes all layers, or None for none. Raises ModelError."""
+def load_model(path: Path, gpu: str = "", vocabulary_only: bool = False) -> object:
+    """A llama_model pointer. ``gpu``: the kind of the GPU that takes all layers, or "" for none. Raises ModelError."""
+    handles = [found.handle for found in llama_gpus() if found.kind == gpu][:1] if gpu else []
+    if gpu and not handles:
+        raise ModelError(f"{path}: llama.cpp finds no {gpu} device in this process: {install_line(gpu)}")
     llama_cpp.llama_backend_init()
     params = llama_cpp.llama_model_default_params()
     params.vocab_only = vocabulary_only
-    params.n_gpu_layers = 0 if gpu is None else 1_000
-    params.main_gpu = gpu or 0
+    params.n_gpu_layers = 1_000 if handles else 0
+    devices = (ctypes.c_void_p * 2)(*handles)  # ended by a NULL; without any, llama.cpp leaves all GPUs alone
+    params.devices = ctypes.cast(devices, ctypes.c_void_p)
     params.split_mode = llama_cpp.LLAMA_SPLIT_MODE_NONE
     model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
     if not model:

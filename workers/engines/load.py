@@ -26,7 +26,12 @@ def load_engine(spec: WorkerSpec) -> Engine:
         return LlamaEngine(
             spec.path,
             LlamaSettings(
-                threads, spec.sequences, spec.context, exact=spec.exact, gpu=_seen(spec.gpu), guesses=guesses
+                threads,
+                spec.sequences,
+                spec.context,
+                exact=spec.exact,
+                guesses=guesses,
+                gpu=spec.kind if spec.gpu is not None else "",
             ),
         )
     if spec.engine in ("octet", "octet4"):
@@ -42,11 +47,7 @@ def load_engine(spec: WorkerSpec) -> Engine:
     from workers.engines.torch_engine import TorchEngine, TorchSettings
 
     torch.set_num_threads(threads)
-    device = "cpu" if spec.gpu is None else f"cuda:{_seen(spec.gpu)}"
+    # The process sees that one GPU only (``pinning.pin``); torch calls ROCm's cuda, too.
+    device = "cpu" if spec.gpu is None else "mps" if spec.kind == "mps" else "cuda:0"
     settings = TorchSettings(device, spec.dtype, spec.sequences, spec.context, exact=spec.exact, guesses=guesses)
     return TorchEngine(spec.path, settings)
-
-
-def _seen(gpu: int | None) -> int | None:
-    """The GPU's number within the process, which sees that one only (``pinning.pin``)."""
-    return None if gpu is None else 0

@@ -154,3 +154,13 @@ def test_prompts_that_are_none_are_refused(tmp_path):
         (tmp_path / name).write_text(text)
         with pytest.raises(ConfigError, match="prompts"):
             read_questions(tmp_path / name, GgufTokenizer(DRAFTER), 2)
+
+
+def test_a_chats_turns_are_kept(tmp_path):
+    file = tmp_path / "chat.json"
+    asked = ["--target", "9M", "--draft", "draft-1M", "--engine", "llama_cpp", "--turns", "3", "--message", "40"]
+    done = CliRunner().invoke(main, ["bench", "chat", *asked, "--answer", "8", "--repeats", "1", "--json", str(file)])
+    assert done.exit_code == 0, done.output
+    rows = json.loads(file.read_text())["rows"]
+    assert [row["evaluated, not kept"] for row in rows] == [row["prompt tokens"] for row in rows]
+    assert [row["evaluated, kept"] < 60 for row in rows] == [True] * 3 and rows[2]["prompt tokens"] > 120

@@ -19,7 +19,7 @@ LONG = 600.0  # seconds of the soak
 
 @pytest.fixture(scope="module")
 def stack():
-    made = Stack(strategy="ahead", port=0, parallel=8)
+    made = Stack(strategy="ahead", port=0, parallel=8, prefix_cache=4)  # small, so that it is full early
     yield made
     made.close()
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from workers.machine import Drop, Load, Save
 
+_MOST = 256  # prefixes: each is compared with each prompt
 _LEAST = 16  # tokens below which a prefix is not worth its copy
 
 
@@ -58,7 +59,7 @@ class Prefixes:
         kept = []
         for prefix in reversed([prefix for prefix in self._held if prefix.key not in dropped]):
             room -= len(prefix.tokens)
-            if room >= 0:
+            if room >= 0 and len(kept) < _MOST - 1:
                 kept.append(prefix)
             else:
                 found.append(Drop(prefix.key))

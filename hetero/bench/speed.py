@@ -110,7 +110,7 @@ def read_questions(source: Path | None, tokenizer: Tokenizer, count: int) -> lis
 def run(settings: Settings, source: Path | None, count: int, json_file: Path | None, plot: Path | None,
         console: Console) -> list[dict[str, Any]]:  # fmt: skip
     """Print, per category and overall, every contender's figures."""
-    target, draft = _model(settings.target, "target"), _model(settings.draft, "drafter")
+    target, draft = find(settings.target, "target"), find(settings.draft, "drafter")
     questions = read_questions(source, load_tokenizer(target), count)
     pairs = _contenders(settings, target, draft)
     answers: dict[str, list[Answer]] = {name: [] for name in pairs}
@@ -136,7 +136,8 @@ def run(settings: Settings, source: Path | None, count: int, json_file: Path | N
     return rows
 
 
-def _model(name: str, role: str) -> Path:
+def find(name: str, role: str) -> Path:
+    """The model a benchmark names: an inflated size, or what a user may name."""
     if name in SIZES:
         return sized(name, "bf16")
     return find_model(name, role).path

@@ -1,0 +1,143 @@
+"""``hetero bench``: one command a benchmark."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from workers.strategy import NAMES
+
+
+@click.group()
+def bench() -> None:
+    """Measure. Each command prints a table, takes --json FILE, and ends with the machine it ran on."""
+
+
+@bench.command()
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
+@click.option("--rounds", default=400, show_default=True, type=click.IntRange(20), help="Rounds per cell.")
+def overhead(json_file: Path | None, rounds: int) -> None:
+    """Time a round spends outside the engines, with engines of zero latency."""
+    from hetero.bench.overhead import run
+
+    run(rounds, json_file, Console())
+
+
+@bench.command()
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
+@click.option(
+    "--size", "sizes", multiple=True, default=("240M",), show_default=True, help="9M, 240M or 1B; repeatable."
+)
+@click.option("--threads", multiple=True, type=click.IntRange(1), default=(1, 2), show_default=True)
+@click.option("--repeats", default=9, show_default=True, type=click.IntRange(1))
+def engines(json_file: Path | None, sizes: tuple[str, ...], threads: tuple[int, ...], repeats: int) -> None:
+    """T(n), the time to check n rows: octet against llama.cpp on the same inflated models, with the floor."""
+    from hetero.bench.engines import run
+
+    run(list(sizes), list(threads), repeats, json_file, Console())
+
+
+@bench.command()
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
+@click.option("--size", default="240M", show_default=True, help="Target: 9M, 240M or 1B.")
+@click.option("--draft", default="draft-50M", show_default=True, help="Drafter: draft-1M or draft-50M.")
+@click.option("--cores", default=2, show_default=True, type=click.IntRange(1), help="Cores all contenders have.")
+@click.option("--gamma", "gammas", multiple=True, type=click.IntRange(1, 63), default=(4, 7), show_default=True)
+@click.option("--prompts", default=6, show_default=True, type=click.IntRange(1))
+@click.option("--repeats", default=3, show_default=True, type=click.IntRange(1))
+def pair(
+    json_file: Path | None, size: str, draft: str, cores: int, gammas: tuple[int, ...], prompts: int, repeats: int
+) -> None:
+    """End to end: hetero against llama.cpp alone and with its draft loop, same target, same cores, one run."""
+    from hetero.bench.pair import run
+
+    run(size, draft, list(range(cores)), list(gammas), prompts, repeats, json_file, Console())
+
+
+@bench.command()
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw them here (.svg or .png).")
+@click.option("--target", default="1B", show_default=True, help="A model, or an inflated one: 9M, 240M, 1B.")
+@click.option("--draft", default="draft-50M", show_default=True, help="A model, or draft-1M or draft-50M.")
+@click.option("--engine", default="octet4", show_default=True, help="Engine of both roles.")
+@click.option("--strategy", "plans", multiple=True, default=("serial", "pearl", "mirror", "ahead"), show_default=True)
+@click.option("--gamma", default=0, type=click.IntRange(0, 63), help="As in serve.")
+@click.option("--prompts", "source", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="Spec-Bench's question.jsonl, or text in paragraphs. Default: built-in.")  # fmt: skip
+@click.option("--count", default=6, show_default=True, type=click.IntRange(1), help="Prompts per category.")
+@click.option("--tokens", default=160, show_default=True, type=click.IntRange(8), help="Output tokens per prompt.")
+@click.option("--temperature", default=0.8, show_default=True, type=click.FloatRange(0, 100))
+@click.option("--streams", default=1, show_default=True, type=click.IntRange(1, 64), help="Sequences at once.")
+@click.option("--repeats", default=2, show_default=True, type=click.IntRange(1))
+@click.option("--cores", default=2, show_default=True, type=click.IntRange(1), help="Cores the pair has.")
+def speed(
+    json_file: Path | None, plot: Path | None, source: Path | None, count: int, plans: tuple[str, ...], cores: int,
+    **values: Any,
+) -> None:  # fmt: skip
+    """Strategies for real: plain decoding and each strategy over the same prompts, interleaved."""
+    from hetero.bench.speed import Settings, run
+
+    run(Settings(plans=plans, cores=list(range(cores)), **values), source, count, json_file, plot, Console())
+
+
+@bench.command()
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
+@click.option("--target", default="240M", show_default=True, help="A model, or an inflated one: 9M, 240M, 1B.")
+@click.option("--draft", default="draft-50M", show_default=True, help="A model, or draft-1M or draft-50M.")
+@click.option("--engine", default="octet", show_default=True, help="Engine of both roles.")
+@click.option("--turns", default=10, show_default=True, type=click.IntRange(2))
+@click.option("--message", default=60, show_default=True, type=click.IntRange(1), help="Tokens a user says a turn.")
+@click.option("--answer", default=80, show_default=True, type=click.IntRange(2), help="Tokens of an answer.")
+@click.option("--cores", default=2, show_default=True, type=click.IntRange(1), help="Cores the pair has.")
+@click.option("--repeats", default=3, show_default=True, type=click.IntRange(1))
+def chat(json_file: Path | None, target: str, draft: str, engine: str, turns: int, message: int, answer: int,
+         cores: int, repeats: int) -> None:  # fmt: skip
+    """A chat's prompts with finished turns kept in the KV cache, and without."""
+    from hetero.bench.chat import run
+
+    run(target, draft, engine, turns, message, answer, list(range(cores)), repeats, json_file, Console())
+
+
+@bench.command()
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
+@click.option("--tokens", default=50_000, show_default=True, type=click.IntRange(1000), help="Tokens per cell.")
+@click.option("--strategy", "plans", multiple=True, default=NAMES, show_default=True)
+@click.option("--regime", "names", multiple=True, help="Regimes whose name starts so: A, B, C, D. Default: all.")
+def regimes(json_file: Path | None, tokens: int, plans: tuple[str, ...], names: tuple[str, ...]) -> None:
+    """Strategies on the simulator, in percent of the verifier bound."""
+    from hetero.bench.regimes import run
+
+    run(tokens, plans, names, json_file, Console())
+
+
+@bench.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+def lanes(file: Path) -> None:
+    """Draw to FILE (.svg, .png) what drafter and verifier do at the same time, for each strategy (simulated)."""
+    from hetero.bench.regimes import draw
+
+    draw(file)
+
+
+@bench.command()
+@click.argument("source")
+@click.argument("target", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--width", type=click.IntRange(1), required=True, help="Embedding width, a multiple of the source's.")
+@click.option("--layers", type=click.IntRange(1), required=True)
+@click.option("--ffn", type=click.IntRange(1), required=True, help="Width of the feed-forward layers.")
+@click.option("--type", "kind", default="f16", show_default=True, help="f32, f16, bf16, q8_0 or q4_0.")
+def inflate(source: str, target: Path, width: int, layers: int, ffn: int, kind: str) -> None:
+    """Write to TARGET a GGUF with the function of SOURCE and the cost of a larger model.
+
+    SOURCE is a GGUF file, 'builtin' (the built-in target) or 'builtin-drafter'.
+    """
+    from hetero.bench.inflate import Size
+    from hetero.bench.inflate import inflate as run
+    from hetero.models import PAIR
+
+    own = {"builtin": PAIR / "target.gguf", "builtin-drafter": PAIR / "drafter.gguf"}
+    weights = run(own.get(source, Path(source)), target, Size(width, layers, ffn), kind)
+    click.echo(f"{target}: {weights / 1e6:.0f}M weights, {target.stat().st_size / 2**20:.0f} MiB, {kind}")

@@ -56,7 +56,7 @@ class Prefixes:
                 found.append(Drop(prefix.key))
         room = self._budget - size
         dropped = {operation.key for operation in found}
-        kept = []
+        kept: list[_Prefix] = []
         for prefix in reversed([prefix for prefix in self._held if prefix.key not in dropped]):
             room -= len(prefix.tokens)
             if room >= 0 and len(kept) < _MOST - 1:

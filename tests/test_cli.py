@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -235,6 +237,41 @@ def test_serve_loads_serves_drains_and_leaves_nothing(number):
     assert set(os.listdir("/dev/shm")) <= shared
     with pytest.raises(httpx.TransportError):
         httpx.get(f"{url}/health")
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+def test_https_for_other_machines(tmp_path):
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    make = f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=test -keyout {key} -out {certificate}"
+    names = ["-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*make.split(), *names], check=True, capture_output=True)
+    port = free_port()
+    tls = ["--ssl-cert-file", str(certificate), "--ssl-key-file", str(key)]
+    process = serve(port, "--draft", "none", "--host", "0.0.0.0", "--api-key", "sesame", *tls)
+    try:
+        context = ssl.create_default_context(cafile=str(certificate))
+        with httpx.Client(verify=context, base_url=f"https://127.0.0.1:{port}", timeout=60) as client:
+            end = time.monotonic() + 60
+            while True:
+                assert time.monotonic() < end and process.poll() is None
+                try:
+                    if client.get("/health").status_code == 200:
+                        break
+                except httpx.TransportError:
+                    pass
+                time.sleep(0.1)
+            body = {"prompt": "x = ", "max_tokens": 3}
+            assert client.post("/v1/completions", json=body).status_code == 401
+            found = client.post("/v1/completions", json=body, headers={"Authorization": "Bearer sesame"})
+            assert found.json()["usage"]["completion_tokens"] == 3
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"http://127.0.0.1:{port}/health")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(40) == 0
+    finally:
+        process.kill()
+        output = process.stdout.read()
+    assert f"https://0.0.0.0:{port}" in output and "Traceback" not in output, output
 
 
 @pytest.mark.parametrize("after", [0.0, 1.0, 2.5])

@@ -30,6 +30,10 @@ def test_table_pair_over_sockets_is_independent_of_strategy():
                 client.socket.send(frame)
             client.socket.send_multipart([b"a", b"b"])
             until(lambda v=verifier: v.status()["dropped"] >= 5)
+            # So is what was sent before: nothing begins again.
+            client.socket.send(encode(asked[0]))
+            until(lambda v=verifier: v.status()["dropped"] >= 6)
+            assert verifier.status()["load"] == [0, 0]
             client.close()
     assert found[0] == found[1] == found[2]
     assert all(found[0])

@@ -16,7 +16,7 @@ from workers.errors import EngineError
 from workers.strategy import NAMES
 from workers.wire.messages import Failed, Finished
 
-SCHEDULES = 24
+SCHEDULES = 16
 GRAMMAR = LLMatcher.grammar_from_regex("([a-e]{2}z?){2,9}")
 
 

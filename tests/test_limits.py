@@ -15,7 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from stack import Stack
 
 from hetero.config import api_keys, check_certificate, make_config
-from hetero.errors import ConfigError
+from hetero.errors import Busy, ConfigError, RequestError
+from hetero.gateway.limits import Admission, Limits
 
 KEY = {"Authorization": "Bearer sesame"}
 LONG = {"prompt": "x = ", "max_tokens": 1500, "temperature": 0.8, "stream": True, "logit_bias": {"0": -100, "2": -100}}
@@ -81,13 +82,28 @@ def test_beyond_the_limits_it_is_429_with_retry_after_and_nothing_is_lost(stack)
         thread.join(60)
     assert all(found[-1] == "data: [DONE]" for found in lines)
     assert post(stack).status_code == 200
-    several = post(stack, {"prompt": "x", "n": 4})
-    assert several.status_code == 429
-    tokens = post(stack, {"prompt": "x", "n": 3, "max_tokens": 1999})
-    assert tokens.status_code == 429 and "--max-pending-tokens" in tokens.json()["error"]["message"]
+    for param, body in (("n", {"n": 4}), ("max_tokens", {"n": 3, "max_tokens": 1999})):  # these never fit
+        never = post(stack, {"prompt": "x", **body})
+        assert never.status_code == 400 and never.json()["error"]["param"] == param
     found = metrics(stack)
-    assert found["hetero:requests_refused_total"] == 3 and found["hetero:num_sequences_admitted"] == 0
+    assert found["hetero:requests_refused_total"] == 1 and found["hetero:num_sequences_admitted"] == 0
     stack.settled()
+
+
+def test_places_are_taken_when_they_are_found_free():
+    admission = Admission(Limits(sequences=3, tokens=100))
+    one = admission.reserve(2, 60)
+    for sequences, tokens, flag in ((2, 1, "--max-waiting"), (1, 50, "--max-pending-tokens")):
+        with pytest.raises(Busy, match=flag):
+            admission.reserve(sequences, tokens)
+    for sequences, tokens, param in ((4, 1, "n"), (1, 101, "max_tokens")):
+        with pytest.raises(RequestError) as never:
+            admission.reserve(sequences, tokens)
+        assert never.value.param == param
+    two = admission.reserve(1, 40)
+    for taken in (one, one, two):  # giving back twice gives nothing twice
+        taken.release()
+    assert (admission.sequences, admission.tokens, admission.refused) == (0, 0, 2)
 
 
 def test_large_bodies_are_refused_with_and_without_a_length(stack):

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Collection, Mapping
 
 from workers.sequence import Sequence
 from workers.wire.messages import Failed, Finished, Message, Ping, Round, Stats, Tokens
 
+_REMEMBERED = 4096  # ended sequences
 DESERTED = 30.0  # seconds without a word after which a gateway's sequences are freed
+
+
+class Remembered:
+    """Sequences that ended of late, so that a frame seen before begins none of them again."""
+
+    def __init__(self) -> None:
+        self._seqs: OrderedDict[int, None] = OrderedDict()
+
+    def __contains__(self, seq: int) -> bool:
+        return seq in self._seqs
+
+    def add(self, seq: int) -> None:
+        """It ended; the oldest is forgotten."""
+        self._seqs[seq] = None
+        if len(self._seqs) > _REMEMBERED:
+            self._seqs.popitem(last=False)
 
 
 class Gateways:

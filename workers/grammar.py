@@ -69,6 +69,8 @@ class Grammars:
 
     def start(self, grammar: str) -> Grammar:
         """A grammar at its beginning. Raises GrammarError."""
+        if not self._ends:
+            raise GrammarError("the model has no token that ends a text")
         return Grammar(LLMatcher(self._tokenizer, grammar, log_level=0))
 
     @cached_property

@@ -7,6 +7,7 @@ with sockets and threads, the simulator with a virtual clock.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf
 from typing import Protocol, TypeAlias
@@ -92,7 +93,9 @@ class Run:
                 case Free(seq):
                     engine.close(seq)
                 case Save(seq, key, length):
-                    engine.save(seq, key, length)
+                    # A copy that fails is only missed later; what follows frees the sequence and must be done.
+                    with suppress(EngineError, MemoryError, RuntimeError):
+                        engine.save(seq, key, length)
                 case Load(seq, key, length):
                     engine.load(seq, key, length)
                 case Drop(key):

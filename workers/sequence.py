@@ -43,9 +43,8 @@ def sampler_of(opening: Open, grammar: Grammar | None = None) -> Sampler:
     return Sampler(SamplingSpec(**asked), prompt_digest(opening.prompt), grammar)
 
 
-def objection(opening: Open, context: int, words: Vocabulary) -> str | None:
+def objection(opening: Open, context: int, vocabulary: int) -> str | None:
     """Why a sequence cannot be admitted; what it asks may come from outside."""
-    vocabulary = len(words)
     if len(opening.prompt) >= context:
         return (
             f"the prompt has {len(opening.prompt)} tokens and the context holds {context}: "
@@ -54,8 +53,6 @@ def objection(opening: Open, context: int, words: Vocabulary) -> str | None:
     biased = max((token for token, _ in opening.sampling.bias), default=0)
     if max(max(opening.prompt), max(opening.committed, default=0), biased) >= vocabulary:
         return f"a token id lies outside the vocabulary of {vocabulary}"
-    if opening.grammar and (wrong := words.grammars.objection(opening.grammar)) is not None:
-        return f"the grammar cannot be used: {wrong}"
     return None
 
 
@@ -65,7 +62,7 @@ class Sequence:
     def __init__(
         self, opening: Open, peer: bytes, vocabulary: Vocabulary, limit: int, now: float, trial: Trial
     ) -> None:
-        """``limit``: output tokens at most, the context counted in."""
+        """``limit``: output tokens at most, the context counted in. Raises GrammarError."""
         self.opening = opening
         self.peer = peer
         self.sampler = sampler_of(opening, vocabulary.grammars.start(opening.grammar) if opening.grammar else None)

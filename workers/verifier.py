@@ -6,13 +6,13 @@ rule -> commit, tell the drafter, emit tokens.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from math import inf
 
 from workers.acceptance import Walk, walk
 from workers.engines.base import Limits, Outcome, Row
-from workers.errors import EngineError, NotFinite
-from workers.gateways import Gateways
+from workers.errors import EngineError, GrammarError, NotFinite
+from workers.gateways import Gateways, Remembered
 from workers.machine import Extend, Free, Operation, Prefill, Run, Step
 from workers.pace import Pace
 from workers.partner import Partner
@@ -33,7 +33,6 @@ from workers.wire.messages import (
     Round,
 )
 
-_REMEMBERED = 4096  # ended sequences
 KAPPA = 4  # likeliest next tokens of an early exit that a hint carries, per row
 
 
@@ -70,7 +69,7 @@ class Verifier:
         self._flight: list[Window] | None = None  # None: the engine is idle
         self._chunk: Sequence | None = None  # whose prefill chunk is in flight
         self._decoded_last = False  # prompt chunks and windows take turns
-        self._ended: OrderedDict[int, None] = OrderedDict()  # sequences of late, so that none is begun again
+        self._ended = Remembered()
         self._alone: set[int] = set()  # sequences that were in a failed forward: run one by one
 
     # Events
@@ -173,13 +172,17 @@ class Verifier:
         if opening.seq in self._active or any(s.seq == opening.seq for s in self._queue):
             self.dropped += 1
             return
-        wrong = objection(opening, self._limits.context, self._vocabulary)
+        wrong = objection(opening, self._limits.context, len(self._vocabulary))
         if wrong is not None:
             self._gateways.failed(peer, opening.seq, "invalid_request", wrong)
             return
         limit = min(opening.max_tokens, self._limits.context - len(opening.prompt))
         trial = Trial(probe=self._strategy.adapts and not self.pace.plain)
-        sequence = Sequence(opening, peer, self._vocabulary, limit, now, trial)
+        try:
+            sequence = Sequence(opening, peer, self._vocabulary, limit, now, trial)
+        except GrammarError as error:
+            self._gateways.failed(peer, opening.seq, "invalid_request", str(error))
+            return
         if sequence.reason is not None:  # a resumed sequence that had all its tokens
             self._emit(sequence, len(opening.prompt) + len(opening.committed), now)
             return
@@ -197,14 +200,12 @@ class Verifier:
     def _drop(self, seq: int, save: bool = True) -> None:
         """Free all a sequence holds; also in the drafter. ``save``: it may be kept as a prefix."""
         self._alone.discard(seq)
-        self._ended[seq] = None
-        if len(self._ended) > _REMEMBERED:
-            self._ended.popitem(last=False)
+        self._ended.add(seq)
         sequence = self._active.pop(seq, None)
         if sequence is None:
             self._queue = deque(s for s in self._queue if s.seq != seq)
             return
-        if save and sequence.track.tree.position >= 0 and not sequence.prefilling and sequence is not self._chunk:
+        if save and not sequence.prefilling and sequence is not self._chunk:
             keep, length = sequence.track.settle()
             # In exact mode only chunks of a prompt are as they would be in the next one.
             known = sequence.opening.prompt if self._limits.exact else [*sequence.opening.prompt, *sequence.committed]

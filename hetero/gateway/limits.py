@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hetero.errors import Busy
+from hetero.errors import Busy, RequestError
 from hetero.gateway.format import failure
 
 _RETRY = 2  # seconds after which a refused client should ask again
@@ -39,9 +39,15 @@ class Admission:
         self.refused = 0
 
     def reserve(self, sequences: int, tokens: int) -> Reservation:
-        """Room for so many sequences and tokens together. Raises Busy."""
+        """Room for so many sequences and tokens together. Raises Busy, and RequestError for what never fits."""
         limits = self._limits
         full = None
+        if sequences > limits.sequences:
+            most = f"{limits.sequences} choices at once (--parallel, --max-waiting)"
+            raise RequestError(f"n: {sequences} choices are asked for, and this server takes {most}", "n")
+        if limits.tokens and tokens > limits.tokens:
+            most = f"{limits.tokens} tokens of prompt and output at once (--max-pending-tokens)"
+            raise RequestError(f"max_tokens: {tokens} tokens are asked for, and this server takes {most}", "max_tokens")
         if self.sequences + sequences > limits.sequences:
             full = f"{self.sequences} of {limits.sequences} sequences run or wait (--parallel, --max-waiting)"
         elif limits.tokens and self.tokens + tokens > limits.tokens:

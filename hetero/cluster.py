@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 from typing import Any
 
@@ -44,6 +45,7 @@ class Cluster:
         common = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "hetero"}
         try:
             if self.shared:
+                self._knock()
                 ray.init(address=self.address, **common)
                 return
             # A folder of our own keeps Ray's files out of the way and goes when we go.
@@ -58,6 +60,12 @@ class Cluster:
         except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
             first = (str(error).strip().splitlines() or [""])[0]
             raise ClusterError(f"address {self.address}: Ray cannot be started or reached: {first}") from error
+
+    def _knock(self) -> None:
+        """Raise OSError at once where nobody listens: Ray itself would try for minutes."""
+        host, colon, port = self.address.rpartition(":")
+        if colon and port.isdigit():
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
 
     def nodes(self) -> list[Node]:
         """The machines of a joined cluster. Raises ClusterError where others could reach them without a token."""

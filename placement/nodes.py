@@ -41,7 +41,9 @@ def find_node(nodes: Sequence[Node], name: str) -> Node:
     for node in nodes:
         if name in node.names or name in node.marks or name == node.id:
             return node
-    have = ", ".join(sorted(node.name for node in nodes)) or "none: join one with --address"
+    if not nodes:
+        raise DeviceError(f"node {name!r}: hetero runs on this machine alone; join a cluster with --address")
+    have = ", ".join(sorted(node.name for node in nodes))
     raise DeviceError(f"node {name!r} is not in the cluster, which has {have}")
 
 

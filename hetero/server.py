@@ -16,9 +16,10 @@ from hetero.cluster import Cluster
 from hetero.config import Config, api_keys, check_certificate
 from hetero.coordinator import Coordinator
 from hetero.errors import ClusterError, ConfigError, HeteroError
-from hetero.gateway.app import Served, make_app
+from hetero.gateway.app import make_app
 from hetero.gateway.limits import Limits
 from hetero.gateway.metrics import Facts
+from hetero.gateway.served import Served
 from hetero.plan import Plan
 from hetero.tables import plan_table
 

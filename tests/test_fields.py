@@ -175,6 +175,8 @@ def test_tools(client):
         {"role": "tool", "tool_call_id": call.id, "content": "done"},
     ]
     assert chat(client, messages=told, tools=[TOOL], max_completion_tokens=5).choices[0].message.content
+    with pytest.raises(openai.BadRequestError, match="content"):
+        chat(client, messages=[{"role": "user", "content": None}])
     for fields in (
         {"tool_choice": "required"},
         {"tools": [TOOL, TOOL]},

@@ -64,7 +64,7 @@ class ResponseFormat(_Strict):
         return self.json_schema.schema_ if self.json_schema is not None else {"type": "object"}
 
 
-class _Request(_Strict):
+class OpenRequest(_Strict):
     """What both completion routes share."""
 
     model: str = ""
@@ -118,7 +118,7 @@ class _Request(_Strict):
         return [[Sampling(*one, choice, *more) for choice in range(self.n)] for _ in range(prompts)]
 
 
-class CompletionRequest(_Request):
+class CompletionRequest(OpenRequest):
     """POST /v1/completions."""
 
     prompt: (
@@ -176,16 +176,15 @@ class ChatMessage(_Strict):
 
     @field_validator("content", mode="after")
     @classmethod
-    def _joined(cls, content: str | list[TextPart] | None) -> str:
-        """Text, with nothing said as the empty one: templates join it to other text."""
-        return content if isinstance(content, str) else "".join(part.text for part in content or [])
+    def _joined(cls, content: str | list[TextPart] | None) -> str | None:
+        return "".join(part.text for part in content) if isinstance(content, list) else content
 
     @model_validator(mode="after")
     def _said(self) -> ChatMessage:
         if self.content is None:
             if not self.tool_calls:
                 raise ValueError("content is missing")
-            self.content = ""
+            self.content = ""  # templates join it to other text
         return self
 
 
@@ -210,7 +209,7 @@ class NamedTool(_Strict):
     function: NamedFunction
 
 
-class ChatRequest(_Request):
+class ChatRequest(OpenRequest):
     """POST /v1/chat/completions."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=4096)]

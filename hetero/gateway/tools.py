@@ -8,13 +8,23 @@ from __future__ import annotations
 
 import json
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from hetero.gateway.schema import ChatRequest, NamedTool, Tool
+from hetero.gateway.schema import ChatMessage, ChatRequest, NamedTool, Tool
 from workers.grammar import calls_grammar, tagged_grammar
 
 _BEGIN, _END = "<tool_call>", "</tool_call>"
+
+
+def rendered(message: ChatMessage) -> dict[str, Any]:
+    """A message as chat templates want it: the arguments of calls as objects, since templates write them as JSON."""
+    found = message.model_dump(exclude_none=True)
+    for call in found.get("tool_calls", []):
+        with suppress(ValueError, RecursionError):
+            call["function"]["arguments"] = json.loads(call["function"]["arguments"])
+    return found
 
 
 def offered(request: ChatRequest) -> list[Tool]:

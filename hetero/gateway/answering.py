@@ -1,0 +1,167 @@
+"""From a checked request to its answer: tokens, grammar, sequences, and the way back, streamed or whole."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+
+import anyio
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from hetero.client import Ask, Piece
+from hetero.errors import RequestError, SequenceFailed
+from hetero.gateway.failures import kind_of, unavailable
+from hetero.gateway.format import ALIVE, DONE, Answer, Choice, event, failure
+from hetero.gateway.limits import Reservation
+from hetero.gateway.schema import ChatRequest, OpenRequest
+from hetero.gateway.served import Served
+from hetero.gateway.streams import merge, unless_gone
+from hetero.gateway.tools import grammar_of, offered
+from workers.grammar import json_grammar
+from workers.wire.messages import MAX_GRAMMAR
+
+_QUIET = 15.0  # seconds without a token after which a stream gets a comment, so that proxies keep it
+_SHORT = 20_000  # characters tokenized at once; longer texts must not hold up the event loop
+
+
+async def tokens_of(served: Served, asked: str | list[int]) -> list[int]:
+    """Tokens of a prompt given as text or as token ids."""
+    if isinstance(asked, str):
+        return await encode(served, asked, "prompt") or await encode(served, " ", "prompt")
+    size = len(served.tokenizer.vocabulary)
+    if max(asked) >= size:
+        raise RequestError(f"prompt: token id {max(asked)} lies outside the vocabulary of {size}", "prompt")
+    return asked
+
+
+def text_of(served: Served, asked: str | list[int]) -> str:
+    """A prompt as text."""
+    if isinstance(asked, str):
+        return asked
+    return b"".join(served.tokenizer.vocabulary.pieces[token] for token in asked).decode(errors="replace")
+
+
+async def encode(served: Served, text: str, param: str, special: bool = True) -> list[int]:
+    """Tokens of a prompt; a text that cannot fit the context is refused before it is tokenized."""
+    most = served.context * served.longest_piece
+    if len(text) > most:
+        raise RequestError(f"{param}: {len(text)} characters cannot fit {served.context} tokens: shorten it", param)
+    if len(text) < _SHORT:
+        return served.tokenizer.encode(text, special)
+    return await asyncio.to_thread(served.tokenizer.encode, text, special)
+
+
+async def _grammar(served: Served, body: OpenRequest) -> str:
+    """The grammar a request's output must obey, checked; "" for free text."""
+    found, param = "", "response_format"
+    schema = body.response_format.schema_of() if body.response_format is not None else None
+    if schema is not None:
+        found = json_grammar(schema)
+    elif isinstance(body, ChatRequest):
+        found, param = grammar_of(body), "tools"
+    if not found:
+        return ""
+    wrong = await asyncio.to_thread(served.tokenizer.vocabulary.grammars.objection, found)
+    if wrong is None and len(found) > MAX_GRAMMAR:
+        wrong = f"it has {len(found)} characters, more than {MAX_GRAMMAR}"
+    if wrong is not None:
+        raise RequestError(f"{param}: the schema cannot be used: {wrong}", param)
+    return found
+
+
+async def answer(
+    served: Served, request: Request, body: OpenRequest, prompts: list[list[int]], limit: int, echoes: list[str], *,
+    chat: bool,
+) -> Response:  # fmt: skip
+    """The answer to a checked request: ``limit`` output tokens for each choice of each prompt, ``echoes`` (one for each
+    prompt) in front of their texts. Raises RequestError, Busy, SequenceFailed."""
+    if body.model not in ("", served.name):
+        raise RequestError(f"model {body.model!r} is not served here: {served.name!r} is", "model", 404)
+    if body.stream_options is not None and not body.stream:
+        raise RequestError("stream_options: only with stream = true", "stream_options")
+    if not served.ready():
+        return unavailable(served.failure() or "Loading model")
+    longest = max(map(len, prompts))
+    if longest >= served.context:
+        raise RequestError(
+            f"the prompt has {longest} tokens and the context holds {served.context}: shorten it",
+            "messages" if chat else "prompt",
+        )
+    words = served.tokenizer.vocabulary.pieces
+    biased = max(map(int, body.logit_bias), default=0)
+    if biased >= len(words):
+        raise RequestError(f"logit_bias: token {biased} lies outside the vocabulary of {len(words)}", "logit_bias")
+    grammar = await _grammar(served, body)
+    tools = isinstance(body, ChatRequest) and bool(offered(body))
+    asks: list[Ask] = []
+    choices: list[Choice] = []
+    for prompt, echo, samplings in zip(prompts, echoes, body.samplings(len(prompts)), strict=True):
+        for sampling in samplings:
+            asks.append(Ask(prompt, sampling, limit, body.stops, grammar, not body.speculation))
+            choices.append(Choice(len(choices), words, chat=chat, echo=echo, tools=tools))
+    envelope = Answer(chat, served.name, choices, body.wanted_logprobs >= 0)
+    tokens = sum(len(ask.prompt) + min(limit, served.context - len(ask.prompt)) for ask in asks)
+    reservation = served.admission.reserve(len(asks), tokens)
+    sources = [served.metrics.watched(served.client.generate(ask, served.limits.seconds)) for ask in asks]
+    pieces = merge(sources, _QUIET)
+    sizes = [len(prompt) for prompt in prompts]
+    if body.stream:
+        return _Events(_stream(envelope, pieces, body, sizes), pieces, reservation)
+    try:
+        gathered = await unless_gone(request, _gather(envelope, pieces))
+    finally:
+        await pieces.aclose()
+        reservation.release()
+    if gathered is None:
+        return Response(status_code=499)  # nobody reads it
+    return JSONResponse(envelope.whole(sizes))
+
+
+async def _gather(answer: Answer, pieces: AsyncGenerator[tuple[int, Piece] | None]) -> bool:
+    """Take all pieces into the answer."""
+    async with aclosing(pieces) as source:
+        async for found in source:
+            if found is not None:
+                answer.choices[found[0]].take(found[1])
+    return True
+
+
+async def _stream(
+    answer: Answer, pieces: AsyncGenerator[tuple[int, Piece] | None], body: OpenRequest, prompts: list[int]
+) -> AsyncIterator[str]:
+    """Server-sent events of an answer."""
+    options = body.stream_options
+    try:
+        async for found in pieces:
+            if found is None:
+                yield ALIVE
+                continue
+            chunk = answer.chunk(*found, windows=options is not None and options.include_windows)
+            if chunk is not None:
+                yield event(chunk)
+        if options is not None and options.include_usage:
+            yield event(answer.usage_chunk(prompts))
+        yield DONE
+    except SequenceFailed as error:
+        yield event(failure(str(error), kind_of(error), code=error.code))
+
+
+class _Events(StreamingResponse):
+    """A stream of events that frees what it holds when it ends, also when nobody ever read of it."""
+
+    def __init__(
+        self, events: AsyncIterator[str], pieces: AsyncGenerator[tuple[int, Piece] | None], reservation: Reservation
+    ) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        self._pieces, self._reservation = pieces, reservation
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._pieces.aclose()
+            self._reservation.release()

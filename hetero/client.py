@@ -89,6 +89,7 @@ class VerifierClient:
         self._live: dict[int, _Live] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._linked = asyncio.Event()
+        self._lost_at = time.monotonic()
         self._answered = asyncio.Event()
         self._changing = asyncio.Lock()
 
@@ -113,6 +114,11 @@ class VerifierClient:
     def lost(self) -> None:
         """The verifier is gone: sequences wait for the next ``link``."""
         self._linked.clear()
+        self._lost_at = time.monotonic()
+
+    def _lost_for(self) -> float:
+        """Seconds without a verifier."""
+        return 0.0 if self._linked.is_set() else time.monotonic() - self._lost_at
 
     def give_up(self, why: str) -> None:
         """No verifier will come back: all sequences under way fail."""
@@ -167,11 +173,11 @@ class VerifierClient:
     async def _next(self, live: _Live) -> Piece:
         while True:
             try:
-                async with asyncio.timeout(self._patience):
+                async with asyncio.timeout(self._patience - self._lost_for()):
                     found = await live.pieces.get()
             except TimeoutError:
-                if self._linked.is_set():
-                    continue  # a long queue or a slow model; the verifier lives
+                if self._lost_for() < self._patience:
+                    continue  # a long queue or a slow model; or the verifier was lost only lately
                 why = f"verifier_timeout: the verifier did not come back in {self._patience:.0f} s"
                 raise SequenceFailed("unavailable", why) from None
             if isinstance(found, SequenceFailed):
@@ -179,7 +185,7 @@ class VerifierClient:
             return found
 
     async def _unlink(self) -> None:
-        self._linked.clear()
+        self.lost()
         for task in self._tasks:
             task.cancel()
         for ended in await asyncio.gather(*self._tasks, return_exceptions=True):

@@ -48,6 +48,7 @@ class Coordinator:
         self._on_failure = on_failure
         self._actors: dict[str, Any] = {}
         self._lock = threading.Lock()
+        self._introducing = threading.Lock()
         self._stopping = False
         self._threads: list[threading.Thread] = []
 
@@ -157,14 +158,15 @@ class Coordinator:
             return str(error).strip().splitlines()[0]
 
     def _announce(self, role: str, status: dict[str, Any]) -> None:
-        with self._lock:
-            again = role in self.statuses
-            self.statuses[role] = status
-            target, drafter = self.statuses.get("target"), self.statuses.get("drafter")
+        with self._introducing:  # one at a time: who was told last whom to let in must know of both
+            with self._lock:
+                again = role in self.statuses
+                self.statuses[role] = status
+                target, drafter = self.statuses.get("target"), self.statuses.get("drafter")
+            if target is not None:
+                self._introduce(target, drafter)
             if len(self.statuses) == len(self._specs):
                 self.settled.set()
-        if target is not None:
-            self._introduce(target, drafter)
         if role == "target":
             self._on_verifier(status["endpoint"])
         self._say(f"{role} is {'back' if again else 'ready'} after {status['loaded_s']:.1f} s")

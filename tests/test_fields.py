@@ -209,6 +209,21 @@ def test_exact_means_exact_with_a_cache_too(client):
     assert warm.choices[0].text == cold.choices[0].text
 
 
+def test_half_a_surrogate_pair_is_a_400(exact):
+    half = '"\\ud800"'
+    bodies = [
+        f'{{"messages": [{{"role": "user", "content": {half}}}]}}',
+        f'{{"messages": [{{"role": "user", "content": "x"}}], "tools": [{{"type": "function", "function": '
+        f'{{"name": "f", "description": {half}}}}}]}}',
+        f'{{"messages": [{{"role": "user", "content": "x"}}], "response_format": {{"type": "json_schema", '
+        f'"json_schema": {{"schema": {{"const": {half}}}}}}}}}',
+    ]
+    for body in bodies:
+        headers = {"content-type": "application/json"}
+        found = httpx.post(f"{exact.url}/v1/chat/completions", content=body, headers=headers, timeout=30)
+        assert found.status_code == 400, (body, found.text)
+
+
 def test_windows_are_told_on_request(exact):
     body = {"prompt": PROMPT, "max_tokens": 40, "stream": True, "stream_options": {"include_windows": True}}
     rounds = []

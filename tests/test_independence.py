@@ -35,6 +35,7 @@ def check(world: World) -> None:
     for name, node in world.nodes.items():
         assert node.machine.idle, name
         assert world.engines[name].used_cells == 0, name
+        assert len(world.engines[name]._saved) == node.machine.prefixes.facts[0], name
 
 
 def requests(world: World, seed: int) -> None:

@@ -31,6 +31,7 @@ class Draftee:
     def restart(self) -> None:
         """Begin again from the tokens; the engine's state is freed by the caller."""
         self.prefilled = 0
+        self.prefix = 0  # key of the cached prefix it began with
         self.track: Track | None = None
         self.grower: Grower | None = None
 

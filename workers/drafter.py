@@ -229,7 +229,7 @@ class Drafter:
                 load = self.prefixes.load(draftee.opening.seq, draftee.tokens) if not draftee.prefilled else None
                 if load is not None:
                     before.append(load)
-                    draftee.prefilled = load.length
+                    draftee.prefilled, draftee.prefix = load.length, load.key
                 chunk = draftee.tokens[draftee.prefilled : draftee.prefilled + self._limits.chunk]
                 self._chunk = draftee, len(chunk)
                 self._busy = True
@@ -371,6 +371,8 @@ class Drafter:
     def _failed(self, draftees: list[Draftee]) -> None:
         """Rebuild what was in a failed forward; a sequence that fails again and again is left alone."""
         for draftee in draftees:
+            if draftee.prefix and draftee.track is None:  # the prefix may be at fault
+                self._before.append(self.prefixes.forget(draftee.prefix))
             draftee.failures += 1
             draftee.restart()
             if self._draftees.get(draftee.opening.seq) is draftee:

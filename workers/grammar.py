@@ -7,6 +7,7 @@ breaks the grammar is simply not what the target samples.
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
@@ -16,6 +17,8 @@ from llguidance import LLMatcher, LLTokenizer, StructTag, TokenizerWrapper
 from numpy.typing import NDArray
 
 from workers.errors import GrammarError
+
+_COMPILED = 16  # grammars kept
 
 
 def json_grammar(schema: dict[str, Any]) -> str:
@@ -59,6 +62,7 @@ class Grammars:
     ) -> None:
         """``encode``: the model's own tokens of a text, without special ones; forced text is then written in them."""
         self._pieces, self._ends, self._encode = pieces, ends, encode
+        self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()  # the latest ones
 
     def objection(self, grammar: str) -> str | None:
         """Why a grammar cannot be used, in one line."""
@@ -71,7 +75,13 @@ class Grammars:
         """A grammar at its beginning. Raises GrammarError."""
         if not self._ends:
             raise GrammarError("the model has no token that ends a text")
-        return Grammar(LLMatcher(self._tokenizer, grammar, log_level=0))
+        compiled = self._compiled.pop(grammar, None)
+        if compiled is None:  # the choices of one request have one grammar
+            compiled = LLMatcher(self._tokenizer, grammar, log_level=0)
+        self._compiled[grammar] = compiled
+        if len(self._compiled) > _COMPILED:
+            self._compiled.popitem(last=False)
+        return Grammar(compiled.deep_copy())
 
     @cached_property
     def _tokenizer(self) -> LLTokenizer:

@@ -79,10 +79,10 @@ class Prefixes:
         self._held.append(prefix)
         return Load(seq, prefix.key, sizes[best])
 
-    def forget(self, prompt: Sequence[int]) -> None:
-        """Offer nothing any more that this prompt could begin with; the engine's copies go as new ones come."""
-        wanted = np.array(prompt, np.int64)
-        self._held = [prefix for prefix in self._held if self._common(prefix, wanted) < _LEAST]
+    def forget(self, key: int) -> Drop:
+        """A prefix turned out to be of no use."""
+        self._held = [prefix for prefix in self._held if prefix.key != key]
+        return Drop(key)
 
     @staticmethod
     def _common(prefix: _Prefix, tokens: NDArray[np.int64]) -> int:

@@ -74,6 +74,7 @@ class Sequence:
         self.prefilled = 0
         self.drafting_s = 0.0  # time of draft steps since the last window
         self.cached = 0  # prompt tokens taken from a cached prefix
+        self.prefix = 0  # that prefix' key
         self.track = Track(opening.seq, len(opening.prompt) - 1, opening.prompt[-1])
         self.waiting_since: float | None = None
         self.drafter_length: int | None = None  # tokens the drafter is known to hold; None: not opened there

@@ -62,11 +62,14 @@ class Shaping:
         if not (len(self._biased) or self._counts or self._grammar):
             return logits
         shaped = logits.copy()
+        # A drafter's vocabulary may be padded to another size than its target's.
         if len(self._biased):
-            shaped[self._biased] += self._bias
+            known = self._biased < len(shaped)
+            shaped[self._biased[known]] += self._bias[known]
         if self._counts:
-            tokens = np.fromiter(self._counts, np.intp, len(self._counts))
-            counts = np.fromiter(self._counts.values(), np.float32, len(self._counts))
+            said = {token: count for token, count in self._counts.items() if token < len(shaped)}
+            counts = np.fromiter(said.values(), np.float32, len(said))
+            tokens = np.fromiter(said, np.intp, len(said))
             shaped[tokens] -= np.float32(self._presence) + np.float32(self._frequency) * counts
         if self._grammar is not None:
             shaped[~self._grammar.allowed(len(shaped))] = -np.inf

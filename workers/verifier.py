@@ -132,7 +132,10 @@ class Verifier:
             sequence = window.sequence
             if not window.root or sequence.drafter_length is None:
                 continue
-            hint = hint_of(window, early, self.epoch, KAPPA)
+            try:
+                hint = hint_of(window, early, self.epoch, KAPPA)
+            except EngineError:  # no matter: the walk will meet it where it counts
+                continue
             self._partner.send(hint)
             if self._trace is not None:
                 self._trace.mark("verifier", "hint", now, seq=sequence.seq, rows=len(hint.tokens))
@@ -333,6 +336,7 @@ class Verifier:
         if not sequence.prefilled and (load := self.prefixes.load(sequence.seq, sequence.opening.prompt)) is not None:
             before.append(load)
             sequence.prefilled = sequence.cached = load.length
+            sequence.prefix = load.key
         chunk = sequence.opening.prompt[sequence.prefilled : sequence.prefilled + self._limits.chunk]
         sequence.prefilled += len(chunk)
         done = not sequence.prefilling
@@ -383,10 +387,9 @@ class Verifier:
     def _failed(self, flight: list[Window], chunk: Sequence | None, error: EngineError) -> None:
         """A forward failed: one sequence is at fault at most, so try each alone before giving one up."""
         involved = [chunk] if chunk is not None else [window.sequence for window in flight]
-        if chunk is not None and chunk.cached:  # the prefix may be at fault: once more without
-            chunk.prefilled = chunk.cached = 0
-            self.prefixes.forget(chunk.opening.prompt)
-            self._frees.append(Free(chunk.seq))
+        if chunk is not None and chunk.prefix:  # it may be at fault: once more without
+            self._frees += [Free(chunk.seq), self.prefixes.forget(chunk.prefix)]
+            chunk.prefix = chunk.prefilled = chunk.cached = 0
         elif len(involved) == 1:
             self._fail(involved[0], "engine_error", str(error))
         else:

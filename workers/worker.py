@@ -189,7 +189,7 @@ class Worker:
                 return
             for peer, frame in link.receive(_BURST):
                 try:
-                    machine.receive(peer, decode(frame), now)
+                    machine.receive(peer, decode(frame), clock())  # each may take its time
                 except WireError as error:
                     machine.dropped += 1
                     _log.warning("dropped a frame of %d bytes: %s", len(frame), error)

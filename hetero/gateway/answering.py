@@ -49,24 +49,32 @@ async def encode(served: Served, text: str, param: str, special: bool = True) ->
     most = served.context * served.longest_piece
     if len(text) > most:
         raise RequestError(f"{param}: {len(text)} characters cannot fit {served.context} tokens: shorten it", param)
-    if len(text) < _SHORT:
-        return served.tokenizer.encode(text, special)
-    return await asyncio.to_thread(served.tokenizer.encode, text, special)
+    try:
+        if len(text) < _SHORT:
+            return served.tokenizer.encode(text, special)
+        return await asyncio.to_thread(served.tokenizer.encode, text, special)
+    except UnicodeEncodeError:
+        raise RequestError(f"{param}: the text holds half a surrogate pair, which is no character", param) from None
 
 
 async def _grammar(served: Served, body: OpenRequest) -> str:
     """The grammar a request's output must obey, checked; "" for free text."""
     found, param = "", "response_format"
     schema = body.response_format.schema_of() if body.response_format is not None else None
-    if schema is not None:
-        found = json_grammar(schema)
-    elif isinstance(body, ChatRequest):
-        found, param = grammar_of(body), "tools"
+    param = "tools" if schema is None else param
+    try:
+        if schema is not None:
+            found = json_grammar(schema)
+        elif isinstance(body, ChatRequest):
+            found = grammar_of(body)
+        found.encode()
+    except (ValueError, RecursionError) as error:  # half a surrogate pair among them
+        raise RequestError(f"{param}: the schema cannot be used: {error}", param) from None
     if not found:
         return ""
+    if len(found) > MAX_GRAMMAR:
+        raise RequestError(f"{param}: the schema's {len(found)} characters are more than {MAX_GRAMMAR}", param)
     wrong = await asyncio.to_thread(served.tokenizer.vocabulary.grammars.objection, found)
-    if wrong is None and len(found) > MAX_GRAMMAR:
-        wrong = f"it has {len(found)} characters, more than {MAX_GRAMMAR}"
     if wrong is not None:
         raise RequestError(f"{param}: the schema cannot be used: {wrong}", param)
     return found

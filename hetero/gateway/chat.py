@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from typing import Any
 
@@ -23,6 +24,11 @@ def _raise(message: str) -> None:
     raise jinja2.TemplateError(message)
 
 
+def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **more: Any) -> str:
+    """JSON as models were trained on it, as transformers writes it: not escaped for HTML, keys in their order."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **more)
+
+
 class ChatTemplate:
     """The compiled template of one model. Templates come from model files only, never from requests."""
 
@@ -32,6 +38,7 @@ class ChatTemplate:
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
         )
+        environment.filters["tojson"] = _tojson
         environment.globals.update(raise_exception=_raise, strftime_now=lambda form: datetime.now().strftime(form))
         self.knows_tools = "tools" in source
         self._template: jinja2.Template | None = None

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from workers.wire.messages import MAX_LOGPROBS, MAX_TOKENS, Sampling
 
 _SEED = (1 << 63) - 1
+_MOST_BIASED = 1024  # tokens of logit_bias
 _MOST_CHOICES = 128  # of a request, over all its prompts
 # Fields of OpenAI's API with the values that ask for nothing special; others are refused.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -23,7 +24,18 @@ _IGNORED = ("user", "metadata", "safety_identifier", "prompt_cache_key")  # they
 
 
 class _Strict(BaseModel):
+    """Unknown fields are refused. One complaint is enough: a body of a million mistakes must not make a million."""
+
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_unknown(cls, body: Any) -> Any:
+        if not isinstance(body, dict):
+            return body
+        known = {field.alias or name for name, field in cls.model_fields.items()}
+        unknown = [key for key in body if key not in known]
+        return {key: value for key, value in body.items() if key in known or key is unknown[0]}
 
 
 class StreamOptions(_Strict):
@@ -32,7 +44,9 @@ class StreamOptions(_Strict):
 
 
 Text = Annotated[str, Field(max_length=1 << 24)]
-Ids = Annotated[list[Annotated[int, Field(ge=0, lt=1 << 31)]], Field(min_length=1, max_length=MAX_TOKENS)]
+Ids = Annotated[
+    list[Annotated[int, Field(ge=0, lt=1 << 31)]], Field(fail_fast=True, min_length=1, max_length=MAX_TOKENS)
+]
 Stop = Annotated[str, Field(min_length=1, max_length=1024)]
 Penalty = Annotated[float, Field(ge=-2.0, le=2.0)]
 TokenId = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
@@ -75,10 +89,10 @@ class OpenRequest(_Strict):
     min_p: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     presence_penalty: Penalty = 0.0
     frequency_penalty: Penalty = 0.0
-    logit_bias: Annotated[dict[TokenId, Annotated[float, Field(ge=-100.0, le=100.0)]], Field(max_length=1024)] = {}
+    logit_bias: dict[TokenId, Annotated[float, Field(ge=-100.0, le=100.0)]] = {}
     seed: Annotated[int, Field(ge=-_SEED - 1, le=_SEED)] | None = None
     n: Annotated[int, Field(ge=1, le=_MOST_CHOICES)] = 1
-    stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(fail_fast=True, max_length=16)] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
@@ -97,6 +111,9 @@ class OpenRequest(_Strict):
             ):
                 continue
             kept[key] = value
+        bias = kept.get("logit_bias")
+        if isinstance(bias, dict) and len(bias) > _MOST_BIASED:
+            raise ValueError(f"logit_bias: {len(bias)} tokens are more than {_MOST_BIASED}")
         # An explicit null asks for the default, as with OpenAI.
         return {key: value for key, value in kept.items() if value is not None}
 
@@ -124,8 +141,8 @@ class CompletionRequest(OpenRequest):
     prompt: (
         Text
         | Ids
-        | Annotated[list[Text], Field(min_length=1, max_length=_MOST_CHOICES)]
-        | Annotated[list[Ids], Field(min_length=1, max_length=_MOST_CHOICES)]
+        | Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=_MOST_CHOICES)]
+        | Annotated[list[Ids], Field(fail_fast=True, min_length=1, max_length=_MOST_CHOICES)]
     )
     echo: bool = False
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
@@ -168,9 +185,9 @@ class ToolCall(_Strict):
 
 class ChatMessage(_Strict):
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Text | Annotated[list[TextPart], Field(max_length=4096)] | None = None
+    content: Text | Annotated[list[TextPart], Field(fail_fast=True, max_length=4096)] | None = None
     name: str | None = None
-    tool_calls: Annotated[list[ToolCall], Field(max_length=1024)] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(fail_fast=True, max_length=1024)] | None = None
     tool_call_id: str | None = None
     refusal: str | None = None
 
@@ -212,11 +229,11 @@ class NamedTool(_Strict):
 class ChatRequest(OpenRequest):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=4096)]
+    messages: Annotated[list[ChatMessage], Field(fail_fast=True, min_length=1, max_length=4096)]
     max_completion_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
-    tools: Annotated[list[Tool], Field(max_length=128)] = []
+    tools: Annotated[list[Tool], Field(fail_fast=True, max_length=128)] = []
     tool_choice: Literal["none", "auto", "required"] | NamedTool = "auto"
     parallel_tool_calls: bool = True
 

@@ -23,7 +23,8 @@ def rendered(message: ChatMessage) -> dict[str, Any]:
     found = message.model_dump(exclude_none=True)
     for call in found.get("tool_calls", []):
         with suppress(ValueError, RecursionError):
-            call["function"]["arguments"] = json.loads(call["function"]["arguments"])
+            if isinstance(arguments := json.loads(call["function"]["arguments"]), dict):
+                call["function"]["arguments"] = arguments
     return found
 
 
@@ -67,30 +68,38 @@ class CallReader:
 
     calls: list[dict[str, Any]] = field(default_factory=list)
     _held: str = ""
+    _after: bool = False  # a call: the line ends between it and what follows are not shown
 
     def feed(self, text: str) -> str:
         """Take more of the answer, return what of it is text."""
         self._held += text
         shown = ""
         while (begin := self._held.find(_BEGIN)) >= 0:
-            shown += self._held[:begin]
+            shown += self._text(self._held[:begin])
             self._held = self._held[begin:]
             end = self._held.find(_END)
             if end < 0:
                 return shown
             inside, rest = self._held[len(_BEGIN) : end], self._held[end + len(_END) :]
-            if not self._call(inside):
-                shown += self._held[: end + len(_END)]
+            if self._call(inside):
+                self._after = True
+            else:
+                shown += self._text(self._held[: end + len(_END)])
             self._held = rest
         keep = next((n for n in range(len(_BEGIN) - 1, 0, -1) if self._held.endswith(_BEGIN[:n])), 0)
-        shown += self._held[: len(self._held) - keep]
+        shown += self._text(self._held[: len(self._held) - keep])
         self._held = self._held[len(self._held) - keep :]
-        return shown.lstrip("\n") if self.calls else shown
+        return shown
 
     def finish(self) -> str:
         """What is left when the answer ends: a call cut short is text."""
         rest, self._held = self._held, ""
-        return rest
+        return self._text(rest)
+
+    def _text(self, text: str) -> str:
+        text = text.lstrip("\n") if self._after else text
+        self._after = self._after and not text
+        return text
 
     def _call(self, inside: str) -> bool:
         try:

@@ -17,7 +17,7 @@ MAX_TOKENS = 1 << 20
 MAX_NODES = 1024
 MAX_FRAME = 16 << 20
 MAX_LOGPROBS = 20
-MAX_GRAMMAR = 1 << 18  # characters
+MAX_GRAMMAR = 1 << 16  # characters: more takes a second to compile
 
 _INT = (1 << 63) - 1
 Seq = Annotated[int, Meta(ge=0, le=_INT)]

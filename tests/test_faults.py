@@ -25,7 +25,7 @@ def exact():
     stack.close()
 
 
-def streams(stack: Stack, max_tokens: int, seeds: list[int], meanwhile=None) -> list[tuple[str, dict]]:
+def streams(stack: Stack, max_tokens: int, seeds: list[int], meanwhile=None, **fields) -> list[tuple[str, dict]]:
     """All prompts at once, streamed; texts and last chunks. ``meanwhile`` runs when all have begun."""
     begun = [threading.Event() for _ in seeds]
 
@@ -37,6 +37,7 @@ def streams(stack: Stack, max_tokens: int, seeds: list[int], meanwhile=None) -> 
             "seed": seeds[n],
             "temperature": 0.8,
             "stream": True,
+            **fields,
         }
         with httpx.stream("POST", f"{stack.url}/v1/completions", json=body, timeout=120) as answer:
             for line in answer.iter_lines():
@@ -79,6 +80,19 @@ def test_killed_in_mid_stream_the_texts_stay_the_same(exact, role):
     again = streams(exact, 100, [11, 12])
     assert [text for text, _ in again] == [text[: len(again[n][0])] for n, (text, _) in enumerate(calm[:2])]
     assert sum(last["timings"]["draft_n_accepted"] for _, last in again) > 5
+    exact.settled()
+
+
+def test_penalties_and_grammars_are_taken_up_where_they_were(exact):
+    """The verifier that comes back counts what was said and knows how far the JSON had come."""
+    schema = {"type": "object", "properties": {"text": {"type": "string", "minLength": 400}}, "required": ["text"]}
+    shaped = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    for fields in ({"frequency_penalty": 0.7, "logit_bias": {"0": -100, "2": -100}}, {"response_format": shaped}):
+        calm = streams(exact, 300, [31, 32], **fields)
+        stormy = streams(exact, 300, [31, 32], meanwhile=lambda: kill(exact, "target"), **fields)
+        assert [text for text, _ in stormy] == [text for text, _ in calm]
+        assert len(calm[0][0]) > 100
+    assert calm[0][0].startswith('{"text": "') or calm[0][0].startswith('{"text":"')
     exact.settled()
 
 

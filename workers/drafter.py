@@ -215,9 +215,7 @@ class Drafter:
         if draftee is None:
             return
         if draftee.track is not None and not draftee.failures:
-            keep, length = draftee.track.settle()
-            saves = self.prefixes.save(seq, draftee.tokens[:length])
-            self._before += [keep, *saves] if saves else []
+            self._before += self.prefixes.retire(draftee.track, draftee.tokens)
         self._before.append(Free(seq))
 
     # Growing

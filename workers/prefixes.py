@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.machine import Drop, Load, Save
+from workers.machine import Drop, Load, Operation, Save
+from workers.track import Track
 
 _MOST = 256  # prefixes: each is compared with each prompt
 _LEAST = 16  # tokens below which a prefix is not worth its copy
@@ -38,6 +39,12 @@ class Prefixes:
     def facts(self) -> tuple[int, int]:
         """(prefixes, tokens in them)."""
         return len(self._held), sum(len(prefix.tokens) for prefix in self._held)
+
+    def retire(self, track: Track, tokens: Sequence[int]) -> list[Operation]:
+        """Keep a sequence that is about to be closed, with its ``tokens`` as far as the engine has them."""
+        keep, length = track.settle()
+        saves = self.save(track.seq, tokens[:length])
+        return [keep, *saves] if saves else []
 
     def save(self, seq: int, tokens: Sequence[int]) -> list[Save | Drop]:
         """Keep a sequence that is about to be closed, of which the engine holds ``tokens``."""

@@ -33,8 +33,6 @@ from workers.wire.messages import (
     Round,
 )
 
-KAPPA = 4  # likeliest next tokens of an early exit that a hint carries, per row
-
 
 class Verifier:
     """State machine (``workers.machine.Machine``) of the target's worker."""
@@ -133,7 +131,7 @@ class Verifier:
             if not window.root or sequence.drafter_length is None:
                 continue
             try:
-                hint = hint_of(window, early, self.epoch, KAPPA)
+                hint = hint_of(window, early, self.epoch)
             except EngineError:  # no matter: the walk will meet it where it counts
                 continue
             self._partner.send(hint)
@@ -209,11 +207,9 @@ class Verifier:
             self._queue = deque(s for s in self._queue if s.seq != seq)
             return
         if save and not sequence.prefilling and sequence is not self._chunk:
-            keep, length = sequence.track.settle()
             # In exact mode only chunks of a prompt are as they would be in the next one.
-            known = sequence.opening.prompt if self._limits.exact else [*sequence.opening.prompt, *sequence.committed]
-            saves = self.prefixes.save(seq, known[:length])
-            self._frees += [keep, *saves] if saves else []
+            output = [] if self._limits.exact else sequence.committed
+            self._frees += self.prefixes.retire(sequence.track, [*sequence.opening.prompt, *output])
         self._frees.append(Free(seq))
         self._partner.close(sequence)
 

@@ -18,6 +18,7 @@ from workers.wire.messages import Hint
 # A second of waiting counts as so many: while a window is checked the drafter prepares the next one, while the
 # verifier waits it does not. In simulated pairs 1 to 1.6 are equally fast; the larger keeps the verifier busier.
 _IMPATIENCE = 1.6
+_KAPPA = 4  # likeliest next tokens of an early exit that a hint carries, per row (Mirror-SD's top-kappa)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +35,8 @@ class Window:
     waited: float = 0.0
 
 
-def hint_of(window: Window, early: Outcome, epoch: int, count: int) -> Hint:
-    """What the target's early exit expects below each row of a window: its ``count`` likeliest samples."""
+def hint_of(window: Window, early: Outcome, epoch: int) -> Hint:
+    """What the target's early exit expects below each row of a window: its likeliest samples. Raises EngineError."""
     sequence = window.sequence
     tree = sequence.track.tree
     nodes = [node for node in window.rows if node in tree]
@@ -43,7 +44,7 @@ def hint_of(window: Window, early: Outcome, epoch: int, count: int) -> Hint:
     likely = []
     for node in nodes:
         sampler = sequence.sampler.below(tree.tokens(node))
-        likely.append(early.candidates(window.rows[node], sampler, tree[node].position + 1, count).tokens)
+        likely.append(early.candidates(window.rows[node], sampler, tree[node].position + 1, _KAPPA).tokens)
     parents = [index.get(tree[node].parent, -1) for node in nodes]
     return Hint(sequence.seq, epoch, sequence.length, parents, [tree[node].token for node in nodes], likely)
 

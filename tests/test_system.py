@@ -150,6 +150,8 @@ def test_requests_beyond_the_context_and_wrong_models_are_refused(ahead):
         assert found.status_code == 400 and "error" in found.json()
     huge = httpx.post(f"{ahead.url}/v1/completions", json={"prompt": "x" * 3_000_000})
     assert huge.status_code == 400 and huge.json()["error"]["param"] == "prompt"
+    form = httpx.post(f"{ahead.url}/v1/completions", content=b'{"prompt": "x"}', headers={"content-type": "text/plain"})
+    assert form.status_code == 400 and "application/json" in form.json()["error"]["message"]
     for body in (b"", b"[", b"[]", b"null", b"\xff"):
         found = httpx.post(f"{ahead.url}/v1/completions", content=body, headers={"content-type": "application/json"})
         assert found.status_code == 400 and "error" in found.json()

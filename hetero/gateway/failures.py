@@ -32,7 +32,9 @@ def answer_errors(app: FastAPI) -> None:
         first = error.errors()[0]
         where = [str(part) for part in first["loc"] if part != "body"]
         param = where[0] if where else None
-        if first["type"] == "json_invalid":
+        if "json" not in request.headers.get("content-type", "json"):
+            message, param = "the body is not JSON: send it with Content-Type: application/json", None
+        elif first["type"] == "json_invalid":
             message, param = "the body is not valid JSON", None
         elif first["type"] == "extra_forbidden":
             message = f"{param}: this field, or this value of it, is not supported"

@@ -39,8 +39,8 @@ class Stack:
         self._stop = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self.session = Session(self.plan, self.cluster, self.events.append)
-        app = make_app(self.session.served(self.plan, limits_of(self.config), api_keys(self.config)))
-        server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off"))
+        self.served = self.session.served(self.plan, limits_of(self.config), api_keys(self.config))
+        server = uvicorn.Server(uvicorn.Config(make_app(self.served), port=0, log_level="warning", lifespan="off"))
         server.install_signal_handlers = lambda: None
         serving = asyncio.create_task(server.serve())
         try:

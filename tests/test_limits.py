@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 import time
+from dataclasses import replace
 
 import httpx
 import openai
@@ -17,6 +18,7 @@ from stack import Stack
 from hetero.config import api_keys, check_certificate, make_config
 from hetero.errors import Busy, ConfigError, RequestError
 from hetero.gateway.limits import Admission, Limits
+from hetero.server import limits_of
 
 KEY = {"Authorization": "Bearer sesame"}
 LONG = {"prompt": "x = ", "max_tokens": 1500, "temperature": 0.8, "stream": True, "logit_bias": {"0": -100, "2": -100}}
@@ -27,7 +29,7 @@ def stack(tmp_path_factory):
     keys = tmp_path_factory.mktemp("keys") / "keys"
     keys.write_text("sesame\nother-key\n")
     made = Stack(
-        strategy="serial", port=0, parallel=1, max_waiting=2, max_pending_tokens=4000, max_body=0.25, timeout=4,
+        strategy="serial", port=0, parallel=1, max_waiting=2, max_pending_tokens=4000, max_body=0.25,
         api_key_file=str(keys),
     )  # fmt: skip
     yield made
@@ -114,10 +116,10 @@ def test_large_bodies_are_refused_with_and_without_a_length(stack):
         assert found.status_code == 413 and "--max-body" in found.json()["error"]["message"]
 
 
-def test_a_request_that_takes_too_long_ends_by_name(stack):
-    slow = {**LONG, "n": 2}  # the second waits for the first, whose place is the only one
-    whole = {**slow, "stream": False}
-    assert slow["max_tokens"] == 1500
+def test_a_request_that_takes_too_long_ends_by_name(stack, monkeypatch):
+    monkeypatch.setattr(stack.served, "limits", replace(stack.served.limits, seconds=4.0))  # --timeout 4, for this test
+    assert limits_of(make_config({"timeout": 4})).seconds == 4
+    whole = {**LONG, "n": 2, "stream": False}  # the second waits for the first, whose place is the only one
     # The engine is too quick for its own time limit: hold the verifier's answers back instead.
     client = stack.session.client
     stack._loop.call_soon_threadsafe(client.lost)

@@ -11,6 +11,9 @@ import pytest
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = "0123456789abcdef" * 4
 
+# As in workers (workers.pinning): forwards' threads that spin long starve each other on a busy machine.
+os.environ["GOMP_SPINCOUNT"] = "1000"
+
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:

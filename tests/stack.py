@@ -62,11 +62,11 @@ class Stack:
 
     def complete(self, prompt: str, **fields: object) -> dict:
         body = {"prompt": prompt, **fields}
-        found = httpx.post(f"{self.url}/v1/completions", json=body, timeout=120)
+        found = httpx.post(f"{self.url}/v1/completions", json=body, timeout=240)
         found.raise_for_status()
         return found.json()
 
-    def settled(self, seconds: float = 20.0) -> dict[str, dict]:
+    def settled(self, seconds: float = 60.0) -> dict[str, dict]:
         """The statuses once nothing is held any more."""
         roles = ["target"] + (["drafter"] if self.plan.drafter else [])
         end = time.monotonic() + seconds

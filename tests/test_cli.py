@@ -200,7 +200,7 @@ def test_serve_loads_serves_drains_and_leaves_nothing(number):
     shared = set(os.listdir("/dev/shm"))
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    process = serve(port, "--strategy", "serial")
+    process = serve(port, "--strategy", "serial", "--drain", "200")
     try:
         end = time.monotonic() + 30
         while True:  # 503 while loading
@@ -215,9 +215,9 @@ def test_serve_loads_serves_drains_and_leaves_nothing(number):
         wait_ready(url, process)
         children = family(process.pid)
         assert len(children) >= 4
-        body = {"prompt": "def f():\n", "max_tokens": 900, "seed": 3, "stream": True}
+        body = {"prompt": "def f():\n", "max_tokens": 600, "seed": 3, "stream": True}
         chunks = []
-        with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=60) as stream:
+        with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=240) as stream:
             for line in stream.iter_lines():
                 chunks.append(line)
                 if len(chunks) == 5:
@@ -225,7 +225,7 @@ def test_serve_loads_serves_drains_and_leaves_nothing(number):
         # The stop let the running request finish.
         assert chunks[-2] == "data: [DONE]"
         last = json.loads([line for line in chunks if line.startswith("data: {")][-1][6:])
-        assert last["choices"][0]["finish_reason"] == "length" and last["timings"]["predicted_n"] == 900
+        assert last["choices"][0]["finish_reason"] == "length" and last["timings"]["predicted_n"] == 600
         assert process.wait(40) == 0
     finally:
         process.kill()

@@ -131,7 +131,7 @@ def test_a_target_that_is_given_up_fails_requests_at_once(exact):
 
     def one() -> None:
         body = {"prompt": "x", "max_tokens": 1900, "stream": True}
-        with httpx.stream("POST", f"{exact.url}/v1/completions", json=body, timeout=60) as answer:
+        with httpx.stream("POST", f"{exact.url}/v1/completions", json=body, timeout=240) as answer:
             for line in answer.iter_lines():
                 if line.startswith("data: {"):
                     chunk = json.loads(line[6:])

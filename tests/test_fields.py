@@ -227,7 +227,7 @@ def test_half_a_surrogate_pair_is_a_400(exact):
 def test_windows_are_told_on_request(exact):
     body = {"prompt": PROMPT, "max_tokens": 40, "stream": True, "stream_options": {"include_windows": True}}
     rounds = []
-    with httpx.stream("POST", f"{exact.url}/v1/completions", json=body, timeout=60) as answer:
+    with httpx.stream("POST", f"{exact.url}/v1/completions", json=body, timeout=240) as answer:
         for line in answer.iter_lines():
             if line.startswith("data: {") and "window" in (chunk := json.loads(line[6:])):
                 rounds.append(chunk["window"])

@@ -38,7 +38,7 @@ def stack(tmp_path_factory):
 
 def post(stack, body=None, headers=KEY, **more):
     body = {"prompt": "x = ", "max_tokens": 4} if body is None else body
-    return httpx.post(f"{stack.url}/v1/completions", json=body, headers=headers, timeout=60, **more)
+    return httpx.post(f"{stack.url}/v1/completions", json=body, headers=headers, timeout=240, **more)
 
 
 def metrics(stack) -> dict[str, float]:
@@ -67,8 +67,8 @@ def test_beyond_the_limits_it_is_429_with_retry_after_and_nothing_is_lost(stack)
     lines: list[list[str]] = [[], [], []]
 
     def stream(n: int) -> None:
-        body = {**LONG, "max_tokens": 400}
-        with httpx.stream("POST", f"{stack.url}/v1/completions", json=body, headers=KEY, timeout=60) as answer:
+        body = {**LONG, "max_tokens": 800}
+        with httpx.stream("POST", f"{stack.url}/v1/completions", json=body, headers=KEY, timeout=240) as answer:
             lines[n] += [line for line in answer.iter_lines() if line]
 
     threads = [threading.Thread(target=stream, args=(n,)) for n in range(3)]  # one runs, two wait
@@ -81,7 +81,7 @@ def test_beyond_the_limits_it_is_429_with_retry_after_and_nothing_is_lost(stack)
     assert refused.status_code == 429 and refused.headers["retry-after"] == "2"
     assert "--max-waiting" in refused.json()["error"]["message"]
     for thread in threads:
-        thread.join(60)
+        thread.join(240)
     assert all(found[-1] == "data: [DONE]" for found in lines)
     assert post(stack).status_code == 200
     for param, body in (("n", {"n": 4}), ("max_tokens", {"n": 3, "max_tokens": 1999})):  # these never fit
@@ -135,7 +135,7 @@ def test_a_request_that_takes_too_long_ends_by_name(stack, monkeypatch):
 
 def test_a_reader_that_stops_reading_stalls_nobody(stack):
     host, port = stack.url.removeprefix("http://").split(":")
-    body = json.dumps({**LONG, "max_tokens": 1900, "logprobs": 20}).encode()
+    body = json.dumps({**LONG, "max_tokens": 1200, "logprobs": 20}).encode()
     with socket.socket() as lazy:
         lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
         lazy.connect((host, int(port)))
@@ -148,7 +148,7 @@ def test_a_reader_that_stops_reading_stalls_nobody(stack):
             assert post(stack).json()["usage"]["completion_tokens"] == 4
         stack_idle = stack.status("target")
         assert stack_idle["load"][0] <= 1
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while metrics(stack)["hetero:num_sequences_admitted"]:
         assert time.monotonic() < end
         time.sleep(0.1)

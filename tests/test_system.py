@@ -80,7 +80,7 @@ def test_stop_strings_and_utf8(ahead):
     asked = {"prompt": "é", "max_tokens": 120, "seed": 4, "temperature": 4.0}
     whole = ahead.complete(**asked)["choices"][0]["text"]
     parts = []
-    with httpx.stream("POST", f"{ahead.url}/v1/completions", json={**asked, "stream": True}, timeout=60) as answer:
+    with httpx.stream("POST", f"{ahead.url}/v1/completions", json={**asked, "stream": True}, timeout=240) as answer:
         for line in answer.iter_lines():
             if line.startswith("data: {"):
                 parts.append(json.loads(line[6:])["choices"][0]["text"])
@@ -178,7 +178,7 @@ def test_fifty_cancellations_leave_nothing(ahead):
             return -1
 
     async def all_of_them() -> list[int]:
-        async with httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=60)) as client:
+        async with httpx.AsyncClient(timeout=240, limits=httpx.Limits(max_connections=60)) as client:
             return list(await asyncio.gather(*[one(client, n) for n in range(50)]))
 
     cut = asyncio.run(all_of_them())

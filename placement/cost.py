@@ -9,6 +9,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
+from placement.calibration import RANKS
+
 
 class Average:
     """An exponentially weighted mean that starts at its first sample."""
@@ -110,6 +112,7 @@ def waiting_pays(
     beta: float,
     first: float,
     step: float,
+    row: float,
     room: int,
     rate: float,
 ) -> bool:
@@ -117,8 +120,8 @@ def waiting_pays(
 
     ``reaches``: of the guesses it holds now, falling, ``room`` of them at most; ``leaf``: reach of the likeliest
     node still to be expanded; ``alpha``: chance of a first child, ``beta`` of any child; ``first``: seconds until
-    the next draft comes, and ``step`` seconds for each one after. Pays if for some number of drafts the tokens
-    gained, those displaced taken off, exceed what the time is worth.
+    the next draft comes, and ``step`` seconds for each one after; ``row``: seconds a further row adds to the forward.
+    Pays if for some number of drafts the tokens gained, those displaced taken off, exceed what the time is worth.
     """
     gained, reach, held = 0.0, leaf, len(reaches)
     seconds = first
@@ -126,7 +129,8 @@ def waiting_pays(
         any_, reach = reach * beta, reach * alpha
         if held < room:
             held += 1
-            gained += any_
+            # Checking the first child takes one row, checking all of them one each.
+            gained += max(reach - rate * row, any_ - rate * row * RANKS)
         else:
             room -= 1
             displaced = reaches[room] if room < len(reaches) else 1.0

@@ -12,10 +12,15 @@ from hypothesis import strategies as st
 
 from placement.calibration import Calibration
 from placement.cost import Curve, Rate, batch_worth, rows_worth, waiting_pays
+from workers.drafter import Drafter
+from workers.engines.base import Limits, Outcome
 from workers.growth import BranchGrower, ChainGrower, TreeGrower
+from workers.machine import Extend
 from workers.sampling import Candidates
+from workers.strategy import strategy
 from workers.tree import DraftTree
 from workers.trial import Trial
+from workers.wire.messages import Commit, Open, Sampling
 
 # Arithmetic
 
@@ -47,12 +52,15 @@ def test_a_batch_grows_while_rows_are_free_and_stays_small_when_they_cost():
 
 def test_waiting():
     full, empty = [0.8**n for n in range(1, 16)], []
-    assert waiting_pays(empty, 1.0, 0.8, 0.95, 0.004, 0.004, 15, 30.0)
-    assert not waiting_pays(empty, 1.0, 0.8, 0.95, 0.2, 0.2, 15, 30.0)
-    assert not waiting_pays(full, full[-1], 0.8, 0.95, 0.0001, 0.0001, 15, 30.0)  # it would displace better ones
+    assert waiting_pays(empty, 1.0, 0.8, 0.95, 0.004, 0.004, 0.0, 15, 30.0)
+    assert not waiting_pays(empty, 1.0, 0.8, 0.95, 0.2, 0.2, 0.0, 15, 30.0)
+    assert not waiting_pays(full, full[-1], 0.8, 0.95, 0.0001, 0.0001, 0.0, 15, 30.0)  # it would displace better ones
     # The first draft is far, the next ones near: one alone does not pay, several do.
-    assert not waiting_pays(empty, 1.0, 0.8, 0.8, 0.05, 10.0, 15, 30.0)
-    assert waiting_pays(empty, 1.0, 0.8, 0.8, 0.05, 0.001, 15, 30.0)
+    assert not waiting_pays(empty, 1.0, 0.8, 0.8, 0.05, 10.0, 0.0, 15, 30.0)
+    assert waiting_pays(empty, 1.0, 0.8, 0.8, 0.05, 0.001, 0.0, 15, 30.0)
+    # Where rows cost time, drafts that fill a window are worth less.
+    assert waiting_pays([0.8], 0.8, 0.8, 0.95, 0.004, 0.004, 0.0, 15, 30.0)
+    assert not waiting_pays([0.8], 0.8, 0.8, 0.95, 0.004, 0.004, 0.025, 15, 30.0)
 
 
 def test_a_curve_is_hopeful_where_nothing_was_measured_and_never_falls():
@@ -246,3 +254,61 @@ def test_hints_are_trusted_as_far_as_they_proved_right():
         grower.committed()
     after = learned.chances([0.0, 0.0])
     assert after[0] < 0.1 < before[0] and before[1] < 0.5 < 0.9 < after[1]
+
+
+# A drafter and the check in flight
+
+
+class Ranked(Outcome):
+    """Always the same six candidates, with no margin between them."""
+
+    def logits(self, row):
+        raise NotImplementedError
+
+    def candidates(self, row, sampler, position, count):
+        return Candidates(list(range(6)), [0.0] * 6)
+
+
+def test_forwards_get_short_when_a_commit_is_due():
+    drafter = Drafter(2, Limits(8, 1000, 16, 64, 1, guesses=500), frozenset(), strategy("ahead"), 8)
+    drafter.linked(b"verifier")
+    drafter.receive(b"verifier", Open(1, 1, [0], [], Sampling(0.0, 0, 1.0, 0.0, 1, 0), 500, []), 0.0)
+    now = 0.0
+
+    def seconds(rows: int) -> float:
+        return 0.002 + 0.0002 * rows
+
+    def forward() -> int:
+        nonlocal now
+        run = drafter.step(now).run
+        if run is None:
+            return 0
+        rows = len(run.forward.rows) if isinstance(run.forward, Extend) else 1
+        now += seconds(rows)
+        drafter.completed(Ranked() if run.forward is not None else None, seconds(rows), now)
+        return rows
+
+    assert forward() == 1 and forward() > 1  # the prompt, then its candidates
+    drafter.receive(b"verifier", Commit(1, 1, 1, [7], 0.0), now)  # none of them: one leaf
+    free = [forward() for _ in range(20)]
+    assert free[0] == 1
+    assert set(free[5:]) == {8}
+    now += 0.001
+    drafter.receive(b"verifier", Commit(1, 1, 2, [], 0.0045), now)  # a check begins that takes so long
+    due = now + 0.0045
+    while now < due:  # what it starts ends before the commit, but for the shortest forward of all
+        began, rows = now, forward()
+        assert rows <= 5 or now <= due
+        if now == began:
+            break
+    now = due + 0.0005  # the commit is late: nothing long now
+    assert 0 < forward() <= 5
+    now = due + 0.1  # it was lost, it seems
+    assert max(forward() for _ in range(3)) > 5
+
+
+def test_a_leaf_expanded_by_the_prompt_is_not_given_out_again():
+    tree = DraftTree(0, 0)
+    grower = TreeGrower(tree, Calibration(), frozenset())
+    grower.grown(tree.root, Candidates([1, 2, 3], [2.0, 1.0, 2.0]))
+    assert sorted(leaf for _, leaf in grower.leaves(8)) == sorted(tree[tree.root].children.values())

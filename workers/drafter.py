@@ -268,6 +268,7 @@ class Drafter:
         found.sort(key=lambda entry: -entry[0])
         most = min(len(found), self._batch)
         count = batch_worth([value for value, _, _ in found[:most]], self._speed)
+        count = self._in_time(found[:count], now)
         if self._holds(found[:count], now):
             count = 0
         chosen: dict[int, tuple[Draftee, list[int]]] = {}
@@ -278,6 +279,17 @@ class Drafter:
             else:
                 draftee.grower.put_back(leaf)
         return list(chosen.values())
+
+    def _in_time(self, found: list[tuple[float, int, Draftee]], now: float) -> int:
+        """How many leaves to expand so that the forward does not outlast the check in flight by more than it must: the
+        commit may ask for something else, and would wait for it."""
+        due = max(draftee.due_at for _, _, draftee in found)
+        count = len(found)
+        if now < due + self._speed(count):
+            most = max(due - now, self._speed(1))
+            while count > 1 and self._speed(count) > most:
+                count -= 1
+        return count
 
     def _holds(self, found: list[tuple[float, int, Draftee]], now: float) -> bool:
         """Whether to wait for a commit that is due, instead of starting a forward it would make half useless.

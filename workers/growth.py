@@ -92,7 +92,7 @@ class TreeGrower(Grower):
         found: list[tuple[float, int]] = []
         while self._heap and len(found) < most:
             depth, leaf = heappop(self._heap)
-            if leaf not in self._tree:
+            if leaf not in self._tree or leaf in self._seen:  # gone, or expanded by the prompt's forward
                 continue
             reach = self._tree.reach(leaf)
             if reach < _FLOOR:

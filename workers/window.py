@@ -128,10 +128,13 @@ class Windows:
         if open_ is None or rate <= 0.0:
             return rate <= 0.0 and not guesses and most > 0
         full = [pace.alpha**n for n in range(1, most + 1)]
-        room = rows_worth(full, pace.forward, rate, len(sequence.track.pending))
+        pending = len(sequence.track.pending)
+        room = rows_worth(full, pace.forward, rate, pending)
+        row = (pace.forward(pending + room) - pace.forward(pending)) / max(room, 1)
         told = sequence.told_at
         due = sequence.drafted_at + pace.step if sequence.drafted_at >= told else told + pace.delay
         reaches = [tree.reach(node.id) for node in guesses[:room]]
         beta = pace.beta if self._tree else pace.alpha
         wait = max(due - now, 0.0)
-        return waiting_pays(reaches, tree.reach(open_.id), pace.alpha, beta, wait, pace.step, room, _IMPATIENCE * rate)
+        leaf, worth = tree.reach(open_.id), _IMPATIENCE * rate
+        return waiting_pays(reaches, leaf, pace.alpha, beta, wait, pace.step, row, room, worth)

@@ -22,8 +22,7 @@ def texts(plan: str, engine: str, together: bool) -> tuple[dict[tuple[int, float
     """Output tokens of each (prompt, temperature), asked four at once or one by one; and accepted drafts."""
     tokenizer = GgufTokenizer(TARGET)
     found, accepted = {}, 0
-    with workers(*pair(plan, engine)) as (verifier, *others):
-        client = Client(verifier.status()["endpoint"])
+    with workers(*pair(plan, engine)) as (verifier, *others), Client(verifier.status()["endpoint"]) as client:
         if others:
             until(lambda: verifier._machine._partner.peer is not None)
         asked = {}
@@ -39,7 +38,6 @@ def texts(plan: str, engine: str, together: bool) -> tuple[dict[tuple[int, float
                 tokens, _, end = answers[asked[key].seq]
                 found[key] = tokens
                 accepted += end.stats.draft_n_accepted
-        client.close()
     return found, accepted
 
 
@@ -52,5 +50,4 @@ def test_exact_texts_are_equal_with_and_without_a_drafter_alone_and_together(eng
     for plan, together in plans:
         found, accepted = texts(plan, engine, together)
         assert found == plain, (plan, together)
-        # pearl and ahead take what is there in time, which may be little with a target this quick
-        assert accepted > (50 if plan in ("serial", "mirror") else 0) or plan == "off"
+        assert accepted > 50 or plan == "off"

@@ -200,8 +200,7 @@ def test_end_to_end_texts_do_not_depend_on_the_drafter_without_padding(monkeypat
         common = {"strategy": plan, "gamma": gamma, "context": 512, "sequences": sequences}
         target = WorkerSpec("target", str(TARGET), "octet", cores=[0], **common)
         drafter = None if plan == "off" else WorkerSpec("drafter", str(DRAFTER), "llama_cpp", cores=[0], **common)
-        with workers(target, drafter) as (verifier, *_):
-            client = Client(verifier.status()["endpoint"])
+        with workers(target, drafter) as (verifier, *_), Client(verifier.status()["endpoint"]) as client:
             if drafter:
                 until(lambda v=verifier: v._machine._partner.peer is not None)
             asked = [
@@ -210,8 +209,7 @@ def test_end_to_end_texts_do_not_depend_on_the_drafter_without_padding(monkeypat
             ]
             answers = client.ask(*asked)
             found.append([answers[o.seq][0] for o in asked])
-            if drafter:  # pearl and ahead take what is there in time, which may be little with a target this quick
+            if drafter:
                 accepted = sum(answers[o.seq][2].stats.draft_n_accepted for o in asked)
-                assert accepted > (50 if plan in ("serial", "mirror") else 0)
-            client.close()
+                assert accepted > 50
     assert all(texts == found[0] for texts in found)

@@ -55,13 +55,12 @@ def test_greedy_equals_transformers_generate(reference, plan):
     target = WorkerSpec("target", str(TARGET), "torch", cores=[0], **common)
     drafter = None if plan == "off" else WorkerSpec("drafter", str(DRAFTER), "llama_cpp", cores=[0], **common)
     with workers(target, drafter) as (verifier, *others):
-        client = Client(verifier.status()["endpoint"])
-        if drafter:
-            until(lambda: verifier._machine._partner.peer is not None)
-        asked = [opening(n + 1, tokenizer.encode(prompt), LENGTH, 0.0) for n, prompt in enumerate(PROMPTS)]
-        answers = client.ask(*asked)
-        client.close()
-        if plan == "mirror":  # the torch engine's early exit was asked,, its branches used
+        with Client(verifier.status()["endpoint"]) as client:
+            if drafter:
+                until(lambda: verifier._machine._partner.peer is not None)
+            asked = [opening(n + 1, tokenizer.encode(prompt), LENGTH, 0.0) for n, prompt in enumerate(PROMPTS)]
+            answers = client.ask(*asked)
+        if plan == "mirror":  # the torch engine's early exit was asked, its branches used
             assert others[0]._machine.landings["hinted"] > 0
     assert [answers[o.seq][0] for o in asked] == reference
     if drafter:

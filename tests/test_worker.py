@@ -14,8 +14,7 @@ def test_table_pair_over_sockets_is_independent_of_strategy():
     for plan in ("off", "serial", "ahead"):
         target = WorkerSpec("target", "", "table", plan, 4)
         drafter = None if plan == "off" else WorkerSpec("drafter", "", "table", plan, 4)
-        with workers(target, drafter) as (verifier, *_):
-            client = Client(verifier.status()["endpoint"])
+        with workers(target, drafter) as (verifier, *_), Client(verifier.status()["endpoint"]) as client:
             if drafter:
                 until(lambda v=verifier: v._machine._partner.peer is not None)
             asked = [opening(10 + n, [n, n + 1], seed=n) for n in range(6)]
@@ -34,6 +33,5 @@ def test_table_pair_over_sockets_is_independent_of_strategy():
             client.socket.send(encode(asked[0]))
             until(lambda v=verifier: v.status()["dropped"] >= 6)
             assert verifier.status()["load"] == [0, 0]
-            client.close()
     assert found[0] == found[1] == found[2]
     assert all(found[0])

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import zmq
 
+from workers.engines.base import Engine
+from workers.engines.load import load_engine
 from workers.spec import WorkerSpec
 from workers.wire.codec import decode, encode
 from workers.wire.messages import Failed, Finished, Open, Ping, Sampling, Tokens
@@ -27,9 +29,23 @@ def eager(monkeypatch) -> None:
     monkeypatch.setattr("workers.trial._BLOCK", 1 << 30)
 
 
+def slow(spec: WorkerSpec) -> Engine:
+    """A target's engine whose checks take at least 20 ms, so that a drafter that nobody waits for is in time."""
+    engine = load_engine(spec)
+    extend = engine.extend
+
+    def slowed(*args, **kwargs):
+        time.sleep(0.02)
+        return extend(*args, **kwargs)
+
+    engine.extend = slowed
+    return engine
+
+
 @contextmanager
 def workers(target: WorkerSpec, drafter: WorkerSpec | None):
-    started = [Worker(target)] + ([Worker(drafter)] if drafter else [])
+    waits = target.strategy in ("serial", "mirror") or not drafter
+    started = [Worker(target, load_engine if waits else slow)] + ([Worker(drafter)] if drafter else [])
     try:
         for worker in started:
             worker.start()
@@ -67,8 +83,11 @@ class Client:
                 ends[message.seq] = message
         return {seq: (tokens[seq], texts[seq], ends[seq]) for seq in tokens}
 
-    def close(self) -> None:
-        self.socket.close(0)
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.socket.close(0)  # also when a test fails: a context with an open socket never ends
         self.context.term()
 
 

@@ -166,7 +166,7 @@ def _place(
             f"{field}: the installed torch cannot use {device.kind} (hetero doctor names the one that can); "
             "GGUF models run on it with llama_cpp"
         )
-    dtype = "float32" if device.is_cpu or exact else "float16" if device.kind == "mps" else "bfloat16"
+    dtype = torch_dtype(device, exact)
     cell = kv_bytes(model.shape, 4 if chosen == "torch" and dtype == "float32" else 2)
     spec = WorkerSpec(
         role=role,  # type: ignore[arg-type]
@@ -181,6 +181,11 @@ def _place(
         **common,  # type: ignore[arg-type]
     )
     return Placement(device, model, spec, _footprint(model, spec))
+
+
+def torch_dtype(device: Device, exact: bool) -> str:
+    """What the torch engine computes in on a device."""
+    return "float32" if device.is_cpu or exact else "float16" if device.kind == "mps" else "bfloat16"
 
 
 def _engine(model: Model, device: Device) -> str:

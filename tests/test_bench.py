@@ -101,6 +101,14 @@ def test_bench_engines(tmp_path, monkeypatch, quantised):
     assert "x llama.cpp's best 8 rows" in output.replace("\n", " ")
 
 
+def test_bench_drafter(tmp_path, monkeypatch):
+    monkeypatch.setenv("HETERO_CACHE", str(tmp_path))
+    _, report = run(tmp_path, "drafter", "--draft", "builtin", "--repeats", "1")
+    engines = {row["engine"]: row for row in report["rows"]}
+    assert {"torch, kernel by kernel", "llama_cpp"} <= engines.keys()
+    assert all(row["T(1)"] > 0 and row["T(32)"] > 0 for row in engines.values())
+
+
 @pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 def test_bench_pair(tmp_path, monkeypatch, quantised):
     monkeypatch.setenv("HETERO_CACHE", str(tmp_path))

@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 from pair import DRAFTER, TARGET
+from recording import recorded
 
 from workers.engines.base import Row
 from workers.engines.llama_cpp import LlamaEngine, LlamaSettings
@@ -31,8 +32,8 @@ def llama(exact=False, path=TARGET, threads=1):
     )
 
 
-def torch_(exact=False):
-    return TorchEngine(TARGET, TorchSettings(sequences=3, context=CONTEXT, rows=32, chunk=64, exact=exact))
+def torch_(exact=False, record=None):
+    return TorchEngine(TARGET, TorchSettings(sequences=3, context=CONTEXT, rows=32, chunk=64, exact=exact), record)
 
 
 def octet():
@@ -47,6 +48,7 @@ ENGINES = {
     "octet": (octet, 0.0),
     "llama_cpp": (llama, 5e-3),  # F16 weights: kernels of another width round differently
     "torch": (torch_, 2e-4),
+    "torch replayed": (lambda: torch_(record=recorded), 2e-4),
     "llama_cpp drafter": (lambda: llama(path=DRAFTER), 5e-3),
 }
 EXACT = {

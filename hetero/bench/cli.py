@@ -42,6 +42,18 @@ def engines(json_file: Path | None, sizes: tuple[str, ...], threads: tuple[int, 
 
 @bench.command()
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
+@click.option("--draft", default="draft-50M", show_default=True, help="A model, or draft-1M or draft-50M.")
+@click.option("--device", default="cpu:0", show_default=True, help="As in serve, on this machine.")
+@click.option("--repeats", default=30, show_default=True, type=click.IntRange(1))
+def drafter(json_file: Path | None, draft: str, device: str, repeats: int) -> None:
+    """A drafter's forwards of n rows on a device, by engine; on an NVIDIA or AMD GPU with CUDA graphs and without."""
+    from hetero.bench.drafter import run
+
+    run(draft, device, repeats, json_file, Console())
+
+
+@bench.command()
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
 @click.option("--size", default="240M", show_default=True, help="Target: 9M, 240M or 1B.")
 @click.option("--draft", default="draft-50M", show_default=True, help="Drafter: draft-1M or draft-50M.")
 @click.option("--cores", default=2, show_default=True, type=click.IntRange(1), help="Cores all contenders have.")

@@ -10,7 +10,6 @@ import json
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,18 +20,15 @@ from rich.console import Console
 from hetero.bench.onednn import LinearLayers
 from hetero.bench.quality import held_out, perplexity
 from hetero.bench.report import report
+from hetero.bench.rows import CONTEXT, PREFIX, WIDTHS, Times, timed
 from hetero.bench.sizes import sized
-from workers.engines.base import Engine, Row
+from workers.engines.base import Engine
 from workers.engines.llama_cpp import LlamaEngine, LlamaSettings
 from workers.engines.octet.engine import OctetEngine, OctetSettings
 from workers.engines.octet.library import library, why_not
 from workers.engines.octet.source import open_source
 from workers.pinning import pin
 from workers.tokenizer import GgufTokenizer
-
-WIDTHS = (1, 2, 4, 8, 16, 32)
-_CONTEXT = 1024
-_PREFIX = 256  # tokens in the cache while the rows are timed
 
 
 def run(sizes: list[str], threads: list[int], repeats: int, json_file: Path | None, console: Console) -> None:
@@ -68,32 +64,18 @@ def measure(size: str, threads: int, repeats: int) -> list[dict[str, Any]]:
     }
     if why_not() is None:
         for bits, name in ((8, "octet"), (4, "octet4")):
-            settings = OctetSettings(threads, 1, _CONTEXT, bits=bits)
+            settings = OctetSettings(threads, 1, CONTEXT, bits=bits)
             engines[name] = lambda settings=settings: OctetEngine(sized(size, "bf16"), settings)  # type: ignore[misc]
     loaded = {name: make() for name, make in engines.items()}
-    times: dict[str, dict[int, list[float]]] = {name: {n: [] for n in WIDTHS} for name in loaded}
+    times: Times = {}
     linears = LinearLayers(open_source(sized(size, "q8_0")).numbers, threads)
     linear_times: dict[int, list[float]] = {n: [] for n in WIDTHS}
-    tokens = held_out(GgufTokenizer(sized(size, "q8_0")), _PREFIX + 64)
-    for engine in loaded.values():
-        for first in range(0, _PREFIX, engine.limits.chunk):
-            engine.prefill(1, tokens[first : first + engine.limits.chunk])
-    node = 1
-    for repeat in range(repeats + 1):
-        for name, engine in loaded.items():
-            for width in WIDTHS:
-                rows = [Row(1, node + n, node + n - 1 if n else 0, tokens[_PREFIX + n]) for n in range(width)]
-                node += width
-                began = time.perf_counter()
-                engine.extend(rows).logits(width - 1)
-                if repeat:  # the first is a warm-up
-                    times[name][width].append(time.perf_counter() - began)
-                engine.commit(1, 0)
+    tokens = held_out(GgufTokenizer(sized(size, "q8_0")), PREFIX + max(WIDTHS))
+    for _ in timed(loaded, tokens, repeats, times):
         for width in WIDTHS:  # the library alternative, in the same rounds
             linear_times[width].append(linears.seconds(width))
     found: list[dict[str, Any]] = []
     for name, engine in loaded.items():
-        engine.close(1)
         found.append(
             {
                 "model": size,
@@ -118,7 +100,7 @@ def measure(size: str, threads: int, repeats: int) -> list[dict[str, Any]]:
 
 
 def _llama(size: str, kind: str, threads: int) -> Engine:
-    return LlamaEngine(sized(size, kind), LlamaSettings(threads, sequences=1, context=_CONTEXT))
+    return LlamaEngine(sized(size, kind), LlamaSettings(threads, sequences=1, context=CONTEXT))
 
 
 def _floor(size: str, threads: int) -> dict[int, float]:

@@ -11,8 +11,8 @@ _WINDOWS = 128  # evaluated guesses a target holds per sequence: a window's
 _TREE = 512  # a drafter's: all that a window of many draft steps can grow
 
 
-def load_engine(spec: WorkerSpec) -> Engine:
-    """Load the model. Imports only the library the engine needs. Raises HeteroError."""
+def load_engine(spec: WorkerSpec, graphs: bool = True) -> Engine:
+    """Load the model. Imports only the library the engine needs. ``graphs``: torch's, on CUDA. Raises HeteroError."""
     guesses = _TREE if spec.role == "drafter" else _WINDOWS
     threads = len(spec.cores) or os.cpu_count() or 1
     if spec.engine == "table":
@@ -44,10 +44,11 @@ def load_engine(spec: WorkerSpec) -> Engine:
         )
     import torch
 
+    from workers.engines.graphs import cuda_graph
     from workers.engines.torch_engine import TorchEngine, TorchSettings
 
     torch.set_num_threads(threads)
     # The process sees that one GPU only (``pinning.pin``); torch calls ROCm's cuda, too.
     device = "cpu" if spec.gpu is None else "mps" if spec.kind == "mps" else "cuda:0"
     settings = TorchSettings(device, spec.dtype, spec.sequences, spec.context, exact=spec.exact, guesses=guesses)
-    return TorchEngine(spec.path, settings)
+    return TorchEngine(spec.path, settings, cuda_graph if graphs and device == "cuda:0" else None)

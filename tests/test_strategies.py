@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from itertools import pairwise
 
 import pytest
@@ -101,6 +102,16 @@ def test_the_verifier_does_not_wait_for_one_sequence_while_another_is_ready():
         return sum(end - begin for begin, end in forwards) / (found[-1][1] - found[0][0])
 
     assert busy(checked) > busy(windows(alone)) + 0.05
+
+
+def test_ahead_shares_every_forward_among_its_sequences():
+    """A sequence that would wait for more draft joins the forward that starts for another."""
+    one, _ = play("ahead", tokens=300)
+    two, events = play("ahead", tokens=300, sequences=2)
+    begun = Counter(begin for begin, *_ in windows(events))
+    both = min(story.stats.forwards_n for story in two.finished)
+    assert sum(count == 2 for count in begun.values()) > 0.95 * both
+    assert len(begun) < 1.5 * one.finished[0].stats.forwards_n  # for twice the tokens
 
 
 @pytest.mark.parametrize("plan", NAMES)

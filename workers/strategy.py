@@ -55,6 +55,12 @@ class Strategy:
         return self.start is Start.GOODPUT
 
     @property
+    def shares(self) -> bool:
+        """Whether a sequence that would wait for more draft joins a forward that starts anyway: beside the others its
+        rows cost less than a forward of their own, and its drafts go on growing."""
+        return self.start is Start.GOODPUT
+
+    @property
     def hints(self) -> bool:
         """Whether the target's early exit is asked."""
         return self.growth is Growth.BRANCHES

@@ -304,8 +304,8 @@ class Verifier:
         self._active[sequence.seq] = self._active.pop(sequence.seq)
 
     def _ready(self, now: float) -> tuple[list[Sequence], float]:
-        """Sequences whose window should start now; else when the first wait ends."""
-        ready, wake = [], inf
+        """Sequences whose window should start now, and with them those that may join; else when the first wait ends."""
+        ready, held, wake = [], [], inf
         for sequence in self._active.values():
             if sequence.prefilling:
                 continue
@@ -314,9 +314,12 @@ class Verifier:
                 if sequence.waiting_since is None:
                     sequence.waiting_since = now
                 wake = min(wake, end)
+                held.append(sequence)
                 continue
             sequence.stalled = end > -inf  # the wait brought nothing
             ready.append(sequence)
+        if self._strategy.shares and ready:
+            ready += held
         return ready, wake
 
     def _measure(self, flight: list[Window], elapsed: float) -> None:

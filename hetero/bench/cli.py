@@ -118,11 +118,12 @@ def chat(json_file: Path | None, target: str, draft: str, engine: str, turns: in
 @click.option("--tokens", default=50_000, show_default=True, type=click.IntRange(1000), help="Tokens per cell.")
 @click.option("--strategy", "plans", multiple=True, default=NAMES, show_default=True)
 @click.option("--regime", "names", multiple=True, help="Regimes whose name starts so: A, B, C, D. Default: all.")
-def regimes(json_file: Path | None, tokens: int, plans: tuple[str, ...], names: tuple[str, ...]) -> None:
+@click.option("--streams", default=1, show_default=True, type=click.IntRange(1, 16), help="Also so many at once.")
+def regimes(json_file: Path | None, tokens: int, plans: tuple[str, ...], names: tuple[str, ...], streams: int) -> None:
     """Strategies on the simulator, in percent of the verifier bound."""
     from hetero.bench.regimes import run
 
-    run(tokens, plans, names, json_file, Console())
+    run(tokens, plans, names, streams, json_file, Console())
 
 
 @bench.command()

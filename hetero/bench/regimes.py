@@ -235,10 +235,14 @@ def best_gamma(regime: Regime) -> int:
     return max(range(1, WINDOW), key=rate)
 
 
-def _cell(name: str, plan: str, tokens: int) -> dict[str, Any]:
+def _cell(name: str, plan: str, tokens: int, streams: int) -> dict[str, Any]:
     regime = next(regime for regime in REGIMES if regime.name == name)
     bound = chain_bound(regime)
     found = Play(regime, plan, best_gamma(regime), tokens, seed=1).result()
+    shared: dict[str, Any] = {}
+    if streams > 1:
+        together = Play(regime, plan, best_gamma(regime), tokens, seed=1, sequences=streams).result()
+        shared[f"x with {streams} streams"] = together.rate / found.rate
     return {
         "regime": name,
         "strategy": plan,
@@ -250,11 +254,12 @@ def _cell(name: str, plan: str, tokens: int) -> dict[str, Any]:
         "verifier busy %": 100 * found.verifier,
         "drafter busy %": 100 * found.drafter,
         "plain %": 100 * found.plain,
+        **shared,
     }
 
 
 def run(
-    tokens: int, plans: Sequence[str], names: Sequence[str], json_file: Path | None, console: Console
+    tokens: int, plans: Sequence[str], names: Sequence[str], streams: int, json_file: Path | None, console: Console
 ) -> list[dict[str, Any]]:
     """Print percent of the bounds for every regime whose name starts with one of ``names`` (none: all)."""
     chosen = [regime for regime in REGIMES if not names or any(regime.name.startswith(name) for name in names)]
@@ -262,7 +267,7 @@ def run(
     # Cells are simulated, not timed: they may share the machine. Those with the most leaves take longest.
     order = sorted(cells, key=lambda cell: (cell[1] != "ahead", "B=32" not in cell[0]))
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        jobs = {cell: pool.submit(_cell, *cell, tokens) for cell in order}
+        jobs = {cell: pool.submit(_cell, *cell, tokens, streams) for cell in order}
         rows = [jobs[cell].result() for cell in cells]
     report("regimes (simulated)", rows, json_file, console)
     return rows

@@ -114,21 +114,28 @@ def run(settings: Settings, source: Path | None, count: int, json_file: Path | N
     questions = read_questions(source, load_tokenizer(target), count)
     pairs = _contenders(settings, target, draft)
     answers: dict[str, list[Answer]] = {name: [] for name in pairs}
+    alone: dict[str, list[Answer]] = {name: [] for name in pairs}  # the same streams one by one
     try:
         for repeat in range(settings.repeats + 1):
             asked = questions if repeat else questions[:1]
             for seed, question in enumerate(track(asked, f"round {repeat}", console=console, transient=True)):
                 for name, pair in pairs.items():
-                    found = _ask(pair, question, settings, seed)
+                    streams = range(settings.streams)
+                    found = _ask(pair, question, settings, seed, streams)
+                    ones = [_ask(pair, question, settings, seed, [s]) for s in streams] if len(streams) > 1 else [found]
                     if repeat:  # the first round warms up
                         answers[name].append(found)
+                        alone[name].extend(ones)
         paces = [pair.statuses()[0]["pace"] for name, pair in pairs.items() if not name.startswith("off")]
     finally:
         for pair in pairs.values():
             pair.close()
-    rows = _table(settings, answers, _bound(paces))
+    bound, single = _bound(paces, settings.streams), _bound(paces, 1)
+    rows = _table(settings, answers, alone, bound)
     title = f"speed: {settings.target} + {settings.draft}, {settings.engine}, temperature {settings.temperature}"
     report(f"{title}, {settings.streams} stream(s)", rows, json_file, console)
+    if settings.streams > 1 and single:
+        console.print(f"T_v(n) allows {settings.streams} streams {bound / single:.2f} x the tokens a second of one")
     if plot is not None:
         from hetero.bench.plots import bars
 
@@ -168,10 +175,9 @@ def _contenders(settings: Settings, target: Path, draft: Path) -> dict[str, Pair
     return found
 
 
-def _ask(pair: Pair, question: Question, settings: Settings, seed: int) -> Answer:
+def _ask(pair: Pair, question: Question, settings: Settings, seed: int, streams: Sequence[int]) -> Answer:
     asked = [
-        (question.tokens, Sampling(settings.temperature, 0, 1.0, 0.0, 1000 * seed + stream, 0))
-        for stream in range(settings.streams)
+        (question.tokens, Sampling(settings.temperature, 0, 1.0, 0.0, 1000 * seed + stream, 0)) for stream in streams
     ]
     before = [status["busy_s"] for status in pair.statuses()]
     began = time.monotonic()
@@ -180,8 +186,8 @@ def _ask(pair: Pair, question: Question, settings: Settings, seed: int) -> Answe
     return Answer(question, runs, [s["busy_s"] - b for s, b in zip(pair.statuses(), before, strict=True)], wall)
 
 
-def _bound(paces: Sequence[dict[str, Any]]) -> float:
-    """The verifier bound, tokens a second of one stream: max over n of tau(n - 1) / T_v(n).
+def _bound(paces: Sequence[dict[str, Any]], streams: int) -> float:
+    """The verifier bound, tokens a second of all streams: max over n of streams * tau(n - 1) / T_v(streams * n).
 
     alpha as the walks met it, T_v(n) the best that any contender measured.
     """
@@ -192,10 +198,19 @@ def _bound(paces: Sequence[dict[str, Any]]) -> float:
     for pace in paces:
         for rows, seconds in pace["forward"].items():
             forward[int(rows)] = min(seconds, forward.get(int(rows), seconds))
-    return float(max(sum(alpha**k for k in range(rows)) / seconds for rows, seconds in forward.items()))
+    return max(
+        (
+            streams * sum(alpha**k for k in range(rows // streams)) / seconds
+            for rows, seconds in forward.items()
+            if rows % streams == 0
+        ),
+        default=0.0,
+    )
 
 
-def _table(settings: Settings, answers: dict[str, list[Answer]], bound: float) -> list[dict[str, Any]]:
+def _table(
+    settings: Settings, answers: dict[str, list[Answer]], alone: dict[str, list[Answer]], bound: float
+) -> list[dict[str, Any]]:
     plain = [name for name in answers if name.startswith("off")]
     categories = list(dict.fromkeys(answer.question.category for answer in answers[plain[0]]))
     rows: list[dict[str, Any]] = []
@@ -203,6 +218,7 @@ def _table(settings: Settings, answers: dict[str, list[Answer]], bound: float) -
         own = {n: [a for a in found if group in ("overall", a.question.category)] for n, found in answers.items()}
         best = max(mean(a.rate for a in own[name]) for name in plain)
         exposed = _sum(own["serial"], "waited_ms") if "serial" in own else 0.0
+        asked = [answer.question for answer in own[plain[0]]]
         for name, found in own.items():
             rate, seconds = mean(a.rate for a in found), sum(a.seconds for a in found)
             wall = sum(a.wall for a in found)
@@ -214,6 +230,7 @@ def _table(settings: Settings, answers: dict[str, list[Answer]], bound: float) -
                     "strategy": name,
                     "tokens/s": rate,
                     "x best plain": round(rate / best, 2),
+                    "x one stream": round(rate / mean(a.rate for a in alone[name] if a.question in asked), 2),
                     "tokens/forward": round(
                         (_sum(found, "predicted_n") - streams) / max(1.0, _sum(found, "forwards_n") - streams), 2
                     ),

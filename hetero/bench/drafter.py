@@ -16,10 +16,11 @@ from hetero.bench.quality import held_out
 from hetero.bench.report import report
 from hetero.bench.rows import CONTEXT, PREFIX, WIDTHS, Times, timed
 from hetero.bench.speed import find
+from hetero.errors import ConfigError
 from hetero.inventory import take_inventory
 from hetero.plan import torch_dtype
 from placement.device import Device, check_device, parse_device
-from workers.engines.accelerators import llama_kinds
+from workers.engines.accelerators import llama_kinds, torch_kinds
 from workers.engines.base import Engine
 from workers.engines.load import load_engine
 from workers.engines.octet.library import why_not
@@ -35,6 +36,8 @@ def run(draft: str, device_name: str, repeats: int, json_file: Path | None, cons
     device = check_device(parse_device(device_name), take_inventory())
     path = find(draft, "drafter")
     specs = {name: spec.plain() for name, spec in _specs(path, device).items()}
+    if not specs:
+        raise ConfigError(f"device {device}: no installed engine runs {path.name} on it (hetero doctor says more)")
     # A process of its own: it is pinned, and may see that one GPU only.
     command = [sys.executable, "-m", "hetero.bench.drafter", json.dumps(specs), str(repeats)]
     found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
@@ -53,8 +56,10 @@ def _specs(path: Path, device: Device) -> dict[str, WorkerSpec]:
     else:
         common |= {"gpu": device.indices[0], "kind": device.kind}
     torch = WorkerSpec("drafter", str(path), "torch", dtype=torch_dtype(device, False), **common)
-    found = {_PLAIN: torch}
-    if device.kind in ("cuda", "rocm"):
+    found: dict[str, WorkerSpec] = {}
+    if device.is_cpu or device.kind in torch_kinds():
+        found[_PLAIN] = torch
+    if device.kind in ("cuda", "rocm") and found:
         found[_GRAPHS] = torch
     if path.suffix == ".gguf" and (device.is_cpu or device.kind in llama_kinds()):
         found["llama_cpp"] = replace(torch, engine="llama_cpp")
@@ -72,6 +77,8 @@ def measure(specs: dict[str, WorkerSpec], repeats: int) -> dict[str, dict[str, f
     times: Times = {}
     for _ in timed(engines, tokens, repeats, times):
         pass
+    if _GRAPHS in engines and not getattr(engines[_GRAPHS], "replays", False):
+        del times[_GRAPHS]  # a warning has said why
     return {name: {f"T({n})": 1e3 * median(own[n]) for n in WIDTHS} for name, own in times.items()}
 
 

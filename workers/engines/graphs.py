@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -25,25 +25,34 @@ _LIGHT = 1 << 30
 _log = logging.getLogger("hetero.graphs")
 
 Run: TypeAlias = Callable[[Tensor, Tensor, list[Part]], Tensor]  # tokens and positions [1, rows] -> logits
-Record: TypeAlias = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
+Record: TypeAlias = Callable[[Callable[[], object]], Callable[[], object]]
 
 
-def cuda_graph(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """Record what ``run`` does on the current GPU; the result does it again, at the same addresses."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):  # what libraries set up on first use must not be recorded
-        run()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        result = run()
+class CudaGraphs:
+    """Records what a function does on the current GPU; the result does it again, at the same addresses.
 
-    def replay() -> Tensor:
-        graph.replay()
-        return result
+    All graphs of one recorder use the same memory: they replay one at a time.
+    """
 
-    return replay
+    def __init__(self) -> None:
+        self._side: torch.cuda.Stream | None = None
+        self._pool: Any = None
+
+    def __call__(self, run: Callable[[], object]) -> Callable[[], object]:
+        if self._side is None:
+            self._side, self._pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
+        home, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
+        try:
+            self._side.wait_stream(home)
+            with torch.cuda.stream(self._side):  # what libraries set up on first use must not be recorded
+                run()
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._side, capture_error_mode="thread_local"):
+                run()
+        finally:
+            torch.cuda.set_stream(home)  # a failed capture leaves its own
+            torch.cuda.synchronize()
+        replay: Callable[[], object] = graph.replay
+        return replay
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,30 +62,31 @@ class _Shape:
     tokens: Tensor
     positions: Tensor
     part: Part
-    replay: Callable[[], Tensor]
+    replay: Callable[[], object]
 
 
 class Replays:
     """Forwards of each sequence's rows, padded to the next shape."""
 
     def __init__(self, run: Run, record: Record, cache: Tensor, weights: int) -> None:
-        """``cache``: keys or values, the last cell of a slot takes what the padding writes; ``weights``: bytes."""
+        """``cache``: keys or values; the last cell of a slot takes what the padding writes. ``weights``: bytes."""
+        self.off = False
         self._run, self._record = run, record
         self._light = weights < _LIGHT
         self._dtype, self._device = cache.dtype, cache.device
         self._scratch = cache.shape[3] - 1
         self._shapes: dict[tuple[int, int, int], _Shape] = {}
-        self._off = False
+        self._logits: Tensor | None = None  # [rows, vocabulary] of the last replay, of whatever shape
 
     def __call__(self, tokens: Sequence[list[int]], seen: Sequence[Seen]) -> Tensor | None:
         """Logits [rows, vocabulary] of each sequence's tokens; None: not to be had, run the forward itself."""
-        if self._off or (len(seen) > 1 and not self._light) or max(map(len, tokens)) > _ROWS[-1]:
+        if self.off or (len(seen) > 1 and not self._light) or max(map(len, tokens)) > _ROWS[-1]:
             return None
         try:
             return torch.cat([self._one(own, one) for own, one in zip(tokens, seen, strict=True)])
         except RuntimeError as error:  # of the model, the driver or memory: it only gets slower
-            _log.warning("no CUDA graphs, forwards are launched kernel by kernel: %s", error)
-            self._off = True
+            _log.warning("no CUDA graphs, forwards are launched kernel by kernel: %s", error.__context__ or error)
+            self.off = True
             self._shapes.clear()
             return None
 
@@ -92,25 +102,30 @@ class Replays:
         key = seen.slot, rows, span
         shape = self._shapes.get(key)
         if shape is None:
-            shape = self._shapes[key] = self._recorded(ids, positions, padded)
-        else:
-            fresh, kept = padded.part(0, self._dtype, torch.device("cpu")), shape.part
-            shape.tokens.copy_(ids)
-            shape.positions.copy_(positions)
-            kept.cells.copy_(fresh.cells)
-            kept.mask.copy_(fresh.mask)
-            kept.distance.copy_(fresh.distance)
-        return shape.replay()[: len(tokens)]
+            return self._first(key, ids.to(self._device), positions.to(self._device), padded)[: len(tokens)]
+        fresh, kept = padded.part(0, self._dtype, torch.device("cpu")), shape.part
+        shape.tokens.copy_(ids)
+        shape.positions.copy_(positions)
+        kept.cells.copy_(fresh.cells)
+        kept.mask.copy_(fresh.mask)
+        kept.distance.copy_(fresh.distance)
+        shape.replay()
+        assert self._logits is not None
+        return self._logits[: len(tokens)].clone()
 
-    def _recorded(self, ids: Tensor, positions: Tensor, padded: Seen) -> _Shape:
-        ids, positions = ids.to(self._device), positions.to(self._device)
+    def _first(self, key: tuple[int, int, int], ids: Tensor, positions: Tensor, padded: Seen) -> Tensor:
+        """The forward itself, recorded for the next one of its shape."""
         part = padded.part(0, self._dtype, self._device)
-
-        def run() -> Tensor:
-            return self._run(ids, positions, [part])
-
-        expected = run()
-        replay = self._record(run)
-        if not torch.allclose(replay(), expected, rtol=1e-2, atol=1e-2 * float(expected.abs().max()), equal_nan=True):
+        found = self._run(ids, positions, [part])
+        if not torch.isfinite(found).all():  # nothing to hold a replay against
+            return found
+        if self._logits is None:
+            self._logits = found.new_zeros((_ROWS[-1], found.shape[1]))
+        logits = self._logits[: len(found)]
+        replay = self._record(lambda: logits.copy_(self._run(ids, positions, [part])))
+        logits.zero_()
+        replay()
+        if not torch.allclose(logits, found, rtol=1e-2, atol=1e-2 * float(found.abs().max())):
             raise RuntimeError("a replay differs from its forward")
-        return _Shape(ids, positions, part, replay)
+        self._shapes[key] = _Shape(ids, positions, part, replay)
+        return found

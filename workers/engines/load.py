@@ -44,11 +44,11 @@ def load_engine(spec: WorkerSpec, graphs: bool = True) -> Engine:
         )
     import torch
 
-    from workers.engines.graphs import cuda_graph
+    from workers.engines.graphs import CudaGraphs
     from workers.engines.torch_engine import TorchEngine, TorchSettings
 
     torch.set_num_threads(threads)
     # The process sees that one GPU only (``pinning.pin``); torch calls ROCm's cuda, too.
     device = "cpu" if spec.gpu is None else "mps" if spec.kind == "mps" else "cuda:0"
     settings = TorchSettings(device, spec.dtype, spec.sequences, spec.context, exact=spec.exact, guesses=guesses)
-    return TorchEngine(spec.path, settings, cuda_graph if graphs and device == "cuda:0" else None)
+    return TorchEngine(spec.path, settings, CudaGraphs() if graphs and device == "cuda:0" else None)

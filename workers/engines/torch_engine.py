@@ -83,6 +83,8 @@ class TorchEngine:
         held = self._slots.to_prefill(seq)
         ledger = held.ledger
         ledger.check_prefill(tokens, self.limits)
+        if not ledger.length:
+            self._clear(held.slot)
         first, count = ledger.length, len(tokens)
         positions = np.arange(first, first + count)
         span = self._span(first + count)
@@ -140,6 +142,7 @@ class TorchEngine:
     def load(self, seq: int, key: int, length: int) -> None:
         saved = saved_under(self._saved, key)
         slot = self._slots.open(seq, length).slot
+        self._clear(slot)
         for cache, kept in zip((self._keys, self._values), saved, strict=True):
             cache[:, slot, :, :length] = kept[:, :, :length].to(self._device)
 
@@ -155,6 +158,17 @@ class TorchEngine:
     @property
     def used_cells(self) -> int:
         return self._slots.used_cells
+
+    @property
+    def replays(self) -> bool:
+        """Whether forwards are replayed."""
+        return self._replays is not None and not self._replays.off
+
+    def _clear(self, slot: int) -> None:
+        """Replays read cells that nobody sees, too, and no mask hides a NaN that a sequence before left there."""
+        if self._replays is not None:
+            self._keys[:, slot] = 0
+            self._values[:, slot] = 0
 
     @contextmanager
     def _early(self, hinted: Hinted | None, place: list[int]) -> Iterator[None]:

@@ -9,7 +9,7 @@ from wiring import Client, eager, opening, until, workers
 from workers.spec import WorkerSpec
 from workers.tokenizer import GgufTokenizer
 
-LENGTH = 100
+LENGTH = 80
 
 
 def pair(plan: str, engine: str = "llama_cpp") -> tuple[WorkerSpec, WorkerSpec | None]:

@@ -196,11 +196,16 @@ def test_end_to_end_texts_do_not_depend_on_the_drafter_without_padding(monkeypat
     eager(monkeypatch)
     tokenizer = GgufTokenizer(TARGET)
     found = []
-    for plan, gamma, sequences in (("off", 1, 1), ("serial", 6, 4), ("pearl", 0, 4), ("mirror", 3, 2), ("ahead", 0, 4)):
+    plans = [("off", 1, 1), ("serial", 6, 4), ("pearl", 0, 4), ("mirror", 3, 2), ("ahead", 0, 4)]
+    for plan, gamma, sequences, quick in [
+        *((*plan, False) for plan in plans),
+        ("pearl", 0, 4, True),
+        ("ahead", 0, 4, True),
+    ]:
         common = {"strategy": plan, "gamma": gamma, "context": 512, "sequences": sequences}
         target = WorkerSpec("target", str(TARGET), "octet", cores=[0], **common)
         drafter = None if plan == "off" else WorkerSpec("drafter", str(DRAFTER), "llama_cpp", cores=[0], **common)
-        with workers(target, drafter) as (verifier, *_), Client(verifier.status()["endpoint"]) as client:
+        with workers(target, drafter, quick) as (verifier, *_), Client(verifier.status()["endpoint"]) as client:
             if drafter:
                 until(lambda v=verifier: v._machine._partner.peer is not None)
             asked = [
@@ -209,7 +214,7 @@ def test_end_to_end_texts_do_not_depend_on_the_drafter_without_padding(monkeypat
             ]
             answers = client.ask(*asked)
             found.append([answers[o.seq][0] for o in asked])
-            if drafter:
+            if drafter and not quick:
                 accepted = sum(answers[o.seq][2].stats.draft_n_accepted for o in asked)
                 assert accepted > 50
     assert all(texts == found[0] for texts in found)

@@ -43,8 +43,9 @@ def slow(spec: WorkerSpec) -> Engine:
 
 
 @contextmanager
-def workers(target: WorkerSpec, drafter: WorkerSpec | None):
-    waits = target.strategy in ("serial", "mirror") or not drafter
+def workers(target: WorkerSpec, drafter: WorkerSpec | None, quick: bool = False):
+    """``quick``: leave a target as it is that does not wait for drafts; it may then be done before any comes."""
+    waits = quick or target.strategy in ("serial", "mirror") or not drafter
     started = [Worker(target, load_engine if waits else slow)] + ([Worker(drafter)] if drafter else [])
     try:
         for worker in started:

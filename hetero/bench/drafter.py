@@ -33,7 +33,11 @@ _PLAIN, _GRAPHS = "torch, kernel by kernel", "torch, CUDA graphs"
 
 def run(draft: str, device_name: str, repeats: int, json_file: Path | None, console: Console) -> None:
     """Print the milliseconds of a forward of n rows of each engine that can run the drafter on the device."""
-    device = check_device(parse_device(device_name), take_inventory())
+    asked = parse_device(device_name)
+    if asked.node is not None:
+        alone = Device(asked.kind, asked.indices)
+        raise ConfigError(f"device {asked}: run this benchmark on that machine, with --device {alone}")
+    device = check_device(asked, take_inventory())
     path = find(draft, "drafter")
     specs = {name: spec.plain() for name, spec in _specs(path, device).items()}
     if not specs:

@@ -88,16 +88,19 @@ class Result:
 
 
 class _Outcome(Outcome):
-    """The drafter's choices are always 0, 1, 2, ...; the target's token at a position is drawn beforehand."""
+    """The drafter's choices are always 0, 1, 2, ...; the target's token at a position is drawn beforehand.
 
-    def __init__(self, taken: Sequence[int]) -> None:
+    ``taken``: for each row the draws of its sequence.
+    """
+
+    def __init__(self, taken: Sequence[Sequence[int]]) -> None:
         self._taken = taken
 
     def logits(self, row: int) -> Logits:
         raise NotImplementedError("simulated engines have no logits")
 
     def sample(self, row: int, sampler: Sampler, position: int) -> Sampled:
-        return Sampled(self._taken[position], 1.0)
+        return Sampled(self._taken[row][position], 1.0)
 
     def candidates(self, row: int, sampler: Sampler, position: int, count: int) -> Candidates:
         return Candidates(list(range(min(count, len(RANKS)))), [1.0] * min(count, len(RANKS)))
@@ -107,11 +110,11 @@ class _Exit(_Outcome):
     """An early exit that has the target's token among its likeliest, the more often first."""
 
     def candidates(self, row: int, sampler: Sampler, position: int, count: int) -> Candidates:
-        own = random.Random(position)
-        tokens = [t for t in range(len(RANKS)) if t != self._taken[position]][: count - 1]
-        tokens.insert(0 if own.random() < 0.6 else min(1, len(tokens)), self._taken[position])
+        own, taken = random.Random(position), self._taken[row][position]
+        tokens = [t for t in range(len(RANKS)) if t != taken][: count - 1]
+        tokens.insert(0 if own.random() < 0.6 else min(1, len(tokens)), taken)
         if own.random() < 0.1:
-            tokens.remove(self._taken[position])
+            tokens.remove(taken)
         return Candidates(tokens[:count], [1.0] * len(tokens[:count]))
 
 
@@ -127,8 +130,10 @@ class Play:
         self.times: list[tuple[float, int]] = []  # when how many tokens came
         self.finished: list[Finished] = []
         self._busy = {b"verifier": 0.0, b"drafter": 0.0}
-        draws = np.random.default_rng(seed).choice(_NONE + 1, size=tokens + 64, p=[*RANKS, 1.0 - sum(RANKS)])
-        self._taken: list[int] = draws.tolist()
+        # Each sequence has draws of its own: alike, they would miss together.
+        size = (sequences, tokens + 64)
+        draws = np.random.default_rng(seed).choice(_NONE + 1, size=size, p=[*RANKS, 1.0 - sum(RANKS)])
+        self._taken: dict[int, list[int]] = dict(enumerate(draws.tolist(), 1))
         context = tokens + 64
         chosen = strategy(plan, gamma if plan in ("serial", "mirror") else 0)
         words = Vocabulary([b"x"] * _VOCABULARY, frozenset())
@@ -172,25 +177,25 @@ class Play:
 
     def _node(self, name: bytes, machine: Verifier | Drafter) -> Node:
         def execute(run: Run) -> tuple[float, Outcome | None]:
-            seconds = 0.0
+            seconds, taken = 0.0, list[list[int]]()
             match run.forward:
                 case Extend(rows, hint):
-                    regime = self._regime
+                    regime, taken = self._regime, [self._taken[row.seq] for row in rows]
                     seconds = regime.draft if name == b"drafter" else regime.verify(len(rows))
                     if hint and isinstance(machine, Verifier):
-                        self.simulation.after(seconds / 2, lambda: self._hint(machine))
-                case Prefill():
-                    seconds = 1e-3
+                        self.simulation.after(seconds / 2, lambda: self._hint(machine, taken))
+                case Prefill(seq):
+                    seconds, taken = 1e-3, [self._taken[seq]]
             self._busy[name] += seconds
-            return seconds, _Outcome(self._taken) if run.forward is not None else None
+            return seconds, _Outcome(taken) if run.forward is not None else None
 
         def deliver(to: bytes, message: Message) -> None:
             self._deliver(to, name, message, self._regime.link)
 
         return Node(self.simulation, machine, execute, deliver)
 
-    def _hint(self, machine: Verifier) -> None:
-        machine.hinted(_Exit(self._taken), self.simulation.now)
+    def _hint(self, machine: Verifier, taken: list[list[int]]) -> None:
+        machine.hinted(_Exit(taken), self.simulation.now)
         self._nodes[b"verifier"].poke()
 
     def _deliver(self, to: bytes, sender: bytes, message: Message, delay: float) -> None:

@@ -17,10 +17,10 @@ from hetero import __version__
 from hetero.bench.cli import bench
 from hetero.config import Config, make_config, read_file
 from hetero.errors import ConfigError, HeteroError
-from workers.trace import start_file
+from hetero.workers.runtime.trace import start_file
 
 if TYPE_CHECKING:
-    from hetero.cluster import Cluster
+    from hetero.cluster.cluster import Cluster
     from hetero.plan import Plan
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -99,7 +99,7 @@ def main() -> None:
 @settings
 def serve(**values: Any) -> None:
     """Serve a model over OpenAI's HTTP API."""
-    from hetero.server import serve as run
+    from hetero.serve import serve as run
 
     config = make_config(values)
     cluster, plan = _placed(config)
@@ -109,8 +109,8 @@ def serve(**values: Any) -> None:
 
 def _placed(config: Config) -> tuple[Cluster, Plan]:
     """The cluster of a Config, joined if it is a running one, and the plan on it. Raises HeteroError."""
-    from hetero.cluster import Cluster
-    from hetero.inventory import take_inventory
+    from hetero.cluster.cluster import Cluster
+    from hetero.cluster.inventory import take_inventory
     from hetero.plan import make_plan
 
     cluster = Cluster(config.address)
@@ -142,8 +142,8 @@ def generate(prompt: str, **values: Any) -> None:
 @main.command()
 def devices() -> None:
     """List this machine's devices and the names they go by."""
-    from hetero.inventory import cpu_name, take_inventory
-    from placement.device import Device
+    from hetero.cluster.inventory import cpu_name, take_inventory
+    from hetero.placement.device import Device
 
     found = take_inventory()
     table = Table("device", "what", "free memory")
@@ -157,7 +157,7 @@ def devices() -> None:
 @settings
 def doctor(**values: Any) -> None:
     """Look for what is missing or would go wrong, and say what mends it. Takes serve's options."""
-    from hetero.doctor import run
+    from hetero.cluster.doctor import run
 
     sys.exit(run(make_config(values), Console()))
 

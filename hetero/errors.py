@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from placement.errors import ConfigError, DeviceError, HeteroError, MemoryShortage
-from workers.errors import ModelError
+from hetero.placement.errors import ConfigError, DeviceError, HeteroError, MemoryShortage
+from hetero.workers.errors import ModelError
 
 __all__ = [
     "Busy",

@@ -9,13 +9,14 @@ from typing import Any
 
 from rich.console import Console
 
-from hetero.client import Ask
-from hetero.cluster import Cluster
+from hetero.cluster.cluster import Cluster
 from hetero.errors import RequestError
-from hetero.gateway.format import timings
+from hetero.gateway.client import Ask
+from hetero.gateway.responses import timings
 from hetero.plan import Plan
-from hetero.server import Session, announcement
-from workers.wire.messages import Sampling
+from hetero.serve import announcement
+from hetero.session import Session
+from hetero.workers.wire.messages import Sampling
 
 
 async def run(prompt: str, plan: Plan, cluster: Cluster, asked: dict[str, Any], console: Console) -> None:

@@ -8,17 +8,17 @@ from pathlib import Path
 
 from hetero.config import Config
 from hetero.errors import ConfigError
-from hetero.models import Model, check_vocabularies, find_model
-from placement.device import Device, Inventory, check_device, default_devices, parse_device
-from placement.memory import Footprint, check_memory, footprint, kv_bytes
-from placement.nodes import Node, choose_nodes, find_node
-from workers.engines.accelerators import install_line, llama_kinds, torch_kinds
-from workers.spec import WorkerSpec
-from workers.strategy import NAMES
+from hetero.models import find_model
+from hetero.placement.device import Device, Inventory, check_device, default_devices, parse_device
+from hetero.placement.memory import Footprint, check_memory, footprint, kv_bytes
+from hetero.placement.nodes import Node, choose_nodes, find_node
+from hetero.workers.decoding.policy.strategy import NAMES
+from hetero.workers.engines.registry import GGUF, SAFETENSORS, default_engine, find_engine
+from hetero.workers.models.model import Model, check_vocabularies
+from hetero.workers.runtime.spec import WorkerSpec
 
 _MOST_CONTEXT = 8192  # by default; KV for a model's full 128k would fill a home machine
 _EXACT_MOST = 7  # exact mode checks 8 rows a forward
-ENGINES = ("llama_cpp", "torch", "octet", "octet4")
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,9 @@ def make_plan(config: Config, inventory: Inventory, nodes: Sequence[Node] = ()) 
     strategy = _strategy(config, drafter)
     if drafter is not None:
         check_vocabularies(target, drafter)
-    # Octet's rows are exact at any width: it needs no windows of a fixed one.
-    padded = config.exact and not config.target_engine.startswith("octet")
+    # An engine whose rows are exact at any width needs no windows of a fixed one.
+    asked_engine = find_engine(config.target_engine, "target_engine") if config.target_engine else None
+    padded = config.exact and not (asked_engine is not None and asked_engine.always_exact)
     gamma = min(config.gamma, _EXACT_MOST) if padded else config.gamma
     context = config.context or min(target.context, _MOST_CONTEXT)
     if context > target.context:
@@ -148,30 +149,19 @@ def _place(
 ) -> Placement:
     """One role on its device; ``cache``: MiB for prefixes."""
     field = "target_engine" if role == "target" else "draft_engine"
-    if engine and engine not in ENGINES:
-        raise ConfigError(f"{field}: {engine!r} is unknown: choose {', '.join(ENGINES)}")
-    if engine == "llama_cpp" and not model.is_gguf:
-        raise ConfigError(f"{field}: llama_cpp runs GGUF files; {model.path} is a transformers directory: use torch")
-    chosen = engine or _engine(model, device)
-    if chosen.startswith("octet") and (reason := _no_octet(device)) is not None:
-        raise ConfigError(f"{field}: {reason}; use --{field.replace('_', '-')} llama_cpp or torch")
-    here = device.node is None and not device.is_cpu
-    if here and chosen == "llama_cpp" and device.kind not in llama_kinds():
-        raise ConfigError(
-            f"{field}: llama-cpp-python was built without {device.kind}: use --{field.replace('_', '-')} torch, or "
-            f"reinstall it: {install_line(device.kind)}"
-        )
-    if here and chosen == "torch" and device.kind not in torch_kinds():
-        raise ConfigError(
-            f"{field}: the installed torch cannot use {device.kind} (hetero doctor names the one that can); "
-            "GGUF models run on it with llama_cpp"
-        )
+    form, here = GGUF if model.is_gguf else SAFETENSORS, device.node is None
+    chosen = find_engine(engine, field) if engine else default_engine(form, device.kind, here)
+    if form not in chosen.formats:
+        runs = ", ".join(chosen.formats)
+        raise ConfigError(f"{field}: {chosen.name} runs {runs}; {model.path} is {form}: use torch")
+    if (reason := chosen.objection(device.kind, here)) is not None:
+        raise ConfigError(f"{field}: {reason}")
     dtype = torch_dtype(device, exact)
-    cell = kv_bytes(model.shape, 4 if chosen == "torch" and dtype == "float32" else 2)
+    cell = kv_bytes(model.shape, chosen.kv_width(dtype))
     spec = WorkerSpec(
         role=role,  # type: ignore[arg-type]
         model=str(model.path.resolve()),
-        engine=chosen,  # type: ignore[arg-type]
+        engine=chosen.name,
         cores=list(device.indices) if device.is_cpu else [],
         gpu=None if device.is_cpu else device.indices[0],
         kind="cuda" if device.is_cpu else device.kind,  # type: ignore[arg-type]
@@ -188,28 +178,10 @@ def torch_dtype(device: Device, exact: bool) -> str:
     return "float32" if device.is_cpu or exact else "float16" if device.kind == "mps" else "bfloat16"
 
 
-def _engine(model: Model, device: Device) -> str:
-    if not model.is_gguf:
-        return "torch"
-    fits = device.is_cpu or device.kind in llama_kinds() or device.kind not in torch_kinds()
-    return "llama_cpp" if fits else "torch"
-
-
-def _no_octet(device: Device) -> str | None:
-    from workers.engines.octet.library import why_not
-
-    return why_not() if device.is_cpu else "octet runs on CPUs only"
-
-
 def _footprint(model: Model, spec: WorkerSpec) -> Footprint:
-    width = {"float32": 4, "bfloat16": 2, "float16": 2}[spec.dtype] if spec.engine == "torch" else 2
-    found = footprint(model.shape, spec.sequences * (spec.context + 128), width, 128)
-    if spec.engine == "torch":  # GGUF too is unpacked to the dtype
-        return Footprint(model.shape.parameters * width, found.kv, found.work)
-    if spec.engine in ("octet", "octet4"):  # the embedding once more as half floats
-        bits = 10 if spec.engine == "octet" else 6
-        return Footprint(model.shape.parameters * bits // 8, found.kv, found.work)
-    return found
+    engine = find_engine(spec.engine)
+    found = footprint(model.shape, spec.sequences * (spec.context + 128), engine.kv_width(spec.dtype), 128)
+    return replace(found, weights=engine.weight_bytes(model.shape, spec.dtype))
 
 
 def _check_fit(placements: list[Placement], inventory: Inventory, nodes: Sequence[Node]) -> None:

@@ -9,8 +9,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
-from placement.calibration import RANKS
-
 
 class Average:
     """An exponentially weighted mean that starts at its first sample."""
@@ -115,13 +113,15 @@ def waiting_pays(
     row: float,
     room: int,
     rate: float,
+    ranks: int,
 ) -> bool:
     """Whether to hold a window back for more draft.
 
-    ``reaches``: of the guesses it holds now, falling, ``room`` of them at most; ``leaf``: reach of the likeliest
-    node still to be expanded; ``alpha``: chance of a first child, ``beta`` of any child; ``first``: seconds until
-    the next draft comes, and ``step`` seconds for each one after; ``row``: seconds a further row adds to the forward.
-    Pays if for some number of drafts the tokens gained, those displaced taken off, exceed what the time is worth.
+    ``reaches``: of the draft tokens it holds now, falling, ``room`` of them at most; ``leaf``: reach of the likeliest
+    node still to be expanded; ``alpha``: chance of a first child, ``beta`` of any child, ``ranks``: children a node
+    gets; ``first``: seconds until the next draft comes, and ``step`` seconds for each one after; ``row``: seconds a
+    further row adds to the forward. Pays if for some number of drafts the tokens gained, those displaced taken off,
+    exceed what the time is worth.
     """
     gained, reach, held = 0.0, leaf, len(reaches)
     seconds = first
@@ -130,7 +130,7 @@ def waiting_pays(
         if held < room:
             held += 1
             # Checking the first child takes one row, checking all of them one each.
-            gained += max(reach - rate * row, any_ - rate * row * RANKS)
+            gained += max(reach - rate * row, any_ - rate * row * ranks)
         else:
             room -= 1
             displaced = reaches[room] if room < len(reaches) else 1.0

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from placement.errors import DeviceError
+from hetero.placement.errors import DeviceError
 
 _NAME = re.compile(r"(?:(?P<node>[\w.\-]+)/)?(?P<kind>cpu|cuda|rocm|vulkan|mps)(?::(?P<index>[\d,\-]+))?")
 

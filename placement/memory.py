@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from placement.errors import MemoryShortage
+from hetero.placement.errors import MemoryShortage
 
 
 @dataclass(frozen=True)

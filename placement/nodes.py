@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from placement.device import Device
-from placement.errors import DeviceError
+from hetero.placement.device import Device
+from hetero.placement.errors import DeviceError
 
 TARGET, DRAFTER = "hetero_target", "hetero_drafter"  # resources a node may declare to be chosen for a role
 

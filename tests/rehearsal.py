@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from msgspec import structs
 
-from placement.simulate import Node, Simulation
-from workers.drafter import Drafter
-from workers.engines.table import TableEngine, TableSpec, drafter_spec
-from workers.errors import EngineError
-from workers.sequence import Vocabulary
-from workers.strategy import strategy
-from workers.verifier import Verifier
-from workers.wire.codec import decode, encode
-from workers.wire.messages import (
+from hetero.workers.decoding.drafter import Drafter
+from hetero.workers.decoding.policy.strategy import strategy
+from hetero.workers.decoding.verifier import Verifier
+from hetero.workers.engines.table import TableEngine, TableSpec, drafter_spec
+from hetero.workers.errors import EngineError
+from hetero.workers.models.vocabulary import Vocabulary
+from hetero.workers.simulation.clock import Node, Simulation
+from hetero.workers.wire.codec import decode, encode
+from hetero.workers.wire.messages import (
     Cancel,
     Close,
     Commit,
@@ -275,8 +275,8 @@ class World:
 
 def reference(opening: Open, target: TableSpec = TARGET) -> list[int]:
     """The output by definition: sample the target token after token, no draft, no window, no machine."""
-    from workers.engines.base import Row
-    from workers.sequence import sampler_of
+    from hetero.workers.decoding.target_sequence import sampler_of
+    from hetero.workers.engines.base import Row
 
     engine = TableEngine(target)
     sampler = sampler_of(opening, PIECES.grammars.start(opening.grammar) if opening.grammar else None)
@@ -287,8 +287,8 @@ def reference(opening: Open, target: TableSpec = TARGET) -> list[int]:
     while True:
         position = len(opening.prompt) + len(output)
         output.append(outcome.sample(0, sampler, position).token)
-        sampler.shaping.commit(output[-1])
-        ended = output[-1] in PIECES.ends or sampler.shaping.complete
+        sampler.processor.commit(output[-1])
+        ended = output[-1] in PIECES.ends or sampler.processor.complete
         if ended or len(output) == min(opening.max_tokens, target.context - len(opening.prompt)):
             return output
         outcome = engine.extend([Row(1, len(output), len(output) - 1, output[-1])])

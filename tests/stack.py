@@ -9,12 +9,13 @@ import time
 import httpx
 import uvicorn
 
-from hetero.cluster import Cluster
+from hetero.cluster.cluster import Cluster
+from hetero.cluster.inventory import take_inventory
 from hetero.config import api_keys, make_config
 from hetero.gateway.app import make_app
-from hetero.inventory import take_inventory
 from hetero.plan import make_plan
-from hetero.server import Session, limits_of
+from hetero.serve import limits_of
+from hetero.session import Session
 
 
 class Stack:
@@ -39,7 +40,7 @@ class Stack:
         self._stop = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self.session = Session(self.plan, self.cluster, self.events.append)
-        self.served = self.session.served(self.plan, limits_of(self.config), api_keys(self.config))
+        self.served = self.session.gateway_state(self.plan, limits_of(self.config), api_keys(self.config))
         server = uvicorn.Server(uvicorn.Config(make_app(self.served), port=0, log_level="warning", lifespan="off"))
         server.install_signal_handlers = lambda: None
         serving = asyncio.create_task(server.serve())

@@ -33,7 +33,7 @@ def planned(monkeypatch):
     """Runs ``serve`` up to the plan and returns its Config."""
     seen: list[Config] = []
     monkeypatch.setattr("hetero.plan.make_plan", lambda config, *rest: seen.append(config))
-    monkeypatch.setattr("hetero.server.serve", lambda config, plan, cluster, console: 0)
+    monkeypatch.setattr("hetero.serve.serve", lambda config, plan, cluster, console: 0)
 
     def go(*args: str, env: dict[str, str] | None = None) -> Config:
         found = run("serve", *args, env=env)
@@ -113,7 +113,7 @@ def test_mistakes_in_the_file_name_the_file_and_the_key(tmp_path, text, words):
 def test_a_vocabulary_mismatch_is_told_before_weights_load(tmp_path):
     """A drafter whose token 100 reads differently: found from the tokenizers alone."""
     data = DRAFTER.read_bytes()
-    from workers.tokenizer import GgufTokenizer
+    from hetero.workers.models.tokenizer import GgufTokenizer
 
     piece = next(p for p in GgufTokenizer(DRAFTER).vocabulary.pieces[300:] if len(p) >= 5 and p.isalpha())
     at = data.index(len(piece).to_bytes(8, "little") + piece)
@@ -124,9 +124,9 @@ def test_a_vocabulary_mismatch_is_told_before_weights_load(tmp_path):
 
 
 def test_too_little_memory_is_told(monkeypatch):
-    from placement.device import Inventory
+    from hetero.placement.device import Inventory
 
-    monkeypatch.setattr("hetero.inventory.take_inventory", lambda: Inventory((0, 1), 100 << 20))
+    monkeypatch.setattr("hetero.cluster.inventory.take_inventory", lambda: Inventory((0, 1), 100 << 20))
     found = run("serve")
     assert found.exit_code == 1 and "GiB" in found.stderr and "--context" in found.stderr
 
@@ -189,7 +189,7 @@ def free_port() -> int:
 
 
 def serve(port: int, *more: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "hetero.cli", "serve", "--port", str(port), *more]
+    command = [sys.executable, "-P", "-m", "hetero.cli", "serve", "--port", str(port), *more]
     # As a user has it: without the token that the tests share.
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
@@ -294,7 +294,7 @@ def test_a_model_that_fails_to_load_ends_serve_with_one_line(tmp_path):
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(TARGET.read_bytes()[:-5_000_000])
     found = subprocess.run(
-        [sys.executable, "-m", "hetero.cli", "serve", "--target", str(broken), "--draft", "none", "--port", "0"],
+        [sys.executable, "-P", "-m", "hetero.cli", "serve", "--target", str(broken), "--draft", "none", "--port", "0"],
         capture_output=True,
         text=True,
         timeout=90,
@@ -305,7 +305,7 @@ def test_a_model_that_fails_to_load_ends_serve_with_one_line(tmp_path):
 
 
 def test_generate_prints_a_text_the_same_twice():
-    command = [sys.executable, "-m", "hetero.cli", "generate", "import os", "-n", "20", "--seed", "4", "--exact"]
+    command = [sys.executable, "-P", "-m", "hetero.cli", "generate", "import os", "-n", "20", "--seed", "4", "--exact"]
     one = subprocess.run(command, capture_output=True, text=True, timeout=90)
     assert one.returncode == 0, one.stderr
     assert "20 tokens" in one.stderr and one.stdout.strip()

@@ -11,18 +11,17 @@ import pytest
 from click.testing import CliRunner
 from pair import DRAFTER, TARGET
 
-from hetero import doctor
 from hetero.cli import main
+from hetero.cluster import doctor
+from hetero.cluster.inventory import take_inventory
 from hetero.config import make_config
 from hetero.errors import ConfigError
-from hetero.inventory import take_inventory
+from hetero.placement.device import Device
+from hetero.placement.errors import DeviceError
 from hetero.plan import make_plan
-from placement.device import Device
-from placement.errors import DeviceError
-from workers.engines.accelerators import Accelerator, install_line
-from workers.engines.llama_cpp import load_model
-from workers.errors import ModelError
-from workers.pinning import pin
+from hetero.workers.engines.accelerators import Accelerator, gpu_handle, install_line
+from hetero.workers.errors import ModelError
+from hetero.workers.runtime.pinning import pin
 
 
 def tool(folder: Path, name: str, prints: str) -> None:
@@ -41,8 +40,8 @@ def tools(tmp_path, monkeypatch):
 @pytest.fixture
 def vulkan(monkeypatch):
     found = (Accelerator("vulkan", 0, "Arc A770", 8 << 30, 1), Accelerator("vulkan", 1, "UHD 770", 2 << 30, 2))
-    monkeypatch.setattr("hetero.inventory.llama_gpus", lambda: found)
-    monkeypatch.setattr("hetero.plan.llama_kinds", lambda: frozenset({"vulkan"}))
+    monkeypatch.setattr("hetero.cluster.inventory.llama_gpus", lambda: found)
+    monkeypatch.setattr("hetero.workers.engines.accelerators.llama_kinds", lambda: frozenset({"vulkan"}))
 
 
 def findings(check, **settings) -> dict[str, doctor.Finding]:
@@ -87,7 +86,7 @@ def test_the_doctor_names_the_build_for_a_gpu_that_is_there(tools, name, flag):
 
 def test_a_kind_that_is_not_there_is_told_when_a_model_loads():
     with pytest.raises(ModelError, match=r"no vulkan device.*GGML_VULKAN"):
-        load_model(DRAFTER, gpu="vulkan")
+        gpu_handle(DRAFTER, "vulkan")
 
 
 def test_a_worker_sees_its_own_gpu_only(monkeypatch):

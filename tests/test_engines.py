@@ -11,13 +11,13 @@ import pytest
 from pair import DRAFTER, TARGET
 from recording import recorded
 
-from workers.engines.base import Row
-from workers.engines.llama_cpp import LlamaEngine, LlamaSettings
-from workers.engines.octet.engine import OctetEngine, OctetSettings
-from workers.engines.octet.library import why_not
-from workers.engines.table import TableEngine, TableSpec
-from workers.engines.torch_engine import TorchEngine, TorchSettings
-from workers.errors import Aborted, EngineError, KvFull, TooManyLeaves, Unsupported
+from hetero.workers.engines.base import Row
+from hetero.workers.engines.llama_cpp import LlamaEngine, LlamaSettings
+from hetero.workers.engines.octet.engine import OctetEngine, OctetSettings
+from hetero.workers.engines.octet.library import why_not
+from hetero.workers.engines.table import TableEngine, TableSpec
+from hetero.workers.engines.torch.engine import TorchEngine, TorchSettings
+from hetero.workers.errors import Aborted, EngineError, KvFull, TooManyLeaves, Unsupported
 
 CONTEXT = 512
 
@@ -293,7 +293,7 @@ class Replay:
                 between()
 
     def window(self) -> None:
-        """One window: some true tokens, then wrong guesses, cut back by the commit."""
+        """One window: some true tokens, then wrong draft tokens, cut back by the commit."""
         true = self.continuation[self.done : self.done + self.rng.randint(1, 8)]
         wrong = [self.rng.randrange(3, 4096) for _ in range(self.rng.randint(0, 8 - len(true)))]
         rows, parent, first = [], self.node, self.node + 1

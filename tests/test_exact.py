@@ -6,8 +6,8 @@ import pytest
 from pair import DRAFTER, PROMPTS, TARGET
 from wiring import Client, eager, opening, until, workers
 
-from workers.spec import WorkerSpec
-from workers.tokenizer import GgufTokenizer
+from hetero.workers.models.tokenizer import GgufTokenizer
+from hetero.workers.runtime.spec import WorkerSpec
 
 LENGTH = 80
 

@@ -9,11 +9,12 @@ import transformers
 from pair import TARGET
 
 from hetero.errors import ModelError
-from hetero.models import check_vocabularies, find_model
-from workers.engines.base import Row
-from workers.engines.torch_engine import TorchEngine, TorchSettings
-from workers.errors import Unsupported
-from workers.tokenizer import GgufTokenizer, load_tokenizer
+from hetero.models import find_model
+from hetero.workers.engines.base import Row
+from hetero.workers.engines.torch.engine import TorchEngine, TorchSettings
+from hetero.workers.errors import Unsupported
+from hetero.workers.models.model import check_vocabularies
+from hetero.workers.models.tokenizer import GgufTokenizer, load_tokenizer
 
 SMALL = {
     "vocab_size": 300,

@@ -14,8 +14,8 @@ import pytest
 from pair import PROMPTS
 from stack import Stack
 
-from workers.wire.codec import encode
-from workers.wire.messages import Cancel
+from hetero.workers.wire.codec import encode
+from hetero.workers.wire.messages import Cancel
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from pair import PROMPTS, TARGET
 from stack import Stack
 
-from workers.tokenizer import GgufTokenizer
+from hetero.workers.models.tokenizer import GgufTokenizer
 
 PROMPT = "import os\n"
 PERSON = {

@@ -14,14 +14,14 @@ from llguidance import LLMatcher
 from pydantic import ValidationError
 from rehearsal import PIECES, World, reference
 
-from hetero.client import Ask, VerifierClient
 from hetero.errors import SequenceFailed
 from hetero.gateway.chat import ChatTemplate
+from hetero.gateway.client import Ask, VerifierClient
 from hetero.gateway.schema import ChatRequest, CompletionRequest
 from hetero.gateway.tools import CallReader
-from workers.errors import EngineError
-from workers.shaping import Shaping
-from workers.wire.messages import Sampling
+from hetero.workers.errors import EngineError
+from hetero.workers.sampling.logits_processors import LogitsProcessor
+from hetero.workers.wire.messages import Sampling
 
 CALL = '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>'
 
@@ -74,18 +74,18 @@ def test_templates_write_json_as_models_know_it():
 
 
 def test_bias_and_penalties_of_tokens_a_padded_vocabulary_lacks_are_left_out():
-    shaping = Shaping(1.0, 0.5, [(2, 3.0), (9, 5.0)])
+    processor = LogitsProcessor(1.0, 0.5, [(2, 3.0), (9, 5.0)])
     for token in (1, 1, 9):
-        shaping.commit(token)
-    assert shaping(np.zeros(4, np.float32)).tolist() == [0.0, -2.0, 3.0, 0.0]
-    assert shaping(np.zeros(10, np.float32))[9] == pytest.approx(5.0 - 1.5)
+        processor.commit(token)
+    assert processor(np.zeros(4, np.float32)).tolist() == [0.0, -2.0, 3.0, 0.0]
+    assert processor(np.zeros(10, np.float32))[9] == pytest.approx(5.0 - 1.5)
 
 
 def test_a_hint_that_fails_costs_nothing(monkeypatch):
     def fails(*more):
         raise EngineError("scripted")
 
-    monkeypatch.setattr("workers.verifier.hint_of", fails)
+    monkeypatch.setattr("hetero.workers.decoding.verifier.hint_of", fails)
     world = World(2, "mirror", gamma=3)
     story = world.ask([1, 2, 3], max_tokens=30)
     world.play()
@@ -94,7 +94,9 @@ def test_a_hint_that_fails_costs_nothing(monkeypatch):
 
 def test_a_grammar_is_compiled_once_for_all_choices(monkeypatch):
     made = []
-    monkeypatch.setattr("workers.grammar.LLMatcher", lambda *a, **k: made.append(a) or LLMatcher(*a, **k))
+    monkeypatch.setattr(
+        "hetero.workers.sampling.grammar.LLMatcher", lambda *a, **k: made.append(a) or LLMatcher(*a, **k)
+    )
     grammar = LLMatcher.grammar_from_regex("[a-c]{3,5}")
     one, two = PIECES.grammars.start(grammar), PIECES.grammars.start(grammar)
     one.commit(0)

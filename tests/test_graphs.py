@@ -10,12 +10,12 @@ import torch
 from pair import DRAFTER
 from recording import recorded
 
-from workers.engines.base import Row
-from workers.engines.torch_engine import TorchEngine, TorchSettings
+from hetero.workers.engines.base import Row
+from hetero.workers.engines.torch.engine import TorchEngine, TorchSettings
 
 
 def engine(record=None) -> TorchEngine:
-    return TorchEngine(DRAFTER, TorchSettings(sequences=2, context=600, guesses=100), record)
+    return TorchEngine(DRAFTER, TorchSettings(sequences=2, context=600, draft_nodes=100), record)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_replays_equal_plain_forwards_and_are_few(plain):
 
 
 def test_heavy_models_replay_one_sequence_only(plain, monkeypatch):
-    monkeypatch.setattr("workers.engines.graphs._LIGHT", 0)
+    monkeypatch.setattr("hetero.workers.engines.torch.graphs._LIGHT", 0)
     alone = []
 
     def record(run):

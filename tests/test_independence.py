@@ -11,10 +11,10 @@ from llguidance import LLMatcher
 from rehearsal import END, PIECES, TARGET, Faults, World, prompts, reference
 from scipy import stats
 
-from workers.engines.table import TableEngine, TableSpec
-from workers.errors import EngineError
-from workers.strategy import NAMES
-from workers.wire.messages import Failed, Finished
+from hetero.workers.decoding.policy.strategy import NAMES
+from hetero.workers.engines.table import TableEngine, TableSpec
+from hetero.workers.errors import EngineError
+from hetero.workers.wire.messages import Failed, Finished
 
 SCHEDULES = 16
 GRAMMAR = LLMatcher.grammar_from_regex("([a-e]{2}z?){2,9}")

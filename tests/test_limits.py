@@ -17,8 +17,8 @@ from stack import Stack
 
 from hetero.config import api_keys, check_certificate, make_config
 from hetero.errors import Busy, ConfigError, RequestError
-from hetero.gateway.limits import Admission, Limits
-from hetero.server import limits_of
+from hetero.gateway.admission import Admission, AdmissionLimits
+from hetero.serve import limits_of
 
 KEY = {"Authorization": "Bearer sesame"}
 LONG = {"prompt": "x = ", "max_tokens": 1500, "temperature": 0.8, "stream": True, "logit_bias": {"0": -100, "2": -100}}
@@ -93,7 +93,7 @@ def test_beyond_the_limits_it_is_429_with_retry_after_and_nothing_is_lost(stack)
 
 
 def test_places_are_taken_when_they_are_found_free():
-    admission = Admission(Limits(sequences=3, tokens=100))
+    admission = Admission(AdmissionLimits(sequences=3, tokens=100))
     one = admission.reserve(2, 60)
     for sequences, tokens, flag in ((2, 1, "--max-waiting"), (1, 50, "--max-pending-tokens")):
         with pytest.raises(Busy, match=flag):

@@ -11,15 +11,15 @@ import transformers
 from pair import DRAFTER, PROMPTS, TARGET
 from wiring import Client, eager, opening, until, workers
 
-from workers.engines.base import Row
-from workers.engines.octet.engine import OctetEngine, OctetSettings
-from workers.engines.octet.library import why_not
-from workers.engines.octet.source import open_source
-from workers.engines.octet.weights import cache_folder, load_weights, pack, pack_fine
-from workers.engines.torch_engine import TorchEngine, TorchSettings
-from workers.errors import ModelError, Unsupported
-from workers.spec import WorkerSpec
-from workers.tokenizer import GgufTokenizer
+from hetero.workers.engines.base import Row
+from hetero.workers.engines.octet.engine import OctetEngine, OctetSettings
+from hetero.workers.engines.octet.library import why_not
+from hetero.workers.engines.octet.source import open_source
+from hetero.workers.engines.octet.weights import cache_folder, load_weights, pack, pack_fine
+from hetero.workers.engines.torch.engine import TorchEngine, TorchSettings
+from hetero.workers.errors import ModelError, Unsupported
+from hetero.workers.models.tokenizer import GgufTokenizer
+from hetero.workers.runtime.spec import WorkerSpec
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 

@@ -59,7 +59,7 @@ def test_a_chat_with_its_lanes_and_the_comparison(page):
     assert float(page.text_content("#with")) > 0 and float(page.text_content("#length")) > 1
     assert int(page.text_content("#accepted")) > 0 and int(page.text_content("#rejected")) > 0
     assert page.text_content("#state") == "on"
-    assert "guesses checked" in page.locator(".assistant span[title]").first.get_attribute("title")
+    assert "draft tokens checked" in page.locator(".assistant span[title]").first.get_attribute("title")
     painted = page.evaluate(
         "() => { const c = document.getElementById('lanes');"
         " const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; let n = 0;"

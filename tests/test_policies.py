@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from placement.calibration import Calibration
-from placement.cost import Curve, Rate, batch_worth, rows_worth, waiting_pays
-from workers.drafter import Drafter
-from workers.engines.base import Limits, Outcome
-from workers.growth import BranchGrower, ChainGrower, TreeGrower
-from workers.machine import Extend
-from workers.sampling import Candidates
-from workers.strategy import strategy
-from workers.tree import DraftTree
-from workers.trial import Trial
-from workers.wire.messages import Commit, Open, Sampling
+from hetero.placement.cost import Curve, Rate, batch_worth, rows_worth, waiting_pays
+from hetero.workers.decoding.drafter import Drafter
+from hetero.workers.decoding.policy.calibration import Calibration
+from hetero.workers.decoding.policy.expansion import BranchExpansion, ChainExpansion, TreeExpansion
+from hetero.workers.decoding.policy.speculation_switch import SpeculationSwitch
+from hetero.workers.decoding.policy.strategy import strategy
+from hetero.workers.decoding.protocol import Extend
+from hetero.workers.decoding.tree import DraftTree
+from hetero.workers.engines.base import EngineLimits, Outcome
+from hetero.workers.sampling.sampler import Candidates
+from hetero.workers.wire.messages import Commit, Open, Sampling
 
 # Arithmetic
 
@@ -52,15 +52,17 @@ def test_a_batch_grows_while_rows_are_free_and_stays_small_when_they_cost():
 
 def test_waiting():
     full, empty = [0.8**n for n in range(1, 16)], []
-    assert waiting_pays(empty, 1.0, 0.8, 0.95, 0.004, 0.004, 0.0, 15, 30.0)
-    assert not waiting_pays(empty, 1.0, 0.8, 0.95, 0.2, 0.2, 0.0, 15, 30.0)
-    assert not waiting_pays(full, full[-1], 0.8, 0.95, 0.0001, 0.0001, 0.0, 15, 30.0)  # it would displace better ones
+    assert waiting_pays(empty, 1.0, 0.8, 0.95, 0.004, 0.004, 0.0, 15, 30.0, 6)
+    assert not waiting_pays(empty, 1.0, 0.8, 0.95, 0.2, 0.2, 0.0, 15, 30.0, 6)
+    assert not waiting_pays(
+        full, full[-1], 0.8, 0.95, 0.0001, 0.0001, 0.0, 15, 30.0, 6
+    )  # it would displace better ones
     # The first draft is far, the next ones near: one alone does not pay, several do.
-    assert not waiting_pays(empty, 1.0, 0.8, 0.8, 0.05, 10.0, 0.0, 15, 30.0)
-    assert waiting_pays(empty, 1.0, 0.8, 0.8, 0.05, 0.001, 0.0, 15, 30.0)
+    assert not waiting_pays(empty, 1.0, 0.8, 0.8, 0.05, 10.0, 0.0, 15, 30.0, 6)
+    assert waiting_pays(empty, 1.0, 0.8, 0.8, 0.05, 0.001, 0.0, 15, 30.0, 6)
     # Where rows cost time, drafts that fill a window are worth less.
-    assert waiting_pays([0.8], 0.8, 0.8, 0.95, 0.004, 0.004, 0.0, 15, 30.0)
-    assert not waiting_pays([0.8], 0.8, 0.8, 0.95, 0.004, 0.004, 0.025, 15, 30.0)
+    assert waiting_pays([0.8], 0.8, 0.8, 0.95, 0.004, 0.004, 0.0, 15, 30.0, 6)
+    assert not waiting_pays([0.8], 0.8, 0.8, 0.95, 0.004, 0.004, 0.025, 15, 30.0, 6)
 
 
 def test_a_curve_is_hopeful_where_nothing_was_measured_and_never_falls():
@@ -136,7 +138,7 @@ def test_the_best_nodes_are_the_likeliest_and_connected(seed):
         seen.add(node.id)
 
 
-def guess(rng: random.Random, width: int) -> Candidates:
+def draft(rng: random.Random, width: int) -> Candidates:
     return Candidates(rng.sample(range(9), width), sorted(rng.uniform(0, 3) for _ in range(width)))
 
 
@@ -144,13 +146,13 @@ def guess(rng: random.Random, width: int) -> Candidates:
 def test_a_tree_grows_at_its_likeliest_leaves_and_forgets_none(seed):
     rng = random.Random(seed)
     tree = DraftTree(0, 0)
-    grower = TreeGrower(tree, Calibration(), frozenset({8}))
+    expansion = TreeExpansion(tree, Calibration(), frozenset({8}))
     expanded: set[int] = set()
     for _ in range(60):
         open_ = {
             node for node in range(5000) if node in tree and node not in expanded and tree[node].token != 8
         }  # fmt: skip
-        given = grower.leaves(4)
+        given = expansion.leaves(4)
         chosen = [leaf for _, leaf in given]
         values = [value for value, _ in given]
         assert values == sorted(values, reverse=True) and set(chosen) <= open_
@@ -159,58 +161,58 @@ def test_a_tree_grows_at_its_likeliest_leaves_and_forgets_none(seed):
         assert len(given) == min(4, len(open_))
         for leaf in chosen[1:]:
             if rng.random() < 0.3:
-                grower.put_back(leaf)
+                expansion.put_back(leaf)
             else:
                 expanded.add(leaf)
-                grower.grown(leaf, guess(rng, 6))
+                expansion.grown(leaf, draft(rng, 6))
         if chosen:
             expanded.add(chosen[0])
-            grower.grown(chosen[0], guess(rng, 6))
+            expansion.grown(chosen[0], draft(rng, 6))
         if rng.random() < 0.3:
             token = rng.randrange(8)
-            grower.committing(token)
+            expansion.committing(token)
             tree.advance(token)
-            grower.committed()
+            expansion.committed()
 
 
 def test_a_chain_keeps_its_lead():
     rng = random.Random(1)
     tree = DraftTree(0, 0)
-    grower = ChainGrower(tree, Calibration(), frozenset(), lead=3)
+    expansion = ChainExpansion(tree, Calibration(), frozenset(), lead=3)
     for _ in range(3):
-        ((_, leaf),) = grower.leaves(8)
-        grower.grown(leaf, guess(rng, 1))
-    assert grower.leaves(8) == [] and len(tree) == 3
+        ((_, leaf),) = expansion.leaves(8)
+        expansion.grown(leaf, draft(rng, 1))
+    assert expansion.leaves(8) == [] and len(tree) == 3
     token = next(tree.chain()).token
-    grower.committing(token)
+    expansion.committing(token)
     tree.advance(token)
-    grower.committed()
-    assert len(grower.leaves(8)) == 1
+    expansion.committed()
+    assert len(expansion.leaves(8)) == 1
 
 
 def test_branches_grow_below_a_finished_window_and_prefer_hints():
     rng = random.Random(2)
     tree = DraftTree(0, 0)
-    grower = BranchGrower(tree, Calibration(), frozenset(), gamma=3)
-    while len(grower.window()) <= 3:
-        ((_, leaf),) = grower.leaves(8)
-        grower.grown(leaf, guess(rng, 4))
-    window = grower.window()
+    expansion = BranchExpansion(tree, Calibration(), frozenset(), gamma=3)
+    while len(expansion.window()) <= 3:
+        ((_, leaf),) = expansion.leaves(8)
+        expansion.grown(leaf, draft(rng, 4))
+    window = expansion.window()
     assert [tree[node].position for node in window] == [0, 1, 2, 3]
     learned = Calibration()
     for _ in range(500):  # the first hint has been right nine times in ten, and none of the others
         learned.observe([0.0], 0 if rng.random() < 0.9 else None)
-    grower.hint(window[1], [100], learned)
+    expansion.hint(window[1], [100], learned)
     hinted = tree[window[1]].children[100]
-    value, leaf = grower.leaves(8)[0]
+    value, leaf = expansion.leaves(8)[0]
     assert leaf == hinted and value == pytest.approx(tree.reach(window[1]) * learned.chances([0.0])[0])
-    assert learned.chances([0.0])[0] > 0.8 and grower.hinted == {hinted}
+    assert learned.chances([0.0])[0] > 0.8 and expansion.hinted == {hinted}
     for _ in range(100):
-        leaves = grower.leaves(4)
+        leaves = expansion.leaves(4)
         for _, leaf in leaves:
             assert leaf not in window[:-1]
-            grower.grown(leaf, guess(rng, 4))
-    assert not grower.leaves(4)
+            expansion.grown(leaf, draft(rng, 4))
+    assert not expansion.leaves(4)
     deepest = max(tree[node].position for node in range(2000) if node in tree)
     assert deepest <= 3 + 1 + 3  # a branch of gamma below the target's own token after the window
 
@@ -218,40 +220,40 @@ def test_branches_grow_below_a_finished_window_and_prefer_hints():
 # Whether speculation pays
 
 
-def spend(trial: Trial, tokens: int, seconds: float, plain: float) -> list[bool]:
+def spend(switch: SpeculationSwitch, tokens: int, seconds: float, plain: float) -> list[bool]:
     states = []
     for _ in range(tokens):
-        trial.round(1, seconds, plain)
-        states.append(trial.resting)
+        switch.round(1, seconds, plain)
+        states.append(switch.resting)
     return states
 
 
 def test_speculation_that_loses_rests_longer_and_longer():
-    trial = Trial(probe=False)
-    states = spend(trial, 1000, seconds=0.02, plain=0.01)
+    switch = SpeculationSwitch(probe=False)
+    states = spend(switch, 1000, seconds=0.02, plain=0.01)
     turns = [n for n in range(1, len(states)) if states[n] != states[n - 1]]
     rests = np.diff(turns)[::2]
-    assert list(rests[:3]) == [64, 128, 256] and trial.plain == sum(states[:-1])
+    assert list(rests[:3]) == [64, 128, 256] and switch.plain == sum(states[:-1])
 
 
 def test_speculation_that_wins_only_stops_to_measure():
-    trial = Trial(probe=True)
-    assert trial.resting
-    states = spend(trial, 3000, seconds=0.005, plain=0.01)
+    switch = SpeculationSwitch(probe=True)
+    assert switch.resting
+    states = spend(switch, 3000, seconds=0.005, plain=0.01)
     assert 3 <= sum(states) <= 9
-    unknown = Trial(probe=False)
+    unknown = SpeculationSwitch(probe=False)
     assert not any(spend(unknown, 500, seconds=1.0, plain=0.0))
 
 
 def test_hints_are_trusted_as_far_as_they_proved_right():
     tree, learned = DraftTree(0, 0), Calibration()
-    grower = BranchGrower(tree, Calibration(), frozenset(), gamma=2)
+    expansion = BranchExpansion(tree, Calibration(), frozenset(), gamma=2)
     before = learned.chances([0.0, 0.0])
     for _ in range(200):  # the second hint is always right
-        grower.hint(tree.root, [5, 6], learned)
-        grower.committing(6)
+        expansion.hint(tree.root, [5, 6], learned)
+        expansion.committing(6)
         tree.advance(6)
-        grower.committed()
+        expansion.committed()
     after = learned.chances([0.0, 0.0])
     assert after[0] < 0.1 < before[0] and before[1] < 0.5 < 0.9 < after[1]
 
@@ -270,7 +272,7 @@ class Ranked(Outcome):
 
 
 def test_forwards_get_short_when_a_commit_is_due():
-    drafter = Drafter(2, Limits(8, 1000, 16, 64, 1, guesses=500), frozenset(), strategy("ahead"), 8)
+    drafter = Drafter(2, EngineLimits(8, 1000, 16, 64, 1, draft_nodes=500), frozenset(), strategy("ahead"), 8)
     drafter.linked(b"verifier")
     drafter.receive(b"verifier", Open(1, 1, [0], [], Sampling(0.0, 0, 1.0, 0.0, 1, 0), 500, []), 0.0)
     now = 0.0
@@ -280,7 +282,7 @@ def test_forwards_get_short_when_a_commit_is_due():
 
     def forward() -> int:
         nonlocal now
-        run = drafter.step(now).run
+        run = drafter.step(now).job
         if run is None:
             return 0
         rows = len(run.forward.rows) if isinstance(run.forward, Extend) else 1
@@ -309,6 +311,6 @@ def test_forwards_get_short_when_a_commit_is_due():
 
 def test_a_leaf_expanded_by_the_prompt_is_not_given_out_again():
     tree = DraftTree(0, 0)
-    grower = TreeGrower(tree, Calibration(), frozenset())
-    grower.grown(tree.root, Candidates([1, 2, 3], [2.0, 1.0, 2.0]))
-    assert sorted(leaf for _, leaf in grower.leaves(8)) == sorted(tree[tree.root].children.values())
+    expansion = TreeExpansion(tree, Calibration(), frozenset())
+    expansion.grown(tree.root, Candidates([1, 2, 3], [2.0, 1.0, 2.0]))
+    assert sorted(leaf for _, leaf in expansion.leaves(8)) == sorted(tree[tree.root].children.values())

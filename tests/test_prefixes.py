@@ -12,17 +12,17 @@ from rehearsal import TARGET as SPEC
 from rehearsal import World, reference
 from test_engines import CONTEXT, ENGINES, EXACT, close_to, plain, prefill, tokens
 
-from workers.engines.base import Row
-from workers.errors import UnknownNode
-from workers.machine import Drop, Save
-from workers.prefixes import Prefixes
+from hetero.workers.decoding.prefix_cache import PrefixCache
+from hetero.workers.decoding.protocol import Drop, Save
+from hetero.workers.engines.base import Row
+from hetero.workers.errors import UnknownNode
 
 TEXTS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=80), min_size=1, max_size=12)
 
 
 @given(TEXTS, st.integers(16, 120), st.sampled_from([1, 8]))
 def test_what_is_kept_fits_the_budget_and_the_longest_is_found(texts, budget, step):
-    prefixes, held = Prefixes(budget, step), {}
+    prefixes, held = PrefixCache(budget, step), {}
     for seq, text in enumerate(texts):
         load = prefixes.load(seq, text)
         shared = {key: common(kept, text[:-1]) // step * step for key, kept in held.items()}
@@ -62,7 +62,7 @@ def test_a_loaded_prefix_is_what_was_computed(engine):
     chunk = engine.limits.chunk
     prompt, more = tokens(rng, 3 * chunk), tokens(rng, chunk + 9)
     prefill(engine, 1, prompt)
-    if not engine.limits.exact:  # guesses on another branch are not part of it
+    if not engine.limits.exact:  # draft tokens on another branch are not part of it
         engine.extend([Row(1, 1, 0, 7), Row(1, 2, 0, 8), Row(1, 3, 2, 9)])
     engine.commit(1, 0)
     engine.save(1, 5, 2 * chunk)

@@ -9,11 +9,11 @@ import transformers
 from pair import DRAFTER, TARGET
 from wiring import Client, opening, until, workers
 
-from workers.engines.base import Row
-from workers.engines.torch_engine import TorchEngine, TorchSettings
-from workers.spec import WorkerSpec
-from workers.strategy import NAMES
-from workers.tokenizer import GgufTokenizer
+from hetero.workers.decoding.policy.strategy import NAMES
+from hetero.workers.engines.base import Row
+from hetero.workers.engines.torch.engine import TorchEngine, TorchSettings
+from hetero.workers.models.tokenizer import GgufTokenizer
+from hetero.workers.runtime.spec import WorkerSpec
 
 PROMPTS = [
     f"{head}{body}"

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from workers.errors import NotFinite
-from workers.noise import Noise, prompt_digest
-from workers.sampling import Sampler, SamplingSpec
+from hetero.workers.errors import NotFinite
+from hetero.workers.sampling.gumbel import GumbelNoise, prompt_digest
+from hetero.workers.sampling.sampler import Sampler
+from hetero.workers.wire.messages import Sampling
 
 ALARM = 1e-4  # false-alarm probability of each random test
 
@@ -22,7 +23,7 @@ def rows(seed: int, vocabulary: int = 40, sharpness: float = 1.5) -> np.ndarray:
     return (sharpness * np.random.default_rng(seed).standard_normal(vocabulary)).astype(np.float32)
 
 
-def by_definition(logits: np.ndarray, spec: SamplingSpec) -> np.ndarray:
+def by_definition(logits: np.ndarray, spec: Sampling) -> np.ndarray:
     """The filtered, normalised distribution, the slow way."""
     x = logits.astype(np.float64) / spec.temperature
     order = np.argsort(-x, kind="stable")
@@ -46,20 +47,20 @@ def by_definition(logits: np.ndarray, spec: SamplingSpec) -> np.ndarray:
 
 
 SPECS = [
-    SamplingSpec(0.8),
-    SamplingSpec(1.0),
-    SamplingSpec(1.5),
-    SamplingSpec(0.8, top_k=5),
-    SamplingSpec(1.0, top_p=0.8),
-    SamplingSpec(1.0, min_p=0.1),
-    SamplingSpec(0.9, top_k=20, top_p=0.9, min_p=0.02),
+    Sampling(0.8),
+    Sampling(1.0),
+    Sampling(1.5),
+    Sampling(0.8, top_k=5),
+    Sampling(1.0, top_p=0.8),
+    Sampling(1.0, min_p=0.1),
+    Sampling(0.9, top_k=20, top_p=0.9, min_p=0.02),
 ]
 
 
-def counts(logits: np.ndarray, spec: SamplingSpec, draws: int, position: int, bias=None) -> np.ndarray:
+def counts(logits: np.ndarray, spec: Sampling, draws: int, position: int, bias=None) -> np.ndarray:
     found = np.zeros(len(logits))
     for seed in range(draws):
-        sampler = Sampler(SamplingSpec(spec.temperature, spec.top_k, spec.top_p, spec.min_p, seed), b"p" * 16)
+        sampler = Sampler(Sampling(spec.temperature, spec.top_k, spec.top_p, spec.min_p, seed), b"p" * 16)
         token = sampler.sample(logits, position).token
         found[bias(seed, token) if bias else token] += 1
     return found
@@ -93,14 +94,14 @@ def test_a_planted_bias_is_caught():
 
 
 def test_noise_is_gumbel():
-    noise = Noise(5, 0, b"d" * 16)
+    noise = GumbelNoise(5, 0, b"d" * 16)
     found = np.concatenate([noise.of(np.arange(2000), position) for position in range(20)])
     assert stats.kstest(found, stats.gumbel_r.cdf).pvalue > ALARM
 
 
 @pytest.mark.parametrize("vocabulary", [100, 4096, 70000])
 def test_the_loud_list_is_what_it_says(vocabulary):
-    noise = Noise(9, 1, b"d" * 16)
+    noise = GumbelNoise(9, 1, b"d" * 16)
     for position in (0, 1, 15, 16, 100):
         ids, values = noise.loud(position, vocabulary)
         every = noise.of(np.arange(vocabulary), position)
@@ -127,8 +128,8 @@ def pairs():
 def test_noise_is_independent_across(kind):
     one, two = pairs()[kind]
     ids = np.arange(20000)
-    a = Noise(*one[:3]).of(ids, one[3])
-    b = Noise(*two[:3]).of(ids, two[3])
+    a = GumbelNoise(*one[:3]).of(ids, one[3])
+    b = GumbelNoise(*two[:3]).of(ids, two[3])
     for shift in (0, 1, 7):  # also not the same noise moved by a few ids
         r = stats.spearmanr(a, np.roll(b, shift))
         assert r.pvalue > ALARM
@@ -136,9 +137,9 @@ def test_noise_is_independent_across(kind):
 
 def test_choices_of_one_request_differ_and_prompts_draw_independently():
     logits = np.zeros(1000, np.float32)
-    first = {Sampler(SamplingSpec(1.0, seed=1, choice=c), b"p" * 16).sample(logits, 3).token for c in range(200)}
+    first = {Sampler(Sampling(1.0, seed=1, choice=c), b"p" * 16).sample(logits, 3).token for c in range(200)}
     assert len(first) > 160  # 200 draws of 1000 have 181 distinct values on average, sd 4
-    first = {Sampler(SamplingSpec(1.0, seed=1), prompt_digest([p])).sample(logits, 1).token for p in range(200)}
+    first = {Sampler(Sampling(1.0, seed=1), prompt_digest([p])).sample(logits, 1).token for p in range(200)}
     assert len(first) > 160
 
 
@@ -149,7 +150,7 @@ def test_the_short_cut_is_exact(spec, vocabulary):
         logits = rows(seed, vocabulary, 0.2 + seed % 7)
         sampler = Sampler(spec, b"p" * 16)
         x = logits * np.float32(1 / spec.temperature)
-        every = x + Noise(spec.seed, 0, b"p" * 16).of(np.arange(vocabulary), seed)
+        every = x + GumbelNoise(spec.seed, 0, b"p" * 16).of(np.arange(vocabulary), seed)
         every[by_definition(logits, spec) == 0] = -np.inf
         found = sampler.sample(logits, seed)
         best = int(every.argmax())
@@ -160,7 +161,7 @@ def test_the_short_cut_is_exact(spec, vocabulary):
             assert found.margin == pytest.approx(every[best] - second, abs=1e-5)
 
 
-@pytest.mark.parametrize("spec", [SamplingSpec(0.0), *SPECS])
+@pytest.mark.parametrize("spec", [Sampling(0.0), *SPECS])
 def test_a_change_under_the_margin_never_flips(spec):
     """What the margin promises: logits moved by less than half of it sample the same token."""
     rng = np.random.default_rng(1)
@@ -189,18 +190,18 @@ def test_logits_that_are_not_finite_are_refused(temperature, poison):
     else:
         logits[7] = float(poison)
     with pytest.raises(NotFinite):
-        Sampler(SamplingSpec(temperature), b"p" * 16).sample(logits, 1)
+        Sampler(Sampling(temperature), b"p" * 16).sample(logits, 1)
 
 
 def test_tiny_temperatures_are_greedy():
     logits = rows(1, 100)
     for temperature in (1e-38, 1e-20, 1e-6):
-        found = Sampler(SamplingSpec(temperature), b"p" * 16).sample(logits, 1)
+        found = Sampler(Sampling(temperature), b"p" * 16).sample(logits, 1)
         assert found.token == int(logits.argmax()) and np.isfinite(found.margin)
 
 
 def test_equal_logits_greedy_takes_the_first():
     logits = np.zeros(9, np.float32)
     logits[[3, 5]] = 1
-    found = Sampler(SamplingSpec(0.0), b"p" * 16).sample(logits, 0)
+    found = Sampler(Sampling(0.0), b"p" * 16).sample(logits, 0)
     assert (found.token, found.margin) == (3, 0.0)

@@ -9,18 +9,19 @@ from itertools import pairwise
 import pytest
 
 from hetero.bench.regimes import REGIMES, Play, Regime, best_gamma, chain_bound, flat, tree_bound
-from workers.strategy import NAMES
-from workers.trace import Events, FileTrace, start_file
+from hetero.workers.decoding.policy.strategy import NAMES
+from hetero.workers.runtime.trace import FileTrace, start_file
+from hetero.workers.simulation.recorder import Recorder
 
 PAIR = Regime("test", 4e-3, flat(0.060), 1e-3, 8, early=True)
 
 
-def play(plan: str, tokens: int = 600, sequences: int = 1, regime: Regime = PAIR) -> tuple[Play, Events]:
-    events = Events()
+def play(plan: str, tokens: int = 600, sequences: int = 1, regime: Regime = PAIR) -> tuple[Play, Recorder]:
+    events = Recorder()
     return Play(regime, plan, 5, tokens, seed=1, sequences=sequences, trace=events), events
 
 
-def windows(events: Events) -> list[tuple[float, float, dict]]:
+def windows(events: Recorder) -> list[tuple[float, float, dict]]:
     found = [
         (begin, end, facts) for lane, name, begin, end, facts in events.spans
         if lane == "verifier" and name.startswith("window")
@@ -29,13 +30,13 @@ def windows(events: Events) -> list[tuple[float, float, dict]]:
     return found
 
 
-def drafts(events: Events) -> list[tuple[float, float]]:
+def drafts(events: Recorder) -> list[tuple[float, float]]:
     found = [(begin, end) for lane, name, begin, end, _ in events.spans if lane == "drafter" and "draft" in name]
     assert found
     return found
 
 
-def overlap(events: Events) -> float:
+def overlap(events: Recorder) -> float:
     """Share of the draft time that lies inside windows."""
     inside = total = 0.0
     checked = windows(events)

@@ -11,15 +11,15 @@ from ray.cluster_utils import Cluster as RayCluster
 from stack import Stack
 from test_faults import kill, streams
 
-from hetero.cluster import Cluster
+from hetero.cluster.cluster import Cluster
+from hetero.cluster.inventory import take_inventory
 from hetero.config import make_config
 from hetero.errors import ClusterError
-from hetero.inventory import take_inventory
+from hetero.placement.errors import DeviceError
 from hetero.plan import make_plan
-from placement.errors import DeviceError
-from workers.wire.codec import encode
-from workers.wire.messages import MAX_FRAME, Ping
-from workers.wire.socket import connect_dealer, make_keys
+from hetero.workers.wire.codec import encode
+from hetero.workers.wire.messages import MAX_FRAME, Ping
+from hetero.workers.wire.sockets import connect_dealer, make_keys
 
 PORTS = (21800, 21849)
 

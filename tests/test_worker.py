@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from wiring import Client, opening, until, workers
 
-from workers.spec import WorkerSpec
-from workers.wire.codec import encode
-from workers.wire.messages import Ping
+from hetero.workers.runtime.spec import WorkerSpec
+from hetero.workers.wire.codec import encode
+from hetero.workers.wire.messages import Ping
 
 
 def test_table_pair_over_sockets_is_independent_of_strategy():

@@ -7,13 +7,14 @@ from contextlib import contextmanager
 
 import zmq
 
-from workers.engines.base import Engine
-from workers.engines.load import load_engine
-from workers.spec import WorkerSpec
-from workers.wire.codec import decode, encode
-from workers.wire.messages import Failed, Finished, Open, Ping, Sampling, Tokens
-from workers.wire.socket import connect_dealer
-from workers.worker import Worker
+from hetero.workers.engines.table import TableEngine, TableSpec
+from hetero.workers.models.vocabulary import Vocabulary
+from hetero.workers.runtime.loading import Loaded, load
+from hetero.workers.runtime.spec import WorkerSpec
+from hetero.workers.runtime.worker import Worker
+from hetero.workers.wire.codec import decode, encode
+from hetero.workers.wire.messages import Failed, Finished, Open, Ping, Sampling, Tokens
+from hetero.workers.wire.sockets import connect_dealer
 
 
 def until(condition, seconds: float = 30.0) -> None:
@@ -25,28 +26,39 @@ def until(condition, seconds: float = 30.0) -> None:
 
 def eager(monkeypatch) -> None:
     """Let ``ahead`` speculate although it does not pay, as it may not with toy models that share a core."""
-    monkeypatch.setattr("workers.window.rows_worth", lambda reaches, *rest: len(reaches))
-    monkeypatch.setattr("workers.trial._BLOCK", 1 << 30)
+    monkeypatch.setattr("hetero.workers.decoding.policy.window.rows_worth", lambda reaches, *rest: len(reaches))
+    monkeypatch.setattr("hetero.workers.decoding.policy.speculation_switch._BLOCK", 1 << 30)
 
 
-def slow(spec: WorkerSpec) -> Engine:
+def load_any(spec: WorkerSpec) -> Loaded:
+    """As workers load, and the engine "table" besides."""
+    if spec.engine != "table":
+        return load(spec)
+    agreement = 1.0 if spec.role == "target" else 0.8
+    engine = TableEngine(TableSpec(4096, spec.context, agreement=agreement, sequences=spec.sequences))
+    pieces = [f" {token}".encode() for token in range(4096)]
+    return Loaded(engine, Vocabulary(pieces, frozenset({4095})))
+
+
+def slow(spec: WorkerSpec) -> Loaded:
     """A target's engine whose checks take at least 20 ms, so that a drafter that nobody waits for is in time."""
-    engine = load_engine(spec)
-    extend = engine.extend
+    loaded = load_any(spec)
+    extend = loaded.engine.extend
 
     def slowed(*args, **kwargs):
         time.sleep(0.02)
         return extend(*args, **kwargs)
 
-    engine.extend = slowed
-    return engine
+    loaded.engine.extend = slowed
+    return loaded
 
 
 @contextmanager
 def workers(target: WorkerSpec, drafter: WorkerSpec | None, quick: bool = False):
     """``quick``: leave a target as it is that does not wait for drafts; it may then be done before any comes."""
     waits = quick or target.strategy in ("serial", "mirror") or not drafter
-    started = [Worker(target, load_engine if waits else slow)] + ([Worker(drafter)] if drafter else [])
+    started = [Worker(target, load_any if waits else slow)]
+    started += [Worker(drafter, load_any)] if drafter else []
     try:
         for worker in started:
             worker.start()

@@ -1,36 +1,7 @@
-"""A worker as a plain process, without Ray: ``python -m workers SPEC``, SPEC as JSON (``workers.spec.WorkerSpec``).
+"""``python -m hetero.workers SPEC``: a worker as a plain process."""
 
-Prints its status as one JSON line when it is loaded. Lines on standard input are orders: ``link ENDPOINT`` tells a
-drafter where its verifier listens, ``allow KEY ...`` whose keys a secure verifier lets in, ``status`` asks for another
-status line; the end of input stops the worker.
-"""
-
-from __future__ import annotations
-
-import json
 import sys
 
-from workers.actor import WorkerActor
+from hetero.workers.runtime.process import main
 
-
-def main() -> int:
-    """Run until standard input ends; returns the exit status."""
-    actor = WorkerActor(json.loads(sys.argv[1]))
-    status = actor.ready()
-    print(json.dumps(status), flush=True)
-    if status["phase"] != "ready":
-        return 1
-    for line in sys.stdin:
-        order, _, what = line.strip().partition(" ")
-        if order == "link":
-            actor.link(what)
-        elif order == "allow":
-            actor.allow(what.split())
-        elif order == "status":
-            print(json.dumps(actor.status()), flush=True)
-    actor.stop()
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+sys.exit(main())

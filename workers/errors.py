@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from placement.errors import HeteroError
+from hetero.placement.errors import HeteroError
 
 
 class ModelError(HeteroError):

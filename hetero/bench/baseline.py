@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from workers.engines.base import Row
-from workers.engines.llama_cpp import LlamaEngine, LlamaSettings
-from workers.noise import prompt_digest
-from workers.pinning import pin
-from workers.sampling import Sampler, SamplingSpec
+from hetero.workers.engines.base import Row
+from hetero.workers.engines.llama_cpp import LlamaEngine, LlamaSettings
+from hetero.workers.runtime.pinning import pin
+from hetero.workers.sampling.gumbel import prompt_digest
+from hetero.workers.sampling.sampler import Sampler
+from hetero.workers.wire.messages import Sampling
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Baseline:
     """A baseline process, asked from here."""
 
     def __init__(self, spec: BaselineSpec) -> None:
-        command = [sys.executable, "-m", "hetero.bench.baseline", json.dumps(asdict(spec))]
+        command = [sys.executable, "-P", "-m", "hetero.bench.baseline", json.dumps(asdict(spec))]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._line() == {"ready": True}
 
@@ -70,7 +71,7 @@ class _Loop:
         self._drafter = LlamaEngine(Path(spec.draft), settings) if spec.draft else None
 
     def run(self, prompt: list[int], temperature: float, seed: int, count: int) -> dict[str, Any]:
-        sampler = Sampler(SamplingSpec(temperature, seed=seed), prompt_digest(prompt))
+        sampler = Sampler(Sampling(temperature, seed=seed), prompt_digest(prompt))
         for engine in filter(None, (self._target, self._drafter)):
             engine.close(1)
             for first in range(0, len(prompt), engine.limits.chunk):
@@ -82,24 +83,24 @@ class _Loop:
         node = tip = known = draft_tip = 0  # node ids; ``known``: output tokens the drafter has
         began = time.perf_counter()
         while len(output) < count:
-            guesses: list[int] = []
+            drafts: list[int] = []
             if self._drafter is not None:
-                guesses, draft_tip, node = self._draft(output, known, draft_tip, node, count - len(output) - 1)
+                drafts, draft_tip, node = self._draft(output, known, draft_tip, node, count - len(output) - 1)
             rows = []
             parent = tip
-            for token in (output[-1], *guesses):
+            for token in (output[-1], *drafts):
                 node += 1
                 rows.append(Row(1, node, parent, token))
                 parent = node
             outcome = self._target.extend(rows)
             forwards += 1
-            drafted += len(guesses)
+            drafted += len(drafts)
             position = len(prompt) + len(output)
             for n in range(len(rows)):
                 token = outcome.sample(n, sampler, position + n).token
                 output.append(token)
                 tip = rows[n].node
-                if n == len(guesses) or token != guesses[n] or len(output) == count:
+                if n == len(drafts) or token != drafts[n] or len(output) == count:
                     break
                 accepted += 1
             self._target.commit(1, tip)
@@ -109,7 +110,7 @@ class _Loop:
                 "drafted": drafted}  # fmt: skip
 
     def _draft(self, output: list[int], known: int, tip: int, node: int, room: int) -> tuple[list[int], int, int]:
-        """Greedy guesses after ``output``, the drafter's committed node, and the last node id used."""
+        """Greedy draft tokens after ``output``, the drafter's committed node, and the last node id used."""
         assert self._drafter is not None
         rows = []
         for token in output[known:]:
@@ -118,21 +119,21 @@ class _Loop:
             tip = node
         outcome = self._drafter.extend(rows)
         self._drafter.commit(1, tip)
-        guesses: list[int] = []
+        drafts: list[int] = []
         parent, row = tip, len(rows) - 1
-        while len(guesses) < min(self._spec.n_max, room):
+        while len(drafts) < min(self._spec.n_max, room):
             logits = outcome.logits(row)
             best = int(logits.argmax())
             if self._spec.p_min > 0 and 1.0 / float(np.exp(logits - logits[best]).sum()) < self._spec.p_min:
                 break
-            guesses.append(best)
-            if len(guesses) == min(self._spec.n_max, room):
+            drafts.append(best)
+            if len(drafts) == min(self._spec.n_max, room):
                 break
             node += 1
             outcome = self._drafter.extend([Row(1, node, parent, best)])
             parent, row = node, 0
         self._drafter.commit(1, tip)
-        return guesses, tip, node
+        return drafts, tip, node
 
 
 def main() -> None:

@@ -12,13 +12,13 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from hetero.bench.processes import Pair, Run
+from hetero.bench.processes import Generation, Pair
 from hetero.bench.quality import held_out
 from hetero.bench.report import report
 from hetero.bench.speed import find
-from workers.spec import WorkerSpec
-from workers.tokenizer import load_tokenizer
-from workers.wire.messages import Sampling
+from hetero.workers.models.tokenizer import load_tokenizer
+from hetero.workers.runtime.spec import WorkerSpec
+from hetero.workers.wire.messages import Sampling
 
 _CONTEXT = 2048
 _KEPT = 8192  # tokens of prefixes a role may keep
@@ -32,7 +32,7 @@ def run(
     target, draft = find(target_name, "target"), find(draft_name, "drafter")
     said = held_out(load_tokenizer(target), turns * message)
     pairs = {name: _pair(target, draft, engine, cores, kept) for name, kept in (("kept", _KEPT), ("not kept", 0))}
-    found: dict[str, list[list[Run]]] = {name: [[] for _ in range(turns)] for name in pairs}
+    found: dict[str, list[list[Generation]]] = {name: [[] for _ in range(turns)] for name in pairs}
     try:
         for repeat in range(repeats + 1):
             talks: dict[str, list[int]] = {name: [] for name in pairs}
@@ -64,7 +64,7 @@ def _pair(target: Path, draft: Path, engine: str, cores: list[int], kept: int) -
     )
 
 
-def _row(turn: int, kept: list[Run], fresh: list[Run]) -> dict[str, Any]:
+def _row(turn: int, kept: list[Generation], fresh: list[Generation]) -> dict[str, Any]:
     first = [median(run.stats.prompt_ms for run in runs) for runs in (kept, fresh)]
     return {
         "turn": turn + 1,

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from workers.strategy import NAMES
+from hetero.workers.decoding.policy.strategy import NAMES
 
 
 @click.group()
@@ -149,7 +149,7 @@ def inflate(source: str, target: Path, width: int, layers: int, ffn: int, kind: 
     """
     from hetero.bench.inflate import Size
     from hetero.bench.inflate import inflate as run
-    from hetero.models import PAIR
+    from hetero.data import PAIR
 
     own = {"builtin": PAIR / "target.gguf", "builtin-drafter": PAIR / "drafter.gguf"}
     weights = run(own.get(source, Path(source)), target, Size(width, layers, ffn), kind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -9,26 +10,24 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from msgspec.structs import replace
 from rich.console import Console
 
 from hetero.bench.quality import held_out
 from hetero.bench.report import report
 from hetero.bench.rows import CONTEXT, PREFIX, WIDTHS, Times, timed
 from hetero.bench.speed import find
+from hetero.cluster.inventory import take_inventory
 from hetero.errors import ConfigError
-from hetero.inventory import take_inventory
+from hetero.placement.device import Device, check_device, parse_device
 from hetero.plan import torch_dtype
-from placement.device import Device, check_device, parse_device
-from workers.engines.accelerators import llama_kinds, torch_kinds
-from workers.engines.base import Engine
-from workers.engines.load import load_engine
-from workers.engines.octet.library import why_not
-from workers.pinning import pin
-from workers.spec import WorkerSpec, read_spec
-from workers.tokenizer import load_tokenizer
+from hetero.workers.engines.base import Engine
+from hetero.workers.engines.registry import ENGINES, GGUF, SAFETENSORS, find_engine
+from hetero.workers.models.tokenizer import load_tokenizer
+from hetero.workers.runtime.loading import settings_of
+from hetero.workers.runtime.pinning import pin
+from hetero.workers.runtime.spec import WorkerSpec, read_spec
 
-_PLAIN, _GRAPHS = "torch, kernel by kernel", "torch, CUDA graphs"
+_PLAIN, _GRAPHS = "torch", "torch, CUDA graphs"
 
 
 def run(draft: str, device_name: str, repeats: int, json_file: Path | None, console: Console) -> None:
@@ -43,7 +42,7 @@ def run(draft: str, device_name: str, repeats: int, json_file: Path | None, cons
     if not specs:
         raise ConfigError(f"device {device}: no installed engine runs {path.name} on it (hetero doctor says more)")
     # A process of its own: it is pinned, and may see that one GPU only.
-    command = [sys.executable, "-m", "hetero.bench.drafter", json.dumps(specs), str(repeats)]
+    command = [sys.executable, "-P", "-m", "hetero.bench.drafter", json.dumps(specs), str(repeats)]
     found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     times: dict[str, dict[str, float]] = json.loads(found.stdout)
     rows: list[dict[str, Any]] = [{"engine": name, **own} for name, own in times.items()]
@@ -59,16 +58,14 @@ def _specs(path: Path, device: Device) -> dict[str, WorkerSpec]:
         common["cores"] = list(device.indices)
     else:
         common |= {"gpu": device.indices[0], "kind": device.kind}
-    torch = WorkerSpec("drafter", str(path), "torch", dtype=torch_dtype(device, False), **common)
+    common["dtype"] = torch_dtype(device, False)
+    form = GGUF if path.is_file() else SAFETENSORS
     found: dict[str, WorkerSpec] = {}
-    if device.is_cpu or device.kind in torch_kinds():
-        found[_PLAIN] = torch
-    if device.kind in ("cuda", "rocm") and found:
-        found[_GRAPHS] = torch
-    if path.suffix == ".gguf" and (device.is_cpu or device.kind in llama_kinds()):
-        found["llama_cpp"] = replace(torch, engine="llama_cpp")
-    if device.is_cpu and why_not() is None:
-        found["octet"] = replace(torch, engine="octet")
+    for entry in ENGINES.values():
+        if form in entry.formats and entry.objection(device.kind, here=True) is None:
+            found[entry.name] = WorkerSpec("drafter", str(path), entry.name, **common)
+    if device.kind in ("cuda", "rocm") and "torch" in found:
+        found[_GRAPHS] = found["torch"]
     return found
 
 
@@ -76,7 +73,10 @@ def measure(specs: dict[str, WorkerSpec], repeats: int) -> dict[str, dict[str, f
     """Milliseconds by engine and T(n); to be called in a fresh process."""
     first = next(iter(specs.values()))
     pin(first.cores, first.gpu, first.kind)
-    engines: dict[str, Engine] = {name: load_engine(spec, graphs=name != _PLAIN) for name, spec in specs.items()}
+    engines: dict[str, Engine] = {}
+    for name, spec in specs.items():
+        settings = dataclasses.replace(settings_of(spec), graphs=name == _GRAPHS)
+        engines[name] = find_engine(spec.engine).load(settings)
     tokens = held_out(load_tokenizer(first.path), PREFIX + max(WIDTHS))
     times: Times = {}
     for _ in timed(engines, tokens, repeats, times):

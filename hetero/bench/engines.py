@@ -22,13 +22,13 @@ from hetero.bench.quality import held_out, perplexity
 from hetero.bench.report import report
 from hetero.bench.rows import CONTEXT, PREFIX, WIDTHS, Times, timed
 from hetero.bench.sizes import sized
-from workers.engines.base import Engine
-from workers.engines.llama_cpp import LlamaEngine, LlamaSettings
-from workers.engines.octet.engine import OctetEngine, OctetSettings
-from workers.engines.octet.library import library, why_not
-from workers.engines.octet.source import open_source
-from workers.pinning import pin
-from workers.tokenizer import GgufTokenizer
+from hetero.workers.engines.base import Engine
+from hetero.workers.engines.llama_cpp import LlamaEngine, LlamaSettings
+from hetero.workers.engines.octet.engine import OctetEngine, OctetSettings
+from hetero.workers.engines.octet.library import library, why_not
+from hetero.workers.engines.octet.source import open_source
+from hetero.workers.models.tokenizer import GgufTokenizer
+from hetero.workers.runtime.pinning import pin
 
 
 def run(sizes: list[str], threads: list[int], repeats: int, json_file: Path | None, console: Console) -> None:
@@ -37,7 +37,7 @@ def run(sizes: list[str], threads: list[int], repeats: int, json_file: Path | No
     for size in sizes:
         for count in threads:
             # A process of its own: cores are pinned and libraries count their threads at the start.
-            command = [sys.executable, "-m", "hetero.bench.engines", size, str(count), str(repeats)]
+            command = [sys.executable, "-P", "-m", "hetero.bench.engines", size, str(count), str(repeats)]
             found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             rows.extend(json.loads(found.stdout))
     report("engines", rows, json_file, console)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from workers.engines.octet.source import Numbers
+from hetero.workers.engines.octet.source import Numbers
 
 
 class LinearLayers:

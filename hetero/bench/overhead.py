@@ -14,14 +14,14 @@ from typing import Any
 from rich.console import Console
 
 from hetero.bench.report import report
-from workers.drafter import Drafter
-from workers.engines.table import TableEngine, TableSpec, drafter_spec
-from workers.machine import Machine
-from workers.sequence import Vocabulary
-from workers.strategy import strategy
-from workers.verifier import Verifier
-from workers.wire.codec import decode, encode
-from workers.wire.messages import Finished, Open, Ping, Sampling
+from hetero.workers.decoding.drafter import Drafter
+from hetero.workers.decoding.policy.strategy import strategy
+from hetero.workers.decoding.protocol import Machine
+from hetero.workers.decoding.verifier import Verifier
+from hetero.workers.engines.table import TableEngine, TableSpec, drafter_spec
+from hetero.workers.models.vocabulary import Vocabulary
+from hetero.workers.wire.codec import decode, encode
+from hetero.workers.wire.messages import Finished, Open, Ping, Sampling
 
 _GAMMA = 4
 _OUTPUT = 120
@@ -46,14 +46,14 @@ class _Side:
         for peer, message in step.sends:
             others[peer].append((name, encode(message)))
         self.spent += time.perf_counter() - began
-        if step.run is None:
+        if step.job is None:
             return False
-        outcome = step.run.execute(self.engine)
+        outcome = step.job.execute(self.engine)
         began = time.perf_counter()
         self.machine.prepare()
         self.machine.completed(outcome, 1e-3, time.monotonic())
         self.spent += time.perf_counter() - began
-        return step.run.forward is not None
+        return step.job.forward is not None
 
 
 def run(rounds: int, json_file: Path | None, console: Console) -> None:
@@ -80,10 +80,10 @@ def _measure(vocabulary: int, sampling: Sampling, rounds: int) -> tuple[list[flo
     """Seconds outside the engines of each round, (verifier, drafter), and mean tokens a round."""
     spec = TableSpec(vocabulary=vocabulary, context=1024, sharpness=3.0)
     plan = strategy("serial", _GAMMA)
-    target, guesser = TableEngine(spec), TableEngine(drafter_spec(spec, 0.95))
-    words = Vocabulary([b" word"] * vocabulary, frozenset())
-    verifier = _Side(Verifier(1, target.limits, words, plan), target)
-    drafter = _Side(Drafter(2, guesser.limits, words.ends, plan), guesser)
+    target, drafting = TableEngine(spec), TableEngine(drafter_spec(spec, 0.95))
+    pieces = Vocabulary([b" word"] * vocabulary, frozenset())
+    verifier = _Side(Verifier(1, target.limits, pieces, plan), target)
+    drafter = _Side(Drafter(2, drafting.limits, pieces.ends, plan), drafting)
     assert isinstance(drafter.machine, Drafter)
     drafter.machine.linked(b"verifier")
     client: list[tuple[bytes, bytes]] = []

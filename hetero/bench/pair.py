@@ -19,9 +19,9 @@ from hetero.bench.processes import Pair
 from hetero.bench.quality import held_out
 from hetero.bench.report import report
 from hetero.bench.sizes import sized
-from workers.spec import WorkerSpec
-from workers.tokenizer import GgufTokenizer
-from workers.wire.messages import Sampling
+from hetero.workers.models.tokenizer import GgufTokenizer
+from hetero.workers.runtime.spec import WorkerSpec
+from hetero.workers.wire.messages import Sampling
 
 _PROMPT, _OUTPUT = 120, 160  # tokens
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hetero.errors import ConfigError
-from workers.trace import Events
+from hetero.workers.simulation.recorder import Recorder
 
 _COLOURS = {"draft": "#8ecae6", "window": "#219ebc", "wait": "#ffb703", "prompt": "#dddddd"}
 
@@ -29,7 +29,7 @@ def bars(rows: Sequence[dict[str, Any]], file: Path) -> None:
     _save(figure, file)
 
 
-def lanes(traces: dict[str, tuple[Events, float, float]], file: Path) -> None:
+def lanes(traces: dict[str, tuple[Recorder, float, float]], file: Path) -> None:
     """The drafter's and verifier's lanes of each strategy: name -> (its events, from, to) in seconds."""
     pyplot = _pyplot()
     figure, every = pyplot.subplots(
@@ -59,7 +59,7 @@ def lanes(traces: dict[str, tuple[Events, float, float]], file: Path) -> None:
         axes.set_ylim(0, 2)
         axes.set_xlim(0, 1e3 * (last - first))
         axes.set_title(name, loc="left", fontsize=9, pad=2)
-    every[-1, 0].set_xlabel("milliseconds; in a window: guesses accepted + the target's own token; hatched: waits")
+    every[-1, 0].set_xlabel("milliseconds; in a window: draft tokens accepted + the target's own token; hatched: waits")
     _save(figure, file)
 
 

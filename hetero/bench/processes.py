@@ -13,16 +13,16 @@ from typing import Any
 import zmq
 
 from hetero.errors import ClusterError
-from workers.spec import WorkerSpec
-from workers.wire.codec import decode, encode
-from workers.wire.messages import Failed, Finished, Open, Ping, Sampling, Stats, Tokens
-from workers.wire.socket import connect_dealer
+from hetero.workers.runtime.spec import WorkerSpec
+from hetero.workers.wire.codec import decode, encode
+from hetero.workers.wire.messages import Failed, Finished, Open, Ping, Sampling, Stats, Tokens
+from hetero.workers.wire.sockets import connect_dealer
 
 _PATIENCE = 120_000  # milliseconds
 
 
 @dataclass(frozen=True)
-class Run:
+class Generation:
     """One finished sequence: its output, its cost, and the wall seconds from its first token to its last."""
 
     tokens: list[int]
@@ -42,17 +42,17 @@ class Pair:
         if drafter is not None:
             _order(self._processes[1], f"link {statuses[0]['endpoint']}")
 
-    def ask(self, prompt: list[int], sampling: Sampling, count: int) -> Run:
+    def ask(self, prompt: list[int], sampling: Sampling, count: int) -> Generation:
         """Generate ``count`` tokens of one sequence."""
         return self.ask_all([(prompt, sampling)], count)[0]
 
-    def ask_all(self, asked: list[tuple[list[int], Sampling]], count: int) -> list[Run]:
+    def ask_all(self, asked: list[tuple[list[int], Sampling]], count: int) -> list[Generation]:
         """Several sequences at once; the runs in order. ``seconds`` count from each one's own first token."""
         self._socket.send(encode(Ping("gateway", 0, [])))
         openings = [Open(secrets.randbits(62), 0, p, [], s, count, []) for p, s in asked]
         tokens: dict[int, list[int]] = {o.seq: [] for o in openings}
         began: dict[int, float] = {}
-        done: dict[int, Run] = {}
+        done: dict[int, Generation] = {}
         for opening in openings:
             self._socket.send(encode(opening))
         while len(done) < len(openings):
@@ -63,7 +63,7 @@ class Pair:
                     began.setdefault(message.seq, now)
                     tokens[message.seq] += message.tokens
                 case Finished():
-                    done[message.seq] = Run(tokens[message.seq], message.stats, now - began[message.seq])
+                    done[message.seq] = Generation(tokens[message.seq], message.stats, now - began[message.seq])
                 case Failed():
                     raise ClusterError(f"the benchmark's sequence failed: {message.message}")
         return [done[o.seq] for o in openings]
@@ -86,7 +86,7 @@ class Pair:
 
 
 def _spawn(spec: WorkerSpec) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "workers", json.dumps(spec.plain())]
+    command = [sys.executable, "-P", "-m", "hetero.workers", json.dumps(spec.plain())]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 

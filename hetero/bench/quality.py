@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from workers.engines.base import Engine, Row
-from workers.tokenizer import Tokenizer
+from hetero.workers.engines.base import Engine, Row
+from hetero.workers.models.tokenizer import Tokenizer
 
 _WINDOW = 32  # rows a forward
 

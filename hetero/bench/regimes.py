@@ -20,17 +20,18 @@ import numpy as np
 from rich.console import Console
 
 from hetero.bench.report import report
-from placement.simulate import Node, Simulation
-from workers.drafter import Drafter
-from workers.engines.base import Limits, Outcome
-from workers.machine import Extend, Prefill, Run
-from workers.sampling import Candidates, Sampled, Sampler
-from workers.sequence import Vocabulary
-from workers.shaping import Logits
-from workers.strategy import NAMES, strategy
-from workers.trace import Events, Trace
-from workers.verifier import Verifier
-from workers.wire.messages import Finished, Message, Open, Ping, Sampling, Tokens
+from hetero.workers.decoding.drafter import Drafter
+from hetero.workers.decoding.policy.strategy import NAMES, strategy
+from hetero.workers.decoding.protocol import Extend, Job, Prefill
+from hetero.workers.decoding.trace import Trace
+from hetero.workers.decoding.verifier import Verifier
+from hetero.workers.engines.base import EngineLimits, Outcome
+from hetero.workers.models.vocabulary import Vocabulary
+from hetero.workers.sampling.logits_processors import Logits
+from hetero.workers.sampling.sampler import Candidates, Sampled, Sampler
+from hetero.workers.simulation.clock import Node, Simulation
+from hetero.workers.simulation.recorder import Recorder
+from hetero.workers.wire.messages import Finished, Message, Open, Ping, Sampling, Tokens
 
 RANKS = (0.80, 0.10, 0.04, 0.02, 0.01, 0.01)  # chance that the target takes the drafter's n-th choice
 WINDOW = 16  # rows up to which checking costs the same
@@ -136,13 +137,13 @@ class Play:
         self._taken: dict[int, list[int]] = dict(enumerate(draws.tolist(), 1))
         context = tokens + 64
         chosen = strategy(plan, gamma if plan in ("serial", "mirror") else 0)
-        words = Vocabulary([b"x"] * _VOCABULARY, frozenset())
-        one = Limits(_VOCABULARY, context, WINDOW * sequences, 64, sequences, early_exit=regime.early)
-        two = Limits(_VOCABULARY, context, regime.leaves, 64, sequences, guesses=8192)
+        vocabulary = Vocabulary([b"x"] * _VOCABULARY, frozenset())
+        one = EngineLimits(_VOCABULARY, context, WINDOW * sequences, 64, sequences, early_exit=regime.early)
+        two = EngineLimits(_VOCABULARY, context, regime.leaves, 64, sequences, draft_nodes=8192)
         self._nodes: dict[bytes, Node] = {}
-        drafter = self.drafter = Drafter(2, two, words.ends, chosen, regime.leaves, trace)
+        drafter = self.drafter = Drafter(2, two, vocabulary.ends, chosen, regime.leaves, trace)
         machines: dict[bytes, Verifier | Drafter] = {
-            b"verifier": Verifier(1, one, words, chosen, 8192, trace),
+            b"verifier": Verifier(1, one, vocabulary, chosen, 8192, trace),
             b"drafter": drafter,
         }
         for name, machine in machines.items():
@@ -176,9 +177,9 @@ class Play:
         )
 
     def _node(self, name: bytes, machine: Verifier | Drafter) -> Node:
-        def execute(run: Run) -> tuple[float, Outcome | None]:
+        def execute(job: Job) -> tuple[float, Outcome | None]:
             seconds, taken = 0.0, list[list[int]]()
-            match run.forward:
+            match job.forward:
                 case Extend(rows, hint):
                     regime, taken = self._regime, [self._taken[row.seq] for row in rows]
                     seconds = regime.draft if name == b"drafter" else regime.verify(len(rows))
@@ -187,7 +188,7 @@ class Play:
                 case Prefill(seq):
                     seconds, taken = 1e-3, [self._taken[seq]]
             self._busy[name] += seconds
-            return seconds, _Outcome(taken) if run.forward is not None else None
+            return seconds, _Outcome(taken) if job.forward is not None else None
 
         def deliver(to: bytes, message: Message) -> None:
             self._deliver(to, name, message, self._regime.link)
@@ -218,7 +219,7 @@ def chain_bound(regime: Regime) -> float:
 
 
 def tree_bound(regime: Regime) -> float:
-    """The same with the best tree of n - 1 guesses."""
+    """The same with the best tree of n - 1 draft tokens."""
     reaches: list[float] = []
     frontier = [1.0]
     while len(reaches) < WINDOW:
@@ -283,9 +284,9 @@ def draw(file: Path) -> None:
     from hetero.bench.plots import lanes
 
     regime = Regime("", 4e-3, flat(0.060), 1e-3, 8, early=True)
-    traces: dict[str, tuple[Events, float, float]] = {}
+    traces: dict[str, tuple[Recorder, float, float]] = {}
     for plan in NAMES:
-        events = Events()
+        events = Recorder()
         Play(regime, plan, 6, 400, seed=1, trace=events)
         first = next(begin for lane, _, begin, *_ in events.spans if lane == "verifier" and begin > 2.0)
         traces[plan] = (events, first - 0.004, first + 0.4)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hetero import __version__
-from hetero.inventory import machine_line
+from hetero.cluster.inventory import machine_line
 
 
 def report(name: str, rows: list[dict[str, Any]], json_file: Path | None, console: Console) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from workers.engines.base import Engine, Row
+from hetero.workers.engines.base import Engine, Row
 
 WIDTHS = (1, 2, 4, 8, 16, 32)
 CONTEXT = 1024

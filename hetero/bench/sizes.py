@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from hetero.bench.inflate import Size, inflate
-from hetero.models import PAIR
-from workers.engines.octet.weights import cache_folder
+from hetero.data import PAIR
+from hetero.workers.engines.octet.weights import cache_folder
 
 SIZES = {
     "9M": ("target", None),

@@ -17,15 +17,15 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from hetero.bench.processes import Pair, Run
+from hetero.bench.processes import Generation, Pair
 from hetero.bench.quality import held_out
 from hetero.bench.report import report
 from hetero.bench.sizes import SIZES, sized
 from hetero.errors import ConfigError
 from hetero.models import find_model
-from workers.spec import WorkerSpec
-from workers.tokenizer import Tokenizer, load_tokenizer
-from workers.wire.messages import Sampling
+from hetero.workers.models.tokenizer import Tokenizer, load_tokenizer
+from hetero.workers.runtime.spec import WorkerSpec
+from hetero.workers.wire.messages import Sampling
 
 _PROMPT = 120  # tokens of a built-in prompt
 
@@ -39,12 +39,12 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Measurement:
     """What one contender did with one question: the streams it ran at once, each worker's busy seconds, and the wall
     seconds, prompt included."""
 
     question: Question
-    runs: list[Run]
+    runs: list[Generation]
     busy: list[float]
     wall: float
 
@@ -113,8 +113,8 @@ def run(settings: Settings, source: Path | None, count: int, json_file: Path | N
     target, draft = find(settings.target, "target"), find(settings.draft, "drafter")
     questions = read_questions(source, load_tokenizer(target), count)
     pairs = _contenders(settings, target, draft)
-    answers: dict[str, list[Answer]] = {name: [] for name in pairs}
-    alone: dict[str, list[Answer]] = {name: [] for name in pairs}  # the same streams one by one
+    answers: dict[str, list[Measurement]] = {name: [] for name in pairs}
+    alone: dict[str, list[Measurement]] = {name: [] for name in pairs}  # the same streams one by one
     try:
         for repeat in range(settings.repeats + 1):
             asked = questions if repeat else questions[:1]
@@ -126,7 +126,7 @@ def run(settings: Settings, source: Path | None, count: int, json_file: Path | N
                     if repeat:  # the first round warms up
                         answers[name].append(found)
                         alone[name].extend(ones)
-        paces = [pair.statuses()[0]["pace"] for name, pair in pairs.items() if not name.startswith("off")]
+        paces = [pair.statuses()[0]["speeds"] for name, pair in pairs.items() if not name.startswith("off")]
     finally:
         for pair in pairs.values():
             pair.close()
@@ -163,7 +163,7 @@ def _contenders(settings: Settings, target: Path, draft: Path) -> dict[str, Pair
         model = target
         if engine == "llama_cpp" and settings.target in SIZES:
             model = sized(settings.target, "q4_0" if settings.engine == "octet4" else "q8_0")
-        spec = WorkerSpec("target", str(model), engine, "off", 0, cores=cores, **common)  # type: ignore[arg-type]
+        spec = WorkerSpec("target", str(model), engine, "off", 0, cores=cores, **common)
         found[f"off, {engine}"] = Pair(spec, None)
     mine, theirs = cores[:-1] or cores, cores[-1:]
     for plan in settings.plans:
@@ -175,7 +175,7 @@ def _contenders(settings: Settings, target: Path, draft: Path) -> dict[str, Pair
     return found
 
 
-def _ask(pair: Pair, question: Question, settings: Settings, seed: int, streams: Sequence[int]) -> Answer:
+def _ask(pair: Pair, question: Question, settings: Settings, seed: int, streams: Sequence[int]) -> Measurement:
     asked = [
         (question.tokens, Sampling(settings.temperature, 0, 1.0, 0.0, 1000 * seed + stream, 0)) for stream in streams
     ]
@@ -183,7 +183,7 @@ def _ask(pair: Pair, question: Question, settings: Settings, seed: int, streams:
     began = time.monotonic()
     runs = pair.ask_all(asked, settings.tokens)
     wall = time.monotonic() - began
-    return Answer(question, runs, [s["busy_s"] - b for s, b in zip(pair.statuses(), before, strict=True)], wall)
+    return Measurement(question, runs, [s["busy_s"] - b for s, b in zip(pair.statuses(), before, strict=True)], wall)
 
 
 def _bound(paces: Sequence[dict[str, Any]], streams: int) -> float:
@@ -193,10 +193,10 @@ def _bound(paces: Sequence[dict[str, Any]], streams: int) -> float:
     """
     if not paces:
         return 0.0
-    alpha = mean(pace["alpha"] for pace in paces)
+    alpha = mean(speeds["alpha"] for speeds in paces)
     forward: dict[int, float] = {}
-    for pace in paces:
-        for rows, seconds in pace["forward"].items():
+    for speeds in paces:
+        for rows, seconds in speeds["forward"].items():
             forward[int(rows)] = min(seconds, forward.get(int(rows), seconds))
     return max(
         (
@@ -209,7 +209,7 @@ def _bound(paces: Sequence[dict[str, Any]], streams: int) -> float:
 
 
 def _table(
-    settings: Settings, answers: dict[str, list[Answer]], alone: dict[str, list[Answer]], bound: float
+    settings: Settings, answers: dict[str, list[Measurement]], alone: dict[str, list[Measurement]], bound: float
 ) -> list[dict[str, Any]]:
     plain = [name for name in answers if name.startswith("off")]
     categories = list(dict.fromkeys(answer.question.category for answer in answers[plain[0]]))
@@ -248,11 +248,11 @@ def _table(
     return rows
 
 
-def _sum(answers: Sequence[Answer], field: str) -> float:
+def _sum(answers: Sequence[Measurement], field: str) -> float:
     return sum(answer.total(field) for answer in answers)
 
 
-def _flips(answers: Sequence[Answer], reference: Sequence[Answer]) -> int:
+def _flips(answers: Sequence[Measurement], reference: Sequence[Measurement]) -> int:
     """Outputs that differ from plain decoding's: near-ties that another width of forward decided otherwise."""
     pairs = zip(answers, reference, strict=True)
     return sum(one.tokens != two.tokens for a, b in pairs for one, two in zip(a.runs, b.runs, strict=True))

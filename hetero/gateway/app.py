@@ -11,13 +11,13 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from hetero.errors import RequestError
-from hetero.gateway.answering import answer, encode, text_of, tokens_of
+from hetero.gateway.auth import Guard
 from hetero.gateway.chat import ChatTemplate
-from hetero.gateway.failures import answer_errors, unavailable
-from hetero.gateway.limits import Guard
+from hetero.gateway.errors import answer_errors, unavailable
+from hetero.gateway.handlers import encode, respond, text_of, tokens_of
 from hetero.gateway.metrics import CONTENT_TYPE
 from hetero.gateway.schema import ChatRequest, CompletionRequest
-from hetero.gateway.served import Served
+from hetero.gateway.state import GatewayState
 from hetero.gateway.tools import instructions, offered, rendered
 
 _PAGE = Path(__file__).with_name("page.html")
@@ -25,19 +25,19 @@ _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inl
 _COMPLETION_TOKENS = 16  # OpenAI's default for /v1/completions
 
 
-def make_app(served: Served) -> FastAPI:
+def make_app(state: GatewayState) -> FastAPI:
     """The gateway's application."""
     app = FastAPI(title="hetero")
-    app.add_middleware(Guard, keys=served.keys, limits=served.limits)
-    template = ChatTemplate(served.tokenizer)
+    app.add_middleware(Guard, keys=state.keys, limits=state.limits)
+    template = ChatTemplate(state.tokenizer)
     created = int(time.time())
     answer_errors(app)
 
     @app.get("/health")
     async def health() -> Response:
-        if served.failure() is not None:
-            return unavailable(str(served.failure()))
-        if not served.ready():
+        if state.failure() is not None:
+            return unavailable(str(state.failure()))
+        if not state.ready():
             return unavailable("Loading model")
         return JSONResponse({"status": "ok"})
 
@@ -47,26 +47,26 @@ def make_app(served: Served) -> FastAPI:
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        return Response(await asyncio.to_thread(served.metrics.text), media_type=CONTENT_TYPE)
+        return Response(await asyncio.to_thread(state.metrics.text), media_type=CONTENT_TYPE)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [_model(served, created)]}
+        return {"object": "list", "data": [_model(state, created)]}
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
-        if name != served.name:
-            raise RequestError(f"model {name!r} is not served here: {served.name!r} is", "model", 404)
-        return _model(served, created)
+        if name != state.name:
+            raise RequestError(f"model {name!r} is not state here: {state.name!r} is", "model", 404)
+        return _model(state, created)
 
     @app.post("/v1/completions")
     async def completions(body: CompletionRequest, request: Request) -> Response:
         prompts, echoes = [], []
         for asked in body.prompts:
-            tokens = await tokens_of(served, asked)
+            tokens = await tokens_of(state, asked)
             prompts.append(tokens)
-            echoes.append(text_of(served, asked) if body.echo else "")
-        return await answer(served, request, body, prompts, body.max_tokens or _COMPLETION_TOKENS, echoes, chat=False)
+            echoes.append(text_of(state, asked) if body.echo else "")
+        return await respond(state, request, body, prompts, body.max_tokens or _COMPLETION_TOKENS, echoes, chat=False)
 
     @app.post("/v1/chat/completions")
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
@@ -77,20 +77,20 @@ def make_app(served: Served) -> FastAPI:
         text = template.render(messages, [tool.model_dump(exclude_none=True) for tool in tools])
         # A template that writes the BOS token itself must not get a second one.
         special = not (template.has_bos and text.startswith(template.has_bos))
-        prompt = await encode(served, text, "messages", special)
+        prompt = await encode(state, text, "messages", special)
         if not prompt:
             raise RequestError("messages: the model's chat template makes an empty prompt of them", "messages")
-        limit = body.max_completion_tokens or body.max_tokens or served.context
-        return await answer(served, request, body, [prompt], limit, [""], chat=True)
+        limit = body.max_completion_tokens or body.max_tokens or state.context
+        return await respond(state, request, body, [prompt], limit, [""], chat=True)
 
     return app
 
 
-def _model(served: Served, created: int) -> dict[str, Any]:
+def _model(state: GatewayState, created: int) -> dict[str, Any]:
     return {
-        "id": served.name,
+        "id": state.name,
         "object": "model",
         "created": created,
         "owned_by": "hetero",
-        "max_model_len": served.context,
+        "max_model_len": state.context,
     }

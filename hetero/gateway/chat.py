@@ -10,7 +10,7 @@ import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from hetero.errors import RequestError
-from workers.tokenizer import Tokenizer
+from hetero.workers.models.tokenizer import Tokenizer
 
 _LARGEST = 1 << 20  # characters of a template
 # For models that bring no template: ChatML, as llama-server does.

@@ -12,9 +12,9 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, disable_cre
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from hetero.client import Piece
-from hetero.gateway.limits import Admission
-from workers.wire.messages import Stats
+from hetero.gateway.admission import Admission
+from hetero.gateway.client import Piece
+from hetero.workers.wire.messages import Stats
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
@@ -42,10 +42,10 @@ class Metrics:
         def counter(name: str, what: str, *labels: str) -> Counter:
             return Counter(f"hetero:{name}", what, labels, registry=registry)
 
-        self._drafts = counter("spec_decode_num_drafts", "Windows that held guesses.")
-        self._draft_tokens = counter("spec_decode_num_draft_tokens", "Guesses checked.")
-        self._accepted = counter("spec_decode_num_accepted_tokens", "Guesses accepted.")
-        self._at = counter("spec_decode_num_accepted_tokens_per_pos", "Guesses accepted by place.", "position")
+        self._drafts = counter("spec_decode_num_drafts", "Windows that held draft tokens.")
+        self._draft_tokens = counter("spec_decode_num_draft_tokens", "Draft tokens checked.")
+        self._accepted = counter("spec_decode_num_accepted_tokens", "Draft tokens accepted.")
+        self._at = counter("spec_decode_num_accepted_tokens_per_pos", "Draft tokens accepted by place.", "position")
         self._forwards = counter("target_forwards", "Target forwards, counted once for each sequence in them.")
         self._prompt = counter("prompt_tokens", "Prompt tokens of finished sequences.")
         self._cached = counter("prompt_tokens_cached", "Those of them taken from cached prefixes.")

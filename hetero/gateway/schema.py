@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from workers.wire.messages import MAX_LOGPROBS, MAX_TOKENS, Sampling
+from hetero.workers.wire.messages import MAX_LOGPROBS, MAX_TOKENS, Sampling
 
 _SEED = (1 << 63) - 1
 _MOST_BIASED = 1024  # tokens of logit_bias

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import anyio
 from fastapi import Request
 
-from hetero.client import Piece
+from hetero.gateway.client import Piece
 
 _Result = TypeVar("_Result")
 

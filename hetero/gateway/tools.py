@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hetero.gateway.schema import ChatMessage, ChatRequest, NamedTool, Tool
-from workers.grammar import calls_grammar, tagged_grammar
+from hetero.workers.sampling.grammar import calls_grammar, tagged_grammar
 
 _BEGIN, _END = "<tool_call>", "</tool_call>"
 

@@ -8,6 +8,9 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
+from pathlib import Path
+
+from hetero.workers.errors import ModelError
 
 _KINDS = {"CUDA": "cuda", "ROCm": "rocm", "HIP": "rocm", "Vulkan": "vulkan", "MTL": "mps", "Metal": "mps"}
 _FLAGS = {"cuda": "-DGGML_CUDA=on", "rocm": "-DGGML_HIP=on", "vulkan": "-DGGML_VULKAN=on", "mps": "-DGGML_METAL=on"}
@@ -50,6 +53,14 @@ def llama_gpus() -> tuple[Accelerator, ...]:
         name = lib.ggml_backend_dev_description(handle).decode(errors="replace")
         found.append(Accelerator(_KINDS[match[1]], int(match[2] or 0), name, free.value, handle))
     return tuple(found)
+
+
+def gpu_handle(path: Path, kind: str) -> int | None:
+    """The ggml device of the one GPU of a kind that this process sees; None for kind "". Raises ModelError."""
+    handle = next((found.handle for found in llama_gpus() if found.kind == kind), None) if kind else None
+    if kind and handle is None:
+        raise ModelError(f"{path}: llama.cpp finds no {kind} device in this process: {install_line(kind)}")
+    return handle
 
 
 @cache

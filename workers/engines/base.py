@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol, TypeAlias
 
-from workers.errors import EngineError, KvFull, UnknownNode, Unsupported
-from workers.sampling import Candidates, Sampled, Sampler
-from workers.shaping import Logits
+from hetero.workers.errors import EngineError, KvFull, UnknownNode, Unsupported
+from hetero.workers.sampling.logits_processors import Logits
+from hetero.workers.sampling.sampler import Candidates, Sampled, Sampler
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +28,12 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class EngineLimits:
     """What an engine can hold, known before any call.
 
     ``context``: tokens a sequence may reach; ``rows``: rows of one ``extend``; ``chunk``: tokens of one
     ``prefill``; ``sequences``: open at once; ``exact``: whether it runs in exact mode (chains of one sequence
-    a forward); ``guesses``: evaluated nodes a sequence may hold below its committed ones; ``branches``: how many of
+    a forward); ``draft_nodes``: evaluated nodes a sequence may hold below its committed ones; ``branches``: how many of
     them may be leaves, over all sequences; ``early_exit``: whether ``extend`` serves a ``Hint``.
     """
 
@@ -43,7 +43,7 @@ class Limits:
     chunk: int
     sequences: int
     exact: bool = False
-    guesses: int = 64
+    draft_nodes: int = 64
     branches: int = 1 << 20
     early_exit: bool = False
 
@@ -60,7 +60,7 @@ class Outcome(Protocol):
         return sampler.sample(self.logits(row), position)
 
     def candidates(self, row: int, sampler: Sampler, position: int, count: int) -> Candidates:
-        """The ``count`` likeliest samples at ``position``: what a drafter guesses. Raises NotFinite."""
+        """The ``count`` likeliest samples at ``position``: what a drafter proposes. Raises NotFinite."""
         return sampler.candidates(self.logits(row), position, count)
 
 
@@ -71,7 +71,7 @@ Hinted: TypeAlias = Callable[[Outcome], None]
 class Engine(Protocol):
     """A loaded model. Calls come from one thread at a time, except ``abort``."""
 
-    limits: Limits
+    limits: EngineLimits
 
     def prefill(self, seq: int, tokens: Sequence[int]) -> Outcome:
         """Append a chunk to a sequence's prefix, opening it if need be; logits of the last token only.
@@ -140,7 +140,7 @@ class Ledger:
             node = self.nodes[node][0]
         return path[::-1]
 
-    def check_prefill(self, tokens: Sequence[int], limits: Limits) -> None:
+    def check_prefill(self, tokens: Sequence[int], limits: EngineLimits) -> None:
         """Raises EngineError when a chunk cannot be appended to the prefix."""
         if self.tip or self.nodes:
             raise EngineError("prefill after extend: the prefix is complete once nodes hang on it")
@@ -155,7 +155,7 @@ class Ledger:
         self.length = length
         return self
 
-    def append(self, rows: Sequence[Row], limits: Limits) -> list[int]:
+    def append(self, rows: Sequence[Row], limits: EngineLimits) -> list[int]:
         """Enter rows of this sequence in order; returns their positions. Raises before anything changed."""
         new: dict[int, tuple[int, int]] = {}
         for row in rows:
@@ -193,7 +193,7 @@ class Ledger:
         return path, dropped
 
 
-def check_rows(rows: Sequence[Row], limits: Limits) -> None:
+def check_rows(rows: Sequence[Row], limits: EngineLimits) -> None:
     """Bounds of one ``extend`` call. Raises EngineError before native code sees a number."""
     if not 0 < len(rows) <= limits.rows:
         raise EngineError(f"a forward has 1 to {limits.rows} rows, not {len(rows)}")
@@ -207,7 +207,7 @@ def check_rows(rows: Sequence[Row], limits: Limits) -> None:
             raise Unsupported("exact mode checks chains, not trees")
 
 
-def check_tokens(tokens: Sequence[int], limits: Limits) -> None:
+def check_tokens(tokens: Sequence[int], limits: EngineLimits) -> None:
     """Bounds of prompt tokens. Raises EngineError."""
     for token in tokens:
         if not 0 <= token < limits.vocabulary:

@@ -15,11 +15,12 @@ from pathlib import Path
 import llama_cpp
 import numpy as np
 
-from workers.engines.accelerators import install_line, llama_gpus
-from workers.engines.base import Hinted, Ledger, Limits, Outcome, Row, check_rows
-from workers.engines.cells import saved_under
-from workers.errors import Aborted, EngineError, KvFull, ModelError, TooManyLeaves, UnknownNode, Unsupported
-from workers.shaping import Logits
+from hetero.workers.engines.accelerators import gpu_handle
+from hetero.workers.engines.base import EngineLimits, Hinted, Ledger, Outcome, Row, check_rows
+from hetero.workers.engines.kv_slots import saved_under
+from hetero.workers.errors import Aborted, EngineError, KvFull, TooManyLeaves, UnknownNode, Unsupported
+from hetero.workers.models.gguf import open_gguf
+from hetero.workers.sampling.logits_processors import Logits
 
 EXACT_WIDTH = 8
 _MAX_IDS = 256  # llama.cpp's LLAMA_MAX_SEQ
@@ -37,7 +38,7 @@ class LlamaSettings:
     exact: bool = False
     gpu: str = ""
     branches: int = 32  # live branches per sequence
-    guesses: int = 128  # evaluated guesses per sequence
+    draft_nodes: int = 128  # evaluated draft tokens per sequence
 
 
 # llama.cpp polls this between graph nodes from its compute threads. A Python callback would take the GIL each
@@ -51,14 +52,14 @@ class LlamaEngine:
     def __init__(self, path: Path, settings: LlamaSettings) -> None:
         """Load. Raises ModelError for a file llama.cpp refuses, Unsupported for memory that cannot roll back."""
         exact = settings.exact
-        self._model = load_model(path, gpu=settings.gpu)
+        self._model = open_gguf(path, gpu_handle(path, settings.gpu))
         if llama_cpp.llama_model_is_recurrent(self._model) or llama_cpp.llama_model_is_hybrid(self._model):
             llama_cpp.llama_model_free(self._model)
             raise Unsupported(f"{path.name} has recurrent memory, which cannot take back rejected tokens")
         self._flag = ctypes.create_string_buffer(2)
         ids = settings.sequences if exact else min(_MAX_IDS, settings.sequences * settings.branches)
         params = llama_cpp.llama_context_default_params()
-        spare = EXACT_WIDTH if exact else settings.guesses
+        spare = EXACT_WIDTH if exact else settings.draft_nodes
         params.n_ctx = settings.sequences * _padded(settings.context + spare)
         params.n_seq_max = ids
         params.n_batch = params.n_ubatch = max(
@@ -75,19 +76,19 @@ class LlamaEngine:
             raise EngineError(f"llama.cpp could not make a context of {params.n_ctx} cells for {path.name}")
         self._memory = llama_cpp.llama_get_memory(self._context)
         vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
-        self.limits = Limits(
+        self.limits = EngineLimits(
             vocabulary=vocabulary,
             context=settings.context,
             rows=EXACT_WIDTH if exact else settings.rows,
             chunk=settings.chunk,
             sequences=settings.sequences,
             exact=exact,
-            guesses=spare,
+            draft_nodes=spare,
             branches=ids,
         )
         self._batch = _Batch(params.n_batch, ids)
         self._ids = list(range(ids))[::-1]  # free llama sequence ids
-        self._sequences: dict[int, _Held] = {}
+        self._sequences: dict[int, _BranchedSequence] = {}
         self._saved: dict[int, ctypes.Array[ctypes.c_uint8]] = {}
 
     def prefill(self, seq: int, tokens: Sequence[int]) -> Outcome:
@@ -98,7 +99,7 @@ class LlamaEngine:
         ledger.check_prefill(tokens, self.limits)
         opened = held is None
         if held is None:
-            held = _Held(ledger, {self._take(): 0})
+            held = _BranchedSequence(ledger, {self._take(): 0})
         ids = list(held.leaves)
         self._batch.clear()
         for at, token in enumerate(tokens):
@@ -118,7 +119,7 @@ class LlamaEngine:
         by_seq: dict[int, list[Row]] = {}
         for row in rows:
             by_seq.setdefault(row.seq, []).append(row)
-        entered: list[tuple[_Held, list[Row], dict[int, int]]] = []
+        entered: list[tuple[_BranchedSequence, list[Row], dict[int, int]]] = []
         try:
             for seq, own in by_seq.items():
                 held = self._held(seq)
@@ -184,7 +185,7 @@ class LlamaEngine:
             self._give(i)
             raise KvFull("llama.cpp found no room for a saved sequence")
         self._remove(i, length)
-        self._sequences[seq] = _Held(Ledger().opened(length), {i: 0})
+        self._sequences[seq] = _BranchedSequence(Ledger().opened(length), {i: 0})
 
     def drop(self, key: int) -> None:
         self._saved.pop(key, None)
@@ -204,13 +205,13 @@ class LlamaEngine:
         ids = range(len(self._batch.ids))
         return sum(llama_cpp.llama_memory_seq_pos_max(self._memory, i) + 1 for i in ids)
 
-    def _held(self, seq: int) -> _Held:
+    def _held(self, seq: int) -> _BranchedSequence:
         held = self._sequences.get(seq)
         if held is None:
             raise UnknownNode(f"sequence {seq} is not open")
         return held
 
-    def _branch(self, held: _Held, rows: Sequence[Row]) -> None:
+    def _branch(self, held: _BranchedSequence, rows: Sequence[Row]) -> None:
         """Give each row's branch a llama id: the first child takes its parent's over, others copy it."""
         tips = {leaf: i for i, leaf in held.leaves.items()}
         for row in rows:
@@ -270,7 +271,7 @@ class LlamaEngine:
 
 
 @dataclass
-class _Held:
+class _BranchedSequence:
     """A sequence's nodes, and the branches that hold them: llama sequence id -> deepest node."""
 
     ledger: Ledger
@@ -332,29 +333,6 @@ class _Batch:
             self._row_ids[at][n] = i
         self._wanted[at] = logits
         self.struct.n_tokens = at + 1
-
-
-# llama.cpp's chatter is dropped; its failures come back as return codes.
-_QUIET = llama_cpp.llama_log_callback(lambda level, text, data: None)
-llama_cpp.llama_log_set(_QUIET, ctypes.c_void_p(0))
-
-
-def load_model(path: Path, gpu: str = "", vocabulary_only: bool = False) -> object:
-    """A llama_model pointer. ``gpu``: the kind of the GPU that takes all layers, or "" for none. Raises ModelError."""
-    handles = [found.handle for found in llama_gpus() if found.kind == gpu][:1] if gpu else []
-    if gpu and not handles:
-        raise ModelError(f"{path}: llama.cpp finds no {gpu} device in this process: {install_line(gpu)}")
-    llama_cpp.llama_backend_init()
-    params = llama_cpp.llama_model_default_params()
-    params.vocab_only = vocabulary_only
-    params.n_gpu_layers = 1_000 if handles else 0
-    devices = (ctypes.c_void_p * 2)(*handles)  # ended by a NULL; without any, llama.cpp leaves all GPUs alone
-    params.devices = ctypes.cast(devices, ctypes.c_void_p)
-    params.split_mode = llama_cpp.LLAMA_SPLIT_MODE_NONE
-    model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
-    if not model:
-        raise ModelError(f"{path}: llama.cpp cannot load this file (damaged, or an architecture it does not know)")
-    return model
 
 
 def _padded(cells: int) -> int:

@@ -1,31 +1,30 @@
-"""One engine tries itself: ``python -m workers.engines.selftest ENGINE MODEL``, in a process that may die of it.
+"""One engine tries itself: ``python -m hetero.workers.engines.selftest ENGINE MODEL``, in a process that may die of it.
 
 Prints one line. Exit status 0: it works; 3: it is not for this machine, the line says why; else it is broken.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
-from workers.engines.base import Row
-from workers.engines.load import load_engine
-from workers.spec import WorkerSpec
+from hetero.workers.engines.base import Row
+from hetero.workers.engines.registry import EngineSettings, find_engine
 
 _ROWS = 8
 
 
 def main(name: str, model: str) -> int:
     """Load, prefill, check a window, and time one row."""
-    if name.startswith("octet"):
-        from workers.engines.octet.library import why_not
-
-        if (reason := why_not()) is not None:
-            print(reason)
-            return 3
-    engine = load_engine(WorkerSpec("target", model, name, "off", 0, sequences=1, context=256))  # type: ignore[arg-type]
+    entry = find_engine(name)
+    if (reason := entry.objection("cpu", here=True)) is not None:
+        print(reason)
+        return 3
+    engine = entry.load(EngineSettings(Path(model), os.cpu_count() or 1, sequences=1, context=256))
     prompt = [token % engine.limits.vocabulary for token in range(5, 5 + _ROWS)]
     engine.prefill(1, prompt)
     outcome = engine.extend([Row(1, node, node - 1, 7) for node in range(1, _ROWS + 1)])

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from workers.engines.base import Hinted, Ledger, Limits, Outcome, Row, check_rows
-from workers.engines.cells import saved_under
-from workers.errors import Aborted, TooManyLeaves
-from workers.shaping import Logits
+from hetero.workers.engines.base import EngineLimits, Hinted, Ledger, Outcome, Row, check_rows
+from hetero.workers.engines.kv_slots import saved_under
+from hetero.workers.errors import Aborted, TooManyLeaves
+from hetero.workers.sampling.logits_processors import Logits
 
 _MASK = (1 << 64) - 1
 
@@ -37,7 +37,7 @@ class TableSpec:
     sequences: int = 64
     rows: int = 512
     chunk: int = 512
-    guesses: int = 512
+    draft_nodes: int = 512
     early: float = 0.0
     latency: Callable[[int], float] | None = None
     fault: Callable[[int, list[int]], str | None] | None = None
@@ -48,13 +48,13 @@ class TableEngine:
 
     def __init__(self, spec: TableSpec) -> None:
         self.spec = spec
-        self.limits = Limits(
+        self.limits = EngineLimits(
             spec.vocabulary,
             spec.context,
             spec.rows,
             spec.chunk,
             spec.sequences,
-            guesses=spec.guesses,
+            draft_nodes=spec.draft_nodes,
             early_exit=spec.early > 0,
         )
         shape = (min(1024, (1 << 23) // spec.vocabulary), spec.vocabulary)

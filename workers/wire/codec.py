@@ -7,8 +7,8 @@ from typing import Any
 import msgpack
 import msgspec
 
-from workers.errors import WireError
-from workers.wire.messages import MAX_FRAME, MAX_TOKENS, Message
+from hetero.workers.errors import WireError
+from hetero.workers.wire.messages import MAX_FRAME, MAX_TOKENS, Message
 
 
 def encode(message: Message) -> bytes:

@@ -36,14 +36,18 @@ class _Message(Struct, frozen=True, tag=True, forbid_unknown_fields=True):
 
 
 class Sampling(Struct, frozen=True, forbid_unknown_fields=True):
-    """The sampling settings of one choice; the fields are ``workers.sampling.SamplingSpec``'s."""
+    """How to sample one choice of one request. ``top_k`` 0, ``top_p`` 1 and ``min_p`` 0 switch a filter off.
+
+    ``presence`` and ``frequency`` are OpenAI's penalties, ``bias`` is added to the logits of tokens; ``logprobs``: how
+    many likeliest tokens to report beside each (-1: no logprobs at all).
+    """
 
     temperature: Annotated[float, Meta(ge=0.0, le=100.0)]
-    top_k: Annotated[int, Meta(ge=0, lt=1 << 31)]
-    top_p: Annotated[float, Meta(gt=0.0, le=1.0)]
-    min_p: Unit
-    seed: Seed
-    choice: Annotated[int, Meta(ge=0, lt=1 << 16)]
+    top_k: Annotated[int, Meta(ge=0, lt=1 << 31)] = 0
+    top_p: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0
+    min_p: Unit = 0.0
+    seed: Seed = 0
+    choice: Annotated[int, Meta(ge=0, lt=1 << 16)] = 0
     presence: Annotated[float, Meta(ge=-100.0, le=100.0)] = 0.0
     frequency: Annotated[float, Meta(ge=-100.0, le=100.0)] = 0.0
     bias: Annotated[list[tuple[Token, Annotated[float, Meta(ge=-1e4, le=1e4)]]], Meta(max_length=1024)] = []
@@ -52,7 +56,7 @@ class Sampling(Struct, frozen=True, forbid_unknown_fields=True):
 
 class Open(_Message, frozen=True):
     """A sequence begins. To a drafter, ``committed`` holds the output so far; from a gateway it is empty. The output
-    obeys ``grammar`` (``workers.grammar``), if there is one; ``plain``: no speculation is wanted."""
+    obeys ``grammar`` (``sampling.grammar``), if there is one; ``plain``: no speculation is wanted."""
 
     seq: Seq
     epoch: Epoch
@@ -109,7 +113,7 @@ class Close(_Message, frozen=True):
 
 
 class Draft(_Message, frozen=True):
-    """One guessed subtree, stateless: below the first ``base`` tokens node i has ``tokens[i]``, hangs on node
+    """One drafted subtree, stateless: below the first ``base`` tokens node i has ``tokens[i]``, hangs on node
     ``parents[i]`` (-1: the newest of those tokens), and the target takes it there with chance ``chances[i]``, as
     calibrated by the drafter. ``seconds``: of the draft step that made it."""
 
@@ -131,8 +135,8 @@ class Logprob(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
 
 
 class Round(Struct, frozen=True, forbid_unknown_fields=True):
-    """The window that brought tokens: guesses ``drafted`` and ``accepted``, milliseconds of its forward, of the wait
-    before it, and of the draft steps since the window before."""
+    """The window that brought tokens: how many draft tokens it held and how many were accepted; milliseconds of its
+    forward, of the wait before it, and of the draft steps since the window before."""
 
     drafted: Count
     accepted: Count
@@ -160,8 +164,8 @@ class Stats(Struct, frozen=True, forbid_unknown_fields=True):
     ``resumed_n`` output tokens were decided by an earlier verifier; times and drafts are those since.
     ``plain_n`` tokens were decided with speculation switched off because it lost; ``waited_ms``: time the sequence
     was held back for a draft; ``cached_n`` prompt tokens were taken from a cached prefix. ``drafts_n`` windows held
-    guesses; in ``accepted_at[i]`` of them guess i of the path was accepted. ``plain_token_ms``: what a token costs
-    without speculation, 0 where it was not measured.
+    draft tokens; in ``accepted_at[i]`` of them draft token i of the path was accepted. ``plain_token_ms``: what a token
+    costs without speculation, 0 where it was not measured.
     """
 
     prompt_n: Count

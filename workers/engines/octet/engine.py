@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.engines.base import Hinted, Limits, Outcome, Row, check_rows
-from workers.engines.cells import Held, Slots, saved_under
-from workers.engines.octet.library import CLayer, CMatrix, CPart, CShape, library, why_not
-from workers.engines.octet.weights import Weights, load_weights
-from workers.errors import Aborted, EngineError, Unsupported
-from workers.shaping import Logits
+from hetero.workers.engines.base import EngineLimits, Hinted, Outcome, Row, check_rows
+from hetero.workers.engines.kv_slots import Slots, SlotSequence, saved_under
+from hetero.workers.engines.octet.library import CLayer, CMatrix, CPart, CShape, library, why_not
+from hetero.workers.engines.octet.weights import Weights, load_weights
+from hetero.workers.errors import Aborted, EngineError, Unsupported
+from hetero.workers.sampling.logits_processors import Logits
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class OctetSettings:
     rows: int = 64
     chunk: int = 128
     bits: int = 8  # of the layers' weights: 8 or 4
-    guesses: int = 128  # evaluated guesses per sequence
+    draft_nodes: int = 128  # evaluated draft tokens per sequence
 
 
 class OctetEngine:
@@ -49,7 +49,7 @@ class OctetEngine:
         self._bits = settings.bits
         numbers = self._weights.numbers
         context = min(settings.context, numbers.context)
-        self._capacity = -(-(context + settings.guesses) // 16) * 16
+        self._capacity = -(-(context + settings.draft_nodes) // 16) * 16
         most = max(settings.rows, settings.chunk)
         self._kept: list[NDArray[np.generic]] = []  # arrays the kernel points into
         positions = np.outer(np.arange(self._capacity), self._weights["frequencies"])
@@ -70,13 +70,13 @@ class OctetEngine:
         )
         if not self._model:
             raise EngineError("no memory for the KV cache: take a shorter --context or fewer --parallel sequences")
-        self.limits = Limits(
+        self.limits = EngineLimits(
             numbers.vocabulary,
             context,
             settings.rows,
             settings.chunk,
             settings.sequences,
-            guesses=settings.guesses,
+            draft_nodes=settings.draft_nodes,
         )
         self._logits = np.empty((settings.rows, numbers.vocabulary), np.float32)
         self._slots = Slots(settings.sequences)
@@ -101,7 +101,7 @@ class OctetEngine:
         for at, row in enumerate(rows):
             by_seq.setdefault(row.seq, []).append(at)
         order = [at for places in by_seq.values() for at in places]
-        entered: list[tuple[Held, list[Row], dict[int, int]]] = []
+        entered: list[tuple[SlotSequence, list[Row], dict[int, int]]] = []
         parts: list[CPart] = []
         positions: list[int] = []
         cells: list[int] = []

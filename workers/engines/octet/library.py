@@ -41,7 +41,7 @@ class CPart(Structure):
 @cache
 def library() -> ctypes.CDLL | None:
     """The kernel, or None where it was not built (no C++ compiler at installation)."""
-    spec = importlib.util.find_spec("workers.engines.octet._kernel")
+    spec = importlib.util.find_spec("hetero.workers.engines.octet._kernel")
     if spec is None or spec.origin is None:
         return None
     lib = ctypes.CDLL(spec.origin)

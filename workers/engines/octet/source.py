@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.errors import ModelError, Unsupported
+from hetero.workers.errors import ModelError, Unsupported
+from hetero.workers.models.metadata import read_metadata
 
 Array = NDArray[np.float32]
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
@@ -32,6 +32,23 @@ class Numbers:
     epsilon: float
     theta: float
     neox: bool
+
+
+def _numbers(path: Path, vocabulary: int) -> Numbers:
+    """The shape of a model octet covers. Raises Unsupported."""
+    found = read_metadata(path)
+    if found.family not in FAMILIES:
+        raise Unsupported(f"octet runs {', '.join(FAMILIES)} models; {path.name} is of the {found.family} family")
+    if found.scaling or found.experts:
+        raise Unsupported(f"octet does not run {path.name}: its rotary scaling or experts are not covered")
+    # Within a sliding window, sliding or not is the same.
+    context = min(found.context, found.window or found.context)
+    # GGUF files of llama and mistral have their rotary pairs side by side; everything else half a head apart.
+    neox = path.is_dir() or found.family in ("qwen2", "qwen3")
+    return Numbers(
+        found.layers, found.width, found.heads, found.kv_heads, found.head, found.ffn, vocabulary, context,
+        found.epsilon, found.theta, neox,
+    )  # fmt: skip
 
 
 class Source(Protocol):
@@ -58,37 +75,11 @@ class GgufSource:
         import gguf
 
         self._gguf = gguf
-        reader = gguf.GGUFReader(path)
-        fields = reader.fields
-        kind = str(fields["general.architecture"].contents())
-        if kind not in FAMILIES:
-            raise Unsupported(f"octet runs {', '.join(FAMILIES)} models; {path.name} is of the {kind} family")
-        scaling = fields.get(f"{kind}.rope.scaling.type")
-        if (scaling is not None and scaling.contents() != "none") or f"{kind}.expert_count" in fields:
-            raise Unsupported(f"octet does not run {path.name}: its rotary scaling or experts are not covered")
-        self._tensors = {tensor.name: tensor for tensor in reader.tensors}
-
-        def number(key: str, default: Any = None) -> Any:
-            found = fields.get(f"{kind}.{key}")
-            if found is None and default is None:
-                raise ModelError(f"{path.name}: the file has no {kind}.{key}")
-            return found.contents() if found is not None else default
-
-        heads = int(number("attention.head_count"))
-        width = int(number("embedding_length"))
-        self.numbers = Numbers(
-            layers=int(number("block_count")),
-            width=width,
-            heads=heads,
-            kv_heads=int(number("attention.head_count_kv", heads)),
-            head=int(number("attention.key_length", width // heads)),
-            ffn=int(number("feed_forward_length")),
-            vocabulary=int(self._tensors["token_embd.weight"].shape[1]),
-            context=int(number("context_length", 2048)),
-            epsilon=float(number("attention.layer_norm_rms_epsilon")),
-            theta=float(number("rope.freq_base", 10000.0)),
-            neox=kind in ("qwen2", "qwen3"),
-        )
+        self._tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+        embedding = self._tensors.get("token_embd.weight")
+        if embedding is None:
+            raise ModelError(f"{path.name}: the file has no token_embd.weight")
+        self.numbers = _numbers(path, int(embedding.shape[1]))
 
     def get(self, name: str) -> Array | None:
         tensor = self._tensors.get(name)
@@ -125,33 +116,9 @@ class SafetensorsSource:
     def __init__(self, path: Path) -> None:
         from safetensors import safe_open
 
-        config = json.loads((path / "config.json").read_text())
-        kind = config.get("model_type")
-        if kind not in FAMILIES:
-            raise Unsupported(f"octet runs {', '.join(FAMILIES)} models; {path.name} is of the {kind} family")
-        rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-        if rope.get("rope_type", rope.get("type", "default")) != "default":
-            raise Unsupported(f"octet does not cover the rotary scaling of {path.name}: use the torch engine")
-        heads = int(config["num_attention_heads"])
-        context = int(config.get("max_position_embeddings", 2048))
-        window = config.get("sliding_window")
-        if window and config.get("use_sliding_window", True):
-            context = min(context, int(window))  # within the window, sliding or not is the same
         self._files: list[Any] = [safe_open(file, framework="pt") for file in sorted(path.glob("*.safetensors"))]
         self._where = {name: file for file in self._files for name in file.keys()}  # noqa: SIM118
-        self.numbers = Numbers(
-            layers=int(config["num_hidden_layers"]),
-            width=int(config["hidden_size"]),
-            heads=heads,
-            kv_heads=int(config.get("num_key_value_heads") or heads),
-            head=int(config.get("head_dim") or config["hidden_size"] // heads),
-            ffn=int(config["intermediate_size"]),
-            vocabulary=int(config["vocab_size"]),
-            context=context,
-            epsilon=float(config.get("rms_norm_eps", 1e-6)),
-            theta=float(rope.get("rope_theta") or config.get("rope_theta", 10000.0)),
-            neox=True,
-        )
+        self.numbers = _numbers(path, read_metadata(path).vocabulary)
 
     def get(self, name: str) -> Array | None:
         parts = name.split(".")

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.engines.octet.source import Array, Numbers, Source, layer_names, need, open_source
-from workers.errors import Unsupported
+from hetero.workers.engines.octet.source import Array, Numbers, Source, layer_names, need, open_source
+from hetero.workers.errors import Unsupported
 
 GROUP = 256  # inputs that share a scale; as in kernel.cpp
 FINE = 32  # inputs that share a scale in 4-bit weights; as in kernel.cpp

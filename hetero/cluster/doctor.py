@@ -1,0 +1,264 @@
+"""``hetero doctor``: what is installed and at hand, what would go wrong, and the line that mends it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from hetero.cluster.inventory import cpu_name, take_inventory
+from hetero.config import Config, api_keys, check_certificate
+from hetero.data import PAIR
+from hetero.errors import HeteroError
+from hetero.models import find_model
+from hetero.plan import make_plan
+from hetero.workers.engines.accelerators import install_line, llama_gpus, llama_kinds, torch_kinds
+from hetero.workers.engines.registry import ENGINES
+from hetero.workers.models.model import Model, check_vocabularies
+
+GOOD, ODD, BAD = "ok", "note", "PROBLEM"
+_PACKAGES = ("torch", "transformers", "llama-cpp-python", "ray", "pyzmq", "llguidance")
+_STORE = 128 << 20  # bytes Ray needs of shared memory
+_FILES = 4096  # open files for some hundred clients
+_ANSWER = 120  # seconds an engine may take to try itself
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report: what was looked at, its state, what was found, and what to do about it."""
+
+    what: str
+    state: str
+    found: str
+    fix: str = ""
+
+
+def examine(config: Config) -> Iterator[Finding]:
+    """All findings for a configuration, the quick ones first."""
+    for check in (installation, hardware, torch_build, llama_build, engines, memory_of_ray, ports, access, models):
+        try:
+            yield from check(config)
+        except HeteroError as error:
+            yield Finding(check.__name__, BAD, str(error))
+
+
+def installation(config: Config) -> Iterator[Finding]:
+    """Versions."""
+    yield Finding("Python", GOOD, f"{platform.python_version()} on {platform.platform(terse=True)}")
+    for name in _PACKAGES:
+        try:
+            yield Finding(name, GOOD, version(name))
+        except PackageNotFoundError:
+            yield Finding(name, BAD, "not installed", "pip install hetero")
+
+
+def hardware(config: Config) -> Iterator[Finding]:
+    """Cores, memory, GPUs."""
+    found = take_inventory()
+    free, total = found.memory / 2**30, psutil.virtual_memory().total / 2**30
+    state = ODD if free < 2 else GOOD
+    yield Finding("CPU", GOOD, f"{cpu_name()}, {len(found.cores)} usable cores")
+    yield Finding(
+        "memory", state, f"{free:.1f} of {total:.1f} GiB free", "close other programs" if state == ODD else ""
+    )
+    for gpu in found.gpus:
+        room = f", {gpu.free / 2**30:.1f} GiB free" if gpu.free else ""
+        yield Finding(str(gpu.device), GOOD, gpu.name + room)
+    if not found.gpus:
+        yield Finding("GPU", GOOD, "none that hetero can use; a spare core drafts instead")
+
+
+def torch_build(config: Config) -> Iterator[Finding]:
+    """Whether the torch wheel fits the GPU."""
+    nvidia = [gpu for gpu in take_inventory().gpus if gpu.kind == "cuda"]
+    wheel = f"torch=={version('torch').partition('+')[0]}"
+    if not nvidia:
+        amd = shutil.which("rocminfo") is not None
+        fix = f"pip install {wheel} --index-url https://download.pytorch.org/whl/rocm7.2" if amd else ""
+        fits = not amd or "rocm" in torch_kinds()
+        text = f"built for {', '.join(torch_kinds()) or 'the CPU'}"
+        yield Finding("torch's GPU", GOOD if fits else ODD, text, "" if fits else fix)
+        return
+    line = f"pip install {wheel} --index-url https://download.pytorch.org/whl/cu130"
+    if "cuda" not in torch_kinds():
+        yield Finding("torch's GPU", ODD, f"this wheel is for {version('torch').partition('+')[2]}, not CUDA", line)
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        yield Finding("torch's GPU", BAD, "torch sees no CUDA device", "update the NVIDIA driver (nvidia-smi works?)")
+        return
+    built = torch.cuda.get_arch_list()
+    for number in range(torch.cuda.device_count()):
+        major, minor = torch.cuda.get_device_capability(number)
+        fits = any(_runs(arch, major, minor) for arch in built)
+        text = f"cuda:{number} is sm_{major}{minor}; the wheel has {' '.join(built)}"
+        older = f"pip install {wheel} --index-url https://download.pytorch.org/whl/cu126"
+        yield Finding("torch's GPU", GOOD if fits else BAD, text, "" if fits else older)
+
+
+def _runs(arch: str, major: int, minor: int) -> bool:
+    """Whether code for ``arch`` (sm_86, compute_90) runs on a device: the same major version, or compiled at start."""
+    kind, _, digits = arch.partition("_")
+    digits = digits.rstrip("af")
+    if not digits.isdigit():
+        return False
+    of = divmod(int(digits), 10)
+    return of <= (major, minor) if kind == "compute" else of[0] == major and of[1] <= minor
+
+
+def llama_build(config: Config) -> Iterator[Finding]:
+    """Whether llama-cpp-python can use the GPU that is there."""
+    kinds = llama_kinds()
+    for gpu in llama_gpus():
+        yield Finding("llama.cpp's GPU", GOOD, f"{gpu.kind}:{gpu.number}, {gpu.name}")
+    there = [
+        ("cuda", "nvidia-smi", "NVIDIA GPU"),
+        ("rocm", "rocminfo", "AMD GPU with ROCm"),
+        ("vulkan", "vulkaninfo", "Vulkan"),
+    ]
+    found = [(kind, what) for kind, tool, what in there if shutil.which(tool)]
+    if platform.system() == "Darwin":
+        found.append(("mps", "Metal"))
+    missing = [(kind, what) for kind, what in found if kind not in kinds]
+    if missing and not kinds:
+        for kind, what in missing:
+            text = f"built without {what}: GGUF models run on the CPU"
+            yield Finding("llama.cpp's GPU", ODD, text, install_line(kind))
+    elif not kinds:
+        yield Finding("llama.cpp's GPU", GOOD, "built for the CPU, and no GPU is there")
+
+
+def engines(config: Config) -> Iterator[Finding]:
+    """Each engine runs a tiny model in a process of its own, for it may die of an instruction the CPU lacks."""
+    from hetero.bench.inflate import Size, inflate
+
+    with tempfile.TemporaryDirectory(prefix="hetero-doctor-") as folder:
+        small = Path(folder) / "q8_0.gguf"  # quantised weights take the instructions that builds get wrong
+        inflate(PAIR / "drafter.gguf", small, Size(128, 4, 384), "q8_0")
+        for name in ENGINES:
+            yield _tried(name, small if name == "llama_cpp" else PAIR / "drafter.gguf")
+
+
+def _tried(name: str, model: Path) -> Finding:
+    command = [sys.executable, "-P", "-m", "hetero.workers.engines.selftest", name, str(model)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_ANSWER)
+    except subprocess.TimeoutExpired:
+        return Finding(f"engine {name}", BAD, f"gave no answer in {_ANSWER} s")
+    last = (done.stdout.strip().splitlines() or done.stderr.strip().splitlines() or [""])[-1]
+    if done.returncode < 0:
+        cause = signal.Signals(-done.returncode).name
+        fix = install_line("cpu") if name == "llama_cpp" else "take another engine"
+        return Finding(f"engine {name}", BAD, f"died of {cause}: it was built for another CPU", fix)
+    return Finding(f"engine {name}", {0: GOOD, 3: ODD}.get(done.returncode, BAD), last)
+
+
+def memory_of_ray(config: Config) -> Iterator[Finding]:
+    """What Ray needs of the system."""
+    shared = Path("/dev/shm")
+    if shared.is_dir():
+        room = shutil.disk_usage(shared).free
+        small = room < _STORE
+        fix = "in a container: --shm-size=1g" if small else ""
+        yield Finding("shared memory", ODD if small else GOOD, f"{room / 2**20:.0f} MiB free in /dev/shm", fix)
+    import resource
+
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    few = files < _FILES
+    yield Finding("open files", ODD if few else GOOD, f"{files} allowed", f"ulimit -n {_FILES}" if few else "")
+    if config.address != "local":
+        token = os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
+        line = "export RAY_AUTH_MODE=token && ray get-auth-token --generate; the same token on every machine"
+        fix = "" if token else line
+        yield Finding("Ray's token", GOOD if token else BAD, "used" if token else "not used", fix)
+
+
+def ports(config: Config) -> Iterator[Finding]:
+    """The HTTP port, keys and certificate."""
+    api_keys(config)
+    check_certificate(config)
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in config.host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((config.host, config.port))
+        yield Finding("HTTP port", GOOD, f"{config.host}:{config.port} is free")
+    except OSError as error:
+        yield Finding("HTTP port", BAD, f"{config.host}:{config.port}: {error.strerror}", "choose another with --port")
+
+
+def access(config: Config) -> Iterator[Finding]:
+    """Folders hetero writes to."""
+    from hetero.workers.engines.octet.weights import cache_folder
+
+    for what, folder in (("cache", cache_folder()), ("temporary files", Path(tempfile.gettempdir()))):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+            room = shutil.disk_usage(folder).free / 2**30
+            yield Finding(what, ODD if room < 1 else GOOD, f"{folder}, {room:.0f} GiB free")
+        except OSError as error:
+            fix = "set HETERO_CACHE to a folder of yours" if what == "cache" else "set TMPDIR to a folder of yours"
+            yield Finding(what, BAD, f"{folder}: {error.strerror or error}", fix)
+
+
+def models(config: Config) -> Iterator[Finding]:
+    """The model pair, and whether it fits where it would run."""
+    target = find_model(config.target, "target")
+    yield _model("target", target)
+    asked = config.draft or ("builtin" if config.target == "builtin" else "none")
+    if asked != "none":
+        drafter = find_model(asked, "drafter")
+        yield _model("drafter", drafter)
+        check_vocabularies(target, drafter)
+        yield Finding("vocabularies", GOOD, f"{len(target.tokenizer.vocabulary)} tokens, the same in both")
+        if drafter.context < target.context:
+            text = f"the drafter's {drafter.context} tokens end before the target's {target.context}"
+            yield Finding("context", ODD, text, "longer sequences go on without drafts")
+    else:
+        yield Finding("drafter", ODD, "none: plain decoding", "name a small model of the target's family with --draft")
+    if config.address == "local":
+        plan = make_plan(config, take_inventory())
+        for placed in [plan.target] + ([plan.drafter] if plan.drafter else []):
+            text = f"{placed.spec.engine} on {placed.device}, about {placed.memory.total / 2**20:,.0f} MiB"
+            yield Finding(f"placing the {placed.spec.role}", GOOD, text)
+
+
+def _model(role: str, model: Model) -> Finding:
+    size = model.shape.weights / 2**20
+    return Finding(
+        role, GOOD, f"{model.name}: {size:,.0f} MiB, {model.metadata.quantisation}, {model.context} tokens of context"
+    )
+
+
+def run(config: Config, console: Console) -> int:
+    """Print the report; returns 1 when something is broken."""
+    table = Table("", "what", "found")
+    colours = {GOOD: "green", ODD: "yellow", BAD: "red"}
+    findings = []
+    with console.status("looking"):
+        for finding in examine(config):
+            findings.append(finding)
+            table.add_row(f"[{colours[finding.state]}]{finding.state}", finding.what, escape(finding.found))
+    console.print(table)
+    for finding in findings:  # lines to copy must not be cut by a table
+        if finding.fix:
+            console.print(f"{finding.what}: {finding.fix}", highlight=False, markup=False, soft_wrap=True)
+    broken = sum(finding.state == BAD for finding in findings)
+    console.print(f"{broken} problems" if broken != 1 else "1 problem", highlight=False)
+    return 1 if broken else 0

@@ -1,0 +1,69 @@
+"""Who may ask, and how much at once: API keys and the size of bodies, before anything is parsed."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+from collections.abc import Sequence
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from hetero.gateway.admission import AdmissionLimits
+from hetero.gateway.responses import failure
+
+
+class Guard:
+    """ASGI middleware: API keys and the size of bodies, before anything is parsed.
+
+    A key comes as ``Authorization: Bearer KEY``, or as the password of HTTP Basic, which is what lets a browser ask
+    its user for it. ``/health`` needs none.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Sequence[str], limits: AdmissionLimits) -> None:
+        self._app = app
+        self._keys = [key.encode() for key in keys]
+        self._body = limits.body
+        self._message = f"the body exceeds {limits.body / 2**20:g} MiB (--max-body)"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        if self._keys and scope["path"] != "/health" and not self._known(headers.get("authorization", "")):
+            body = failure("a valid API key is wanted: Authorization: Bearer KEY", "authentication_error")
+            wanted = {"WWW-Authenticate": 'Basic realm="hetero: any name, the API key as password"'}
+            await JSONResponse(body, 401, wanted)(scope, receive, send)
+            return
+        length = headers.get("content-length", "")
+        if length.isdigit() and int(length) > self._body:
+            await JSONResponse(failure(self._message, "invalid_request_error"), 413)(scope, receive, send)
+            return
+        taken = 0
+
+        async def counted() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > self._body:
+                raise HTTPException(413, self._message)
+            return message
+
+        await self._app(scope, counted, send)
+
+    def _known(self, authorization: str) -> bool:
+        kind, _, given = authorization.partition(" ")
+        key = given.strip().encode()
+        if kind.lower() == "basic":
+            try:
+                key = base64.b64decode(key, validate=True).partition(b":")[2]
+            except (binascii.Error, ValueError):
+                return False
+        elif kind.lower() != "bearer":
+            return False
+        same = [hmac.compare_digest(key, known) for known in self._keys]  # all of them: in constant time
+        return any(same)

@@ -1,0 +1,248 @@
+"""The gateway's end of the wire: asks a verifier for sequences, and survives its restarts without a gap."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import Any
+
+import zmq
+import zmq.asyncio
+from msgspec import structs
+
+from hetero.errors import SequenceFailed
+from hetero.workers.errors import WireError
+from hetero.workers.wire.codec import decode, encode
+from hetero.workers.wire.messages import (
+    Cancel,
+    Failed,
+    Finished,
+    Logprob,
+    Message,
+    Open,
+    Ping,
+    Pong,
+    Resume,
+    Round,
+    Sampling,
+    Stats,
+    Tokens,
+)
+from hetero.workers.wire.sockets import connect_dealer, make_keys
+
+_log = logging.getLogger("hetero.gateway.client")
+_PING = 5.0  # seconds between signs of life; the verifier frees a silent gateway's sequences
+
+
+@dataclass(frozen=True)
+class Piece:
+    """New tokens and the text they release; the last piece has ``reason`` and ``stats``."""
+
+    tokens: list[int]
+    text: str
+    reason: str | None = None
+    stats: Stats | None = None
+    logprobs: list[Logprob] = field(default_factory=list)
+    round: Round | None = None
+    at: float = field(default_factory=time.monotonic)  # when it came
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What is wanted of one sequence; the fields are those of ``Open``."""
+
+    prompt: list[int]
+    sampling: Sampling
+    max_tokens: int
+    stop: list[str] = field(default_factory=list)
+    grammar: str = ""
+    plain: bool = False
+
+
+@dataclass
+class _Live:
+    """A sequence under way."""
+
+    opening: Open
+    pieces: asyncio.Queue[Piece | SequenceFailed] = field(default_factory=asyncio.Queue)
+    tokens: list[int] = field(default_factory=list)
+
+    @property
+    def length(self) -> int:
+        return len(self.opening.prompt) + len(self.tokens)
+
+
+class VerifierClient:
+    """All methods belong to one event loop, except where said."""
+
+    def __init__(self, patience: float = 300.0) -> None:
+        """``patience``: seconds a running sequence waits for a lost verifier before it fails."""
+        self._patience = patience
+        self.keys = make_keys()
+        self.dropped = 0  # frames that were no message
+        self._context = zmq.asyncio.Context()
+        self._socket: Any = None
+        self._live: dict[int, _Live] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._linked = asyncio.Event()
+        self._lost_at = time.monotonic()
+        self._answered = asyncio.Event()
+        self._changing = asyncio.Lock()
+
+    @property
+    def live(self) -> int:
+        """Sequences under way."""
+        return len(self._live)
+
+    async def link(self, endpoint: str) -> None:
+        """A verifier listens at ``endpoint`` now: dial it, resume what is under way, wait for its first sign."""
+        async with self._changing:
+            await self._unlink()
+            name = b"gateway-" + secrets.token_hex(8).encode()
+            self._socket = connect_dealer(self._context, endpoint, name, self.keys)
+            self._answered.clear()
+            self._linked.set()
+            for live in list(self._live.values()):
+                await self._resume(live)
+            self._tasks = [asyncio.create_task(self._read(self._socket)), asyncio.create_task(self._ping())]
+        await self._answered.wait()
+
+    def lost(self) -> None:
+        """The verifier is gone: sequences wait for the next ``link``."""
+        self._linked.clear()
+        self._lost_at = time.monotonic()
+
+    def _lost_for(self) -> float:
+        """Seconds without a verifier."""
+        return 0.0 if self._linked.is_set() else time.monotonic() - self._lost_at
+
+    def give_up(self, why: str) -> None:
+        """No verifier will come back: all sequences under way fail."""
+        for live in self._live.values():
+            live.pieces.put_nowait(SequenceFailed("unavailable", why))
+
+    async def close(self) -> None:
+        """Hang up; sequences under way are the verifier's to free."""
+        async with self._changing:
+            await self._unlink()
+            self._context.term()
+
+    async def generate(self, ask: Ask, seconds: float = 0.0) -> AsyncGenerator[Piece]:
+        """The pieces of one sequence. Leaving the iterator early cancels it; it fails after ``seconds`` (0: never),
+        also when nobody reads it then. Raises SequenceFailed."""
+        opening = Open(
+            secrets.randbits(62), 0, ask.prompt, [], ask.sampling, ask.max_tokens, ask.stop, ask.grammar, ask.plain
+        )
+        live = self._live[opening.seq] = _Live(opening)
+        timer = asyncio.get_running_loop().call_later(seconds, self._expire, live, seconds) if seconds else None
+        done = False
+        try:
+            if self._linked.is_set():
+                await self._send(opening)
+            # otherwise link() opens it
+            while True:
+                piece = await self._next(live)
+                yield piece
+                if piece.reason is not None:
+                    done = True
+                    return
+        except SequenceFailed:
+            done = True
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+            self._live.pop(opening.seq, None)
+            if not done:
+                self._cancel(opening.seq)
+
+    def _expire(self, live: _Live, seconds: float) -> None:
+        self._live.pop(live.opening.seq, None)
+        self._cancel(live.opening.seq)
+        why = f"request_timeout: the request took more than {seconds:g} s (--timeout)"
+        live.pieces.put_nowait(SequenceFailed("request_timeout", why))
+
+    def _cancel(self, seq: int) -> None:
+        if self._socket is not None:
+            self._socket.send(encode(Cancel(seq)), zmq.NOBLOCK)
+
+    async def _next(self, live: _Live) -> Piece:
+        while True:
+            try:
+                async with asyncio.timeout(self._patience - self._lost_for()):
+                    found = await live.pieces.get()
+            except TimeoutError:
+                if self._lost_for() < self._patience:
+                    continue  # a long queue or a slow model; or the verifier was lost only lately
+                why = f"verifier_timeout: the verifier did not come back in {self._patience:.0f} s"
+                raise SequenceFailed("unavailable", why) from None
+            if isinstance(found, SequenceFailed):
+                raise found
+            return found
+
+    async def _unlink(self) -> None:
+        self.lost()
+        for task in self._tasks:
+            task.cancel()
+        for ended in await asyncio.gather(*self._tasks, return_exceptions=True):
+            if isinstance(ended, Exception):
+                _log.error("the link to the verifier broke: %r", ended)
+        self._tasks = []
+        if self._socket is not None:
+            self._socket.close(0)
+            self._socket = None
+
+    async def _send(self, message: Message) -> None:
+        await self._socket.send(encode(message))
+
+    async def _resume(self, live: _Live) -> None:
+        asked = live.opening
+        await self._send(Resume(structs.replace(asked, committed=list(live.tokens))))
+
+    async def _ping(self) -> None:
+        while True:
+            # The lengths let the verifier see what of its words was lost.
+            await self._send(Ping("gateway", 0, [(seq, live.length) for seq, live in self._live.items()]))
+            await asyncio.sleep(_PING)
+
+    async def _read(self, socket: Any) -> None:
+        while True:
+            frame = await socket.recv()
+            try:
+                await self._take(decode(frame))
+            except WireError as error:
+                self.dropped += 1
+                _log.warning("dropped a frame of %d bytes: %s", len(frame), error)
+
+    async def _take(self, message: Message) -> None:
+        if isinstance(message, Pong):
+            self._answered.set()
+        if not isinstance(message, Tokens | Finished | Failed):
+            return
+        live = self._live.get(message.seq)
+        if live is None:
+            return
+        match message:
+            case Tokens():
+                if message.base + len(message.tokens) <= live.length:
+                    return  # known already
+                if message.base != live.length:
+                    await self._resume(live)
+                    return
+                live.tokens += message.tokens
+                live.pieces.put_nowait(
+                    Piece(message.tokens, message.text, logprobs=message.logprobs, round=message.round)
+                )
+            case Finished():
+                if message.base != live.length:
+                    await self._resume(live)
+                    return
+                live.pieces.put_nowait(Piece([], message.text, message.reason, message.stats))
+            case Failed(code="unknown"):  # the verifier let go of it, thinking us gone
+                await self._resume(live)
+            case Failed():
+                live.pieces.put_nowait(SequenceFailed(message.code, message.message))

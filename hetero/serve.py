@@ -1,0 +1,137 @@
+"""``hetero serve``: the gateway in front of a session, from an open port to a clean stop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from typing import Any
+
+import uvicorn
+from rich.console import Console
+from rich.table import Table
+
+from hetero.cluster.cluster import Cluster
+from hetero.config import Config, api_keys, check_certificate
+from hetero.errors import ConfigError, HeteroError
+from hetero.gateway.admission import AdmissionLimits
+from hetero.gateway.app import make_app
+from hetero.plan import Plan
+from hetero.session import Session
+
+
+def serve(config: Config, plan: Plan, cluster: Cluster, console: Console) -> int:
+    """Run until SIGTERM or SIGINT; returns the exit status. Raises ConfigError for a port that cannot be had."""
+    keys = api_keys(config)
+    check_certificate(config)
+    listener = _listen(config.host, config.port)
+    host, port = listener.getsockname()[:2]
+    url = f"http{'s' if config.ssl_cert_file else ''}://{f'[{host}]' if ':' in host else host}:{port}"
+    status = 0
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def take_signals() -> None:
+        # Ray's own handlers print a stack trace at every signal.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, server.handle_exit)
+
+    async def bring_up(session: Session) -> None:
+        nonlocal status
+        try:
+            await session.start()
+        except Exception as error:
+            # One line for what a user can mend; a defect of ours keeps its type.
+            say(f"error: {error}" if isinstance(error, HeteroError) else f"error: {type(error).__name__}: {error}")
+            status = 1
+            server.should_exit = True
+            return
+        console.print(plan_table(plan, session.coordinator.statuses, url))
+        say(f"serving {plan.name} at {url}/v1 (Ctrl-C stops)")
+
+    async def main() -> None:
+        session = Session(plan, cluster, lambda line: say(f"  {line}"), take_signals)
+        server.config.app = make_app(session.gateway_state(plan, limits_of(config), keys))
+        starting = asyncio.create_task(bring_up(session))
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            say("stopping the workers")
+            starting.cancel()
+            await session.stop()
+
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app=lambda: None,
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=max(1, int(config.drain)),
+            ssl_certfile=config.ssl_cert_file or None,
+            ssl_keyfile=config.ssl_key_file or None,
+        )
+    )
+    # From the first moment on; also uvicorn, once it has drained, raises its signal again: the exit is a clean one.
+    take_signals()
+    for line in announcement(plan):
+        say(line)
+    asyncio.run(main())
+    return status
+
+
+def limits_of(config: Config) -> AdmissionLimits:
+    """What a server of these settings takes on."""
+    waiting, body = config.parallel + config.max_waiting, int(config.max_body * 2**20)
+    return AdmissionLimits(waiting, config.max_pending_tokens, body, config.timeout)
+
+
+def announcement(plan: Plan) -> list[str]:
+    """What is about to load where."""
+    lines = []
+    for placement in [plan.target] + ([plan.drafter] if plan.drafter else []):
+        size = placement.memory.total / 2**20
+        lines.append(
+            f"loading {placement.spec.role} {placement.model.name} on {placement.device} "
+            f"with {placement.spec.engine} (about {size:,.0f} MiB)"
+        )
+    return lines
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.socket(family)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(128)
+    except socket.gaierror as error:
+        raise ConfigError(f"host: {host!r} is not an address of this machine ({error.strerror})") from None
+    except OSError as error:
+        raise ConfigError(f"port: {host}:{port} cannot be had ({error.strerror}): choose another with --port") from None
+    return listener
+
+
+def plan_table(plan: Plan, statuses: dict[str, dict[str, Any]], url: str) -> Table:
+    """Device, role, engine, model, memory, strategy, address of all that runs."""
+    table = Table()
+    for name in ("device", "role", "engine", "model", "memory", "strategy", "address"):
+        table.add_column(name, overflow="fold")
+    for placement in [plan.target] + ([plan.drafter] if plan.drafter else []):
+        spec = placement.spec
+        status = statuses[spec.role]
+        exact = ", exact" if spec.exact else ""
+        strategy = (
+            plan.strategy if plan.strategy == "off" else plan.strategy + (f", gamma {spec.gamma}" if spec.gamma else "")
+        )
+        table.add_row(
+            str(placement.device),
+            spec.role,
+            spec.engine,
+            placement.model.name,
+            f"{status['memory'] / 2**20:,.0f} MiB",
+            strategy + exact,
+            status["endpoint"] or "-",
+        )
+    table.add_row("-", "gateway", "-", plan.name, "-", "-", url)
+    return table

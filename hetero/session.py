@@ -1,0 +1,107 @@
+"""A running pair and the client to it: what ``hetero serve`` and ``hetero generate`` share."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+from hetero.cluster.cluster import Cluster
+from hetero.cluster.coordinator import Coordinator
+from hetero.errors import ClusterError, HeteroError
+from hetero.gateway.admission import AdmissionLimits
+from hetero.gateway.client import VerifierClient
+from hetero.gateway.metrics import Facts
+from hetero.gateway.state import GatewayState
+from hetero.plan import Plan
+
+
+class Session:
+    """A running pair and the client to it, inside one event loop."""
+
+    def __init__(
+        self, plan: Plan, cluster: Cluster, say: Callable[[str], None], joined: Callable[[], None] = lambda: None
+    ) -> None:
+        """``say`` gets lines on what happens, ``joined`` is called once Ray runs."""
+        self.client = VerifierClient()
+        self.failure: str | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._joined = joined
+        self._ready = asyncio.Event()
+        self._starting: asyncio.Future[None] | None = None
+        self.coordinator = Coordinator.of_plan(
+            plan,
+            cluster,
+            self.client.keys.public,
+            on_verifier=self._on_verifier,
+            on_event=say,
+            on_failure=self._on_failure,
+        )
+
+    @property
+    def ready(self) -> bool:
+        """Whether the workers have been loaded, and something can still be served."""
+        return self._ready.is_set() and self.failure is None
+
+    async def start(self) -> None:
+        """Start the workers and wait until they are loaded. Raises HeteroError."""
+        self._loop = asyncio.get_running_loop()
+        try:
+            self._starting = asyncio.ensure_future(asyncio.to_thread(self.coordinator.start))
+            await asyncio.shield(self._starting)
+            self._joined()
+            await asyncio.to_thread(self.coordinator.settled.wait)
+            if self.coordinator.failure is not None:
+                raise ClusterError(self.coordinator.failure)
+        except HeteroError as error:
+            self.failure = str(error)
+            raise
+        await self._ready.wait()
+
+    async def stop(self) -> None:
+        """Stop everything, also what is still starting; what runs is cut off."""
+        await self.client.close()
+        await asyncio.to_thread(self.coordinator.stop)
+        if self._starting is not None:
+            await asyncio.wait([self._starting])
+
+    def gateway_state(
+        self, plan: Plan, limits: AdmissionLimits | None = None, keys: tuple[str, ...] = ()
+    ) -> GatewayState:
+        """What the gateway's routes serve of this session."""
+        return GatewayState(
+            plan.name,
+            plan.target.model.tokenizer,
+            plan.context,
+            self.client,
+            lambda: self.ready,
+            lambda: self.failure,
+            limits or AdmissionLimits(),
+            keys,
+            self._facts,
+        )
+
+    def _facts(self) -> Facts:
+        """What is known of the workers now; of one that does not answer, nothing."""
+        return Facts(self.coordinator.alive(), dict(self.coordinator.restarts), self.client.dropped)
+
+    # Called by the coordinator's threads
+
+    def _on_verifier(self, endpoint: str | None) -> None:
+        if endpoint is None:
+            self._call(self.client.lost)
+        else:
+            self._call(lambda: asyncio.ensure_future(self._link(endpoint)))
+
+    def _on_failure(self, why: str) -> None:
+        self.failure = why
+        self._call(lambda: self.client.give_up(why))
+
+    def _call(self, what: Callable[[], object]) -> None:
+        assert self._loop is not None
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
+            self._loop.call_soon_threadsafe(what)
+
+    async def _link(self, endpoint: str) -> None:
+        await self.client.link(endpoint)
+        self._ready.set()

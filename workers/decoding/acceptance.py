@@ -1,0 +1,69 @@
+"""Acceptance: walk a tree from its root by the one rule, the target decides.
+
+Every committed token is the target's own sample at its position; a draft token is accepted exactly when it equals it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from hetero.workers.decoding.kv_cursor import KvCursor
+from hetero.workers.engines.base import Outcome
+from hetero.workers.errors import EngineError
+from hetero.workers.sampling.sampler import Sampler
+from hetero.workers.wire.messages import Logprob
+
+
+@dataclass(slots=True)
+class Walk:
+    """What a window committed: ``tokens`` new ones, ``accepted`` of them drafted and checked in the window.
+
+    Of the ``offered`` nodes it came by that had draft tokens below, the likeliest of them was right at ``agreed`` and
+    any of them at ``foreseen``. ``ended`` tells that the sequence is over; ``failure`` that a row could not be sampled.
+    """
+
+    tokens: int = 0
+    accepted: int = 0
+    offered: int = 0
+    agreed: int = 0
+    foreseen: int = 0
+    ended: bool = False
+    failure: EngineError | None = None
+
+
+def walk(
+    cursor: KvCursor,
+    rows: Mapping[int, int],
+    outcome: Outcome,
+    sampler: Sampler,
+    take: Callable[[int, Logprob | None], bool],
+) -> Walk:
+    """Commit the target's samples along the tree.
+
+    ``rows`` maps a node to its row of the outcome and holds the root. ``take`` receives each token,
+    with its logprob where those are asked for, and returns True when the sequence ends with it: nothing beyond it is
+    sampled, counted or committed.
+    """
+    walked = Walk()
+    node = cursor.tree.root
+    while (row := rows.get(node)) is not None:
+        try:
+            sampled = outcome.sample(row, sampler, cursor.tree.position + 1)
+            wanted = sampler.spec.logprobs >= 0
+            logprob = sampler.logprob(outcome.logits(row), sampled.token) if wanted else None
+        except EngineError as failure:
+            walked.failure = failure
+            return walked
+        likeliest = next(cursor.tree.chain(), None)
+        if likeliest is not None:
+            walked.offered += 1
+            walked.agreed += likeliest.token == sampled.token
+            walked.foreseen += sampled.token in cursor.tree[node].children
+        node = cursor.commit(sampled.token)
+        walked.tokens += 1
+        walked.accepted += node in rows
+        if take(sampled.token, logprob):
+            walked.ended = True
+            return walked
+    return walked

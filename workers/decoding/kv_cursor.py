@@ -1,0 +1,94 @@
+"""One sequence as its engine sees it: the draft tree, and how far the engine's cache has come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from hetero.workers.decoding.protocol import Keep
+from hetero.workers.decoding.tree import DraftTree
+from hetero.workers.engines.base import Row
+
+
+class KvCursor:
+    """A tree and the engine's place in it.
+
+    ``pending`` are committed nodes beyond the engine's tip, oldest first: some may be evaluated already (they
+    only need a commit), the others are the first rows of the next forward.
+    """
+
+    def __init__(self, seq: int, position: int, token: int) -> None:
+        """At the end of a prefix of ``position`` + 1 tokens that ends with ``token``."""
+        self.seq = seq
+        self.tree = DraftTree(position, token)
+        self.pending: list[int] = []
+        self._tokens: dict[int, int] = {}  # of pending nodes: a re-rooted tree forgets them
+        self._tip = 0
+        self._evaluated: set[int] = set()
+        self._moved = False  # whether the tree was re-rooted since the last ``keep``
+
+    def commit(self, token: int) -> int:
+        """The target decided ``token``; returns its node."""
+        node = self.tree.advance(token)
+        self._moved = True
+        self.pending.append(node)
+        self._tokens[node] = token
+        return node
+
+    def evaluated(self, nodes: Iterable[int]) -> None:
+        """The engine has these nodes now."""
+        self._evaluated.update(nodes)
+
+    def has(self, node: int) -> bool:
+        """Whether the engine has evaluated a node of the tree."""
+        return node in self._evaluated or node == self._tip
+
+    def keep(self, *, drafts: bool) -> Keep | None:
+        """The engine commit due before the next forward, if any; without ``drafts`` all of them lose their KV."""
+        due = bool(self.pending) and self.pending[0] in self._evaluated
+        if drafts and not self._moved and not due:
+            return None
+        self._moved = False
+        tip = self._tip
+        while self.pending and self.pending[0] in self._evaluated:
+            self._tip = self.pending.pop(0)
+            self._evaluated.remove(self._tip)
+            del self._tokens[self._tip]
+        alive = frozenset(node for node in self._evaluated if drafts and node in self.tree)
+        if self._tip == tip and len(alive) == len(self._evaluated):
+            return None
+        self._evaluated = set(alive)
+        return Keep(self.seq, self._tip, alive)
+
+    def settle(self) -> tuple[Keep, int]:
+        """The commit that leaves the engine with committed tokens only, and how many of prompt and output those are."""
+        self.keep(drafts=False)
+        return Keep(self.seq, self._tip), self.tree.position + 1 - len(self.pending)
+
+    def held(self) -> int:
+        """Draft tokens the engine holds."""
+        return len(self._evaluated)
+
+    def unevaluated(self, node: int) -> list[int]:
+        """Draft tokens on the way to a node, it included, that the engine lacks; top down."""
+        found = []
+        while node != self.tree.root and not self.has(node):
+            found.append(node)
+            node = self.tree[node].parent
+        return found[::-1]
+
+    def branches(self) -> int:
+        """Leaves among the nodes the engine holds."""
+        inner = {self.tree[node].parent for node in self._evaluated if node in self.tree and node != self.tree.root}
+        return max(1, len(self._evaluated - inner))
+
+    def rows(self, drafts: Sequence[int], limit: int) -> list[Row]:
+        """Rows for the pending nodes (after ``keep``) and then ``drafts``, parents first; at most ``limit``."""
+        rows = []
+        parent = self._tip
+        for node in self.pending:
+            rows.append(Row(self.seq, node, parent, self._tokens[node]))
+            parent = node
+        for draft in drafts:
+            node_ = self.tree[draft]
+            rows.append(Row(self.seq, draft, node_.parent, node_.token))
+        return rows[:limit]

@@ -1,0 +1,89 @@
+"""Strategies: settings of two small policies, when the verifier starts and how the drafter grows.
+
+| name   | verifier starts             | drafter grows                                        | from |
+|--------|-----------------------------|------------------------------------------------------|------|
+| off    | at once                     | -                                                    | plain decoding |
+| serial | with gamma tokens           | a chain of gamma, then it rests until the commit     | Leviathan 2023 |
+| pearl  | at once, with what is there | one chain, on through verification                   | PEARL |
+| mirror | with gamma tokens           | that chain; then branches at the target's early exit | Mirror-SD |
+| ahead  | when waiting stops paying   | the likeliest nodes of the tree, always              | SSD, SwiftSpec |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from hetero.placement.errors import ConfigError
+
+
+class Start(Enum):
+    """When a window starts."""
+
+    AT_ONCE = auto()
+    WITH_GAMMA = auto()
+    GOODPUT = auto()  # when waiting stops paying (placement.cost)
+
+
+class Growth(Enum):
+    """Which nodes a drafter expands."""
+
+    NONE = auto()
+    WINDOW = auto()  # a chain of gamma below the committed tokens: it grows between windows only
+    CHAIN = auto()  # one chain, past the window in flight
+    BRANCHES = auto()  # a window's chain, then chains of gamma where the window may end
+    TREE = auto()  # whatever the target reaches with the best chance
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """``gamma``: draft tokens of a window, where they are fixed; ``rows``: most rows of a window."""
+
+    name: str
+    gamma: int
+    start: Start
+    growth: Growth
+    rows: int
+
+    @property
+    def drafts(self) -> bool:
+        return self.growth is not Growth.NONE
+
+    @property
+    def adapts(self) -> bool:
+        """Whether speculation that loses is switched off."""
+        return self.start is Start.GOODPUT
+
+    @property
+    def shares(self) -> bool:
+        """Whether a sequence that would wait for more draft joins a forward that starts anyway: beside the others its
+        rows cost less than a forward of their own, and its drafts go on growing."""
+        return self.start is Start.GOODPUT
+
+    @property
+    def hints(self) -> bool:
+        """Whether the target's early exit is asked."""
+        return self.growth is Growth.BRANCHES
+
+
+def strategy(name: str, gamma: int = 0) -> Strategy:
+    """The strategy of a name. ``gamma``: most draft tokens of a window; 0: as measured speeds have it, up to
+    MOST, or USUAL where they are fixed. Raises ConfigError."""
+    fixed, most = gamma or USUAL, gamma or MOST
+    match name:
+        case "off":
+            return Strategy(name, 0, Start.AT_ONCE, Growth.NONE, 1)
+        case "serial":
+            return Strategy(name, fixed, Start.WITH_GAMMA, Growth.WINDOW, fixed + 1)
+        case "pearl":
+            return Strategy(name, fixed, Start.AT_ONCE, Growth.CHAIN, most + 1)
+        case "mirror":
+            return Strategy(name, fixed, Start.WITH_GAMMA, Growth.BRANCHES, fixed + 1)
+        case "ahead":
+            return Strategy(name, fixed, Start.GOODPUT, Growth.TREE, most + 1)
+    raise ConfigError(f"strategy {name!r} is unknown: choose {', '.join(NAMES)}")
+
+
+USUAL = 4  # draft tokens of a window where nothing else is asked
+MOST = 15
+NAMES = ("off", "serial", "pearl", "mirror", "ahead")

@@ -1,0 +1,136 @@
+"""The contract between a sans-IO state machine (verifier, drafter) and whatever drives it.
+
+Events go in (``receive``, ``completed``, ``lost``), ``step`` says what to do now. The actor shell drives machines
+with sockets and threads, the simulator with a virtual clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from math import inf
+from typing import Protocol, TypeAlias
+
+from hetero.workers.engines.base import Engine, Hinted, Outcome, Row
+from hetero.workers.errors import EngineError
+from hetero.workers.wire.messages import Message
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Commit a sequence's engine state at a node; see ``Engine.commit``."""
+
+    seq: int
+    node: int
+    keep: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Free:
+    """Close a sequence in the engine."""
+
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Keep the first ``length`` tokens of a sequence, which is closed next, under ``key``; see ``Engine.save``."""
+
+    seq: int
+    key: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Begin a sequence with the first ``length`` tokens kept under ``key``."""
+
+    seq: int
+    key: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Forget what is kept under ``key``."""
+
+    key: int
+
+
+Operation: TypeAlias = Keep | Free | Save | Load | Drop
+
+
+@dataclass(frozen=True, slots=True)
+class Prefill:
+    """One chunk of a prefix."""
+
+    seq: int
+    tokens: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Extend:
+    """One forward over rows of one or several sequences; with ``hint`` the engine's early exit is wanted."""
+
+    rows: Sequence[Row]
+    hint: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job for the engine: cache operations in order, then at most one forward."""
+
+    before: Sequence[Operation]
+    forward: Prefill | Extend | None
+
+    def execute(self, engine: Engine, hinted: Hinted | None = None) -> Outcome | None:
+        """Do the job; ``hinted`` gets the early exit. Raises EngineError; the cache operations have then been done."""
+        for operation in self.before:
+            match operation:
+                case Keep(seq, node, keep):
+                    engine.commit(seq, node, keep)
+                case Free(seq):
+                    engine.close(seq)
+                case Save(seq, key, length):
+                    # A copy that fails is only missed later; what follows frees the sequence and must be done.
+                    with suppress(EngineError, MemoryError, RuntimeError):
+                        engine.save(seq, key, length)
+                case Load(seq, key, length):
+                    engine.load(seq, key, length)
+                case Drop(key):
+                    engine.drop(key)
+        match self.forward:
+            case Prefill(seq, tokens):
+                return engine.prefill(seq, tokens)
+            case Extend(rows, hint):
+                return engine.extend(rows, hinted if hint else None)
+        return None
+
+
+@dataclass(slots=True)
+class Step:
+    """What to do now: messages to send, a job for the engine if it is idle, and when to ask again."""
+
+    sends: list[tuple[bytes, Message]] = field(default_factory=list)
+    job: Job | None = None
+    wake: float = inf
+
+
+class Machine(Protocol):
+    """A verifier or a drafter. Times are seconds of one monotonic clock."""
+
+    def receive(self, peer: bytes, message: Message, now: float) -> None:
+        """A message came from a peer (its socket identity)."""
+
+    def completed(self, outcome: Outcome | EngineError | None, elapsed: float, now: float) -> None:
+        """The job ended after ``elapsed`` seconds; its outcome is valid until the next job starts."""
+
+    def lost(self, peer: bytes, now: float) -> None:
+        """A peer cannot be reached any more."""
+
+    def step(self, now: float) -> Step:
+        """Decide. Called after events and at the ``wake`` time of the last step."""
+
+    def prepare(self) -> None:
+        """Work that can be done while the engine is busy."""

@@ -1,0 +1,114 @@
+"""The draft tree of one sequence: drafted tokens below the newest committed one.
+
+Whoever proposes tokens only adds paths; a commit re-roots the tree: the surviving subtree stays, the rest goes.
+DraftNode ids are never reused and parents come before children, so they serve as the engine's node ids too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from math import exp, log
+
+_LEAST = 1e-9  # of a chance, so that its logarithm exists
+
+
+@dataclass(slots=True)
+class DraftNode:
+    """A token below its parent. ``position`` is its index in prompt + output; ``chance`` the calibrated one that
+    the target takes it once at its parent; ``surprisal`` the sum of -log(chance) on the way here: what orders nodes by
+    reach and survives re-rooting."""
+
+    id: int
+    parent: int
+    token: int
+    position: int
+    chance: float
+    surprisal: float
+    children: dict[int, int] = field(default_factory=dict)
+
+
+class DraftTree:
+    """Draft tokens below ``root``, the newest committed token."""
+
+    def __init__(self, position: int, token: int) -> None:
+        """A bare root at the end of a prefix; the engines' node 0."""
+        self._nodes = {0: DraftNode(0, -1, token, position, 1.0, 0.0)}
+        self._next = 1
+        self.root = 0
+
+    def __len__(self) -> int:
+        """Draft tokens held, the root not counted."""
+        return len(self._nodes) - 1
+
+    def __getitem__(self, node: int) -> DraftNode:
+        return self._nodes[node]
+
+    def __contains__(self, node: int) -> bool:
+        return node in self._nodes
+
+    @property
+    def position(self) -> int:
+        """Position of the newest committed token."""
+        return self._nodes[self.root].position
+
+    def reach(self, node: int) -> float:
+        """Chance that the target comes to a node from the root."""
+        return exp(self._nodes[self.root].surprisal - self._nodes[node].surprisal)
+
+    def add(self, parent: int, token: int, chance: float) -> int:
+        """Add ``token`` below ``parent``; returns its node (the present one if it was added before)."""
+        above = self._nodes[parent]
+        known = above.children.get(token)
+        if known is not None:
+            return known
+        chance = max(chance, _LEAST)
+        node = DraftNode(self._next, parent, token, above.position + 1, chance, above.surprisal - log(chance))
+        self._next += 1
+        self._nodes[node.id] = node
+        above.children[token] = node.id
+        return node.id
+
+    def advance(self, token: int) -> int:
+        """Commit ``token`` after the root: its node becomes the root, all other branches go. Returns it."""
+        old = self.root
+        self.root = self.add(old, token, 1.0)
+        for sibling in self._nodes.pop(old).children.values():
+            if sibling != self.root:
+                self._drop(sibling)
+        return self.root
+
+    def chain(self) -> Iterator[DraftNode]:
+        """The likeliest path below the root, top down."""
+        node = self._nodes[self.root]
+        while node.children:
+            node = min((self._nodes[child] for child in node.children.values()), key=lambda n: (n.surprisal, n.id))
+            yield node
+
+    def tokens(self, node: int) -> list[int]:
+        """The draft tokens on the way from the root to a node, it included."""
+        found = []
+        while node != self.root:
+            found.append(self._nodes[node].token)
+            node = self._nodes[node].parent
+        return found[::-1]
+
+    def best(self, count: int) -> list[DraftNode]:
+        """The ``count`` likeliest nodes below the root, likeliest first, so parents before children."""
+        found: list[DraftNode] = []
+        waiting: list[tuple[float, int]] = []
+        node = self._nodes[self.root]
+        while len(found) < count:
+            for child in node.children.values():
+                heappush(waiting, (self._nodes[child].surprisal, child))
+            if not waiting:
+                break
+            node = self._nodes[heappop(waiting)[1]]
+            found.append(node)
+        return found
+
+    def _drop(self, top: int) -> None:
+        waiting = [top]
+        while waiting:
+            waiting.extend(self._nodes.pop(waiting.pop()).children.values())

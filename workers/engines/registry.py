@@ -1,0 +1,203 @@
+"""The engines there are, one entry each: what they run, what they take, why one cannot run here, how to load it.
+
+Nothing else compares engine names. An entry imports its library when it is asked to load or to look, so that the
+registry can be read where a library is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hetero.placement.errors import ConfigError
+from hetero.placement.memory import ModelShape
+
+if TYPE_CHECKING:
+    from hetero.workers.engines.base import Engine
+
+GGUF, SAFETENSORS = "GGUF", "safetensors"
+_WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes of torch's numbers
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What to load, and how. ``gpu``: the kind of the one GPU the process sees, or "" for the CPU; ``draft_nodes``:
+    evaluated draft tokens a sequence may hold; ``dtype`` and ``graphs`` (on CUDA) are torch's."""
+
+    path: Path
+    threads: int = 1
+    sequences: int = 4
+    context: int = 2048
+    exact: bool = False
+    gpu: str = ""
+    draft_nodes: int = 128
+    dtype: str = "float32"
+    graphs: bool = True
+
+
+@dataclass(frozen=True)
+class EngineEntry:
+    """One engine.
+
+    ``formats`` of model files it reads; ``why_not(kind)``: why it cannot run on a kind of device of this machine, None
+    when it can; ``weight_bytes(shape, dtype)``: what a model's weights take in memory; ``kv_width(dtype)``: bytes of a
+    number in its KV cache; ``always_exact``: a row's bits do not depend on what shares its forward; ``gpus``: whether
+    any GPU will do.
+    """
+
+    name: str
+    summary: str
+    formats: tuple[str, ...]
+    load: Callable[[EngineSettings], Engine]
+    why_not: Callable[[str], str | None]
+    weight_bytes: Callable[[ModelShape, str], int]
+    kv_width: Callable[[str], int]
+    always_exact: bool = False
+    gpus: bool = True
+    package: str = ""  # the import it needs
+
+    def objection(self, kind: str, here: bool) -> str | None:
+        """Why the engine cannot run on a kind of device; of another machine (not ``here``) only what is always so."""
+        if kind != "cpu" and not self.gpus:
+            return f"{self.name} runs on CPUs only"
+        if not here:
+            return None
+        if self.package and find_spec(self.package) is None:
+            return f"{self.name} needs the package {self.package}, which is not installed"
+        return self.why_not(kind)
+
+
+def _load_llama(settings: EngineSettings) -> Engine:
+    from hetero.workers.engines.llama_cpp import LlamaEngine, LlamaSettings
+
+    own = LlamaSettings(
+        settings.threads,
+        settings.sequences,
+        settings.context,
+        exact=settings.exact,
+        draft_nodes=settings.draft_nodes,
+        gpu=settings.gpu,
+    )
+    return LlamaEngine(settings.path, own)
+
+
+def _no_llama(kind: str) -> str | None:
+    from hetero.workers.engines.accelerators import install_line, llama_kinds
+
+    if kind == "cpu" or kind in llama_kinds():
+        return None
+    return f"llama-cpp-python was built without {kind}: use torch, or reinstall it: {install_line(kind)}"
+
+
+def _load_torch(settings: EngineSettings) -> Engine:
+    import torch
+
+    from hetero.workers.engines.torch.engine import TorchEngine, TorchSettings
+    from hetero.workers.engines.torch.graphs import CudaGraphs
+
+    torch.set_num_threads(settings.threads)
+    # The process sees its one GPU only (``runtime.pinning``); torch calls ROCm's cuda, too.
+    device = {"": "cpu", "mps": "mps"}.get(settings.gpu, "cuda:0")
+    own = TorchSettings(
+        device,
+        settings.dtype,
+        settings.sequences,
+        settings.context,
+        exact=settings.exact,
+        draft_nodes=settings.draft_nodes,
+    )
+    return TorchEngine(settings.path, own, CudaGraphs() if settings.graphs and device == "cuda:0" else None)
+
+
+def _no_torch(kind: str) -> str | None:
+    from hetero.workers.engines.accelerators import torch_kinds
+
+    if kind == "cpu" or kind in torch_kinds():
+        return None
+    return (
+        f"the installed torch cannot use {kind} (hetero doctor names the one that can); "
+        "GGUF models run on it with llama_cpp"
+    )
+
+
+def _octet_loader(bits: int) -> Callable[[EngineSettings], Engine]:
+    def load(settings: EngineSettings) -> Engine:
+        from hetero.workers.engines.octet.engine import OctetEngine, OctetSettings
+
+        own = OctetSettings(
+            settings.threads, settings.sequences, settings.context, bits=bits, draft_nodes=settings.draft_nodes
+        )
+        return OctetEngine(settings.path, own)
+
+    return load
+
+
+def _no_octet(kind: str) -> str | None:
+    from hetero.workers.engines.octet.library import why_not
+
+    reason = why_not()
+    return None if reason is None else f"{reason}; use llama_cpp or torch"
+
+
+_ENTRIES = (
+    EngineEntry(
+        name="llama_cpp",
+        summary="GGUF files, on CPUs and on any GPU that llama-cpp-python was built for",
+        formats=(GGUF,),
+        load=_load_llama,
+        why_not=_no_llama,
+        weight_bytes=lambda shape, dtype: shape.weights,
+        kv_width=lambda dtype: 2,
+        package="llama_cpp",
+    ),
+    EngineEntry(
+        name="torch",
+        summary="safetensors directories and GGUF files, on CPUs, CUDA, ROCm and MPS",
+        formats=(SAFETENSORS, GGUF),
+        load=_load_torch,
+        why_not=_no_torch,
+        weight_bytes=lambda shape, dtype: shape.parameters * _WIDTHS[dtype],  # GGUF, too, is unpacked
+        kv_width=lambda dtype: _WIDTHS[dtype],
+        package="torch",
+    ),
+    EngineEntry(
+        name="octet",
+        summary="llama-like models with int8 weights, on CPUs with AVX512-VNNI",
+        formats=(GGUF, SAFETENSORS),
+        load=_octet_loader(8),
+        why_not=_no_octet,
+        weight_bytes=lambda shape, dtype: shape.parameters * 10 // 8,  # the embedding once more as half floats
+        kv_width=lambda dtype: 2,
+        always_exact=True,
+        gpus=False,
+    ),
+    EngineEntry(
+        name="octet4",
+        summary="the same with 4-bit weights",
+        formats=(GGUF, SAFETENSORS),
+        load=_octet_loader(4),
+        why_not=_no_octet,
+        weight_bytes=lambda shape, dtype: shape.parameters * 6 // 8,
+        kv_width=lambda dtype: 2,
+        always_exact=True,
+        gpus=False,
+    ),
+)
+ENGINES = {entry.name: entry for entry in _ENTRIES}
+
+
+def find_engine(name: str, field: str = "engine") -> EngineEntry:
+    """The entry of a name; ``field``: the setting that named it. Raises ConfigError."""
+    entry = ENGINES.get(name)
+    if entry is None:
+        raise ConfigError(f"{field}: {name!r} is unknown: choose {', '.join(ENGINES)}")
+    return entry
+
+
+def default_engine(form: str, kind: str, here: bool = True) -> EngineEntry:
+    """The engine of a format on a kind of device: the first that can run there, else the first that reads it."""
+    reading = [entry for entry in ENGINES.values() if form in entry.formats]
+    return next((entry for entry in reading if entry.objection(kind, here) is None), reading[0])

@@ -1,0 +1,45 @@
+"""Transformers checkpoints: a GGUF file or a safetensors directory to a model, without ever running code from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from hetero.workers.errors import ModelError, Unsupported
+from hetero.workers.models.directory import check_directory
+
+
+def exit_layer(model: Any) -> torch.nn.Module | None:
+    """The middle layer, after which the LM head can be tried; None where the model is built otherwise."""
+    body = getattr(model, "model", None)
+    layers = getattr(body, "layers", None)
+    if not isinstance(layers, torch.nn.ModuleList) or len(layers) < 2 or not hasattr(body, "norm"):
+        return None
+    return layers[len(layers) // 2 - 1]
+
+
+def load_model(path: Path, dtype: str) -> Any:
+    """A causal language model from a GGUF file or a safetensors directory; never runs code from the model."""
+    if path.is_dir():
+        check_directory(path)
+        where, more = path, dict[str, Any](use_safetensors=True)
+    else:
+        where, more = path.parent, {"gguf_file": path.name}
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            where,
+            dtype=getattr(torch, dtype),
+            trust_remote_code=False,
+            local_files_only=True,
+            attn_implementation="hetero",  # registered by workers.engines.attention
+            **more,
+        ).eval()
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{path}: transformers cannot load this model: {first}") from error
+    if getattr(model, "_is_stateful", False):
+        raise Unsupported(f"{path.name} has recurrent memory, which cannot take back rejected tokens")
+    return model

@@ -1,0 +1,268 @@
+"""Transformers models (safetensors or GGUF) on CPU and CUDA, with a tree-shaped KV cache of our own.
+
+Cells of a prefix lie in order of position; a commit moves the surviving nodes up behind it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hetero.workers.engines.base import EngineLimits, Hinted, Outcome, Row, check_rows
+from hetero.workers.engines.kv_slots import Slots, SlotSequence, saved_under
+from hetero.workers.engines.torch.attention import BLOCK, Forward, Part, Seen
+from hetero.workers.engines.torch.checkpoint import exit_layer, load_model
+from hetero.workers.engines.torch.graphs import Record, Replays
+from hetero.workers.errors import EngineError, Unsupported
+from hetero.workers.sampling.logits_processors import Logits
+
+EXACT_WIDTH = 8
+
+
+@dataclass(frozen=True)
+class TorchSettings:
+    """How to run a model. ``device``: "cpu" or "cuda:0"; ``dtype``: "float32", "bfloat16" or "float16"."""
+
+    device: str = "cpu"
+    dtype: str = "float32"
+    sequences: int = 4
+    context: int = 2048
+    rows: int = 64
+    chunk: int = 256
+    exact: bool = False
+    draft_nodes: int = 128  # evaluated draft tokens per sequence
+
+
+class TorchEngine:
+    """One transformers model with its KV cache."""
+
+    def __init__(self, path: Path, settings: TorchSettings, record: Record | None = None) -> None:
+        """Load. Raises ModelError for files that cannot be loaded safely, Unsupported for unfit architectures.
+
+        ``record`` makes ``extend`` replay forwards of fixed shapes (not in exact mode).
+        """
+        self._device = torch.device(settings.device)
+        self._model = load_model(path, settings.dtype).to(self._device)
+        config = self._model.config.get_text_config()
+        kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self._capacity = -(-(settings.context + settings.draft_nodes) // BLOCK) * BLOCK
+        shape = (config.num_hidden_layers, settings.sequences, kv_heads, self._capacity + 1, size)
+        self._keys = torch.zeros(shape, dtype=self._model.dtype, device=self._device)
+        self._values = torch.zeros_like(self._keys)
+        self.limits = EngineLimits(
+            vocabulary=config.vocab_size,
+            context=settings.context,
+            rows=EXACT_WIDTH if settings.exact else settings.rows,
+            chunk=settings.chunk,
+            sequences=settings.sequences,
+            exact=settings.exact,
+            draft_nodes=settings.draft_nodes,
+            early_exit=exit_layer(self._model) is not None,
+        )
+        self._slots = Slots(settings.sequences)
+        self._saved: dict[int, tuple[Tensor, ...]] = {}
+        self._aborted = threading.Event()
+        self._replays = None
+        if record is not None and not settings.exact:
+            weights = sum(p.numel() * p.element_size() for p in self._model.parameters())
+            self._replays = Replays(self._logits, record, self._keys, weights)
+        self.prefill(0, [0])  # an architecture that is not covered fails here, not in a request
+        self.close(0)
+
+    def prefill(self, seq: int, tokens: Sequence[int]) -> Outcome:
+        held = self._slots.to_prefill(seq)
+        ledger = held.ledger
+        ledger.check_prefill(tokens, self.limits)
+        if not ledger.length:
+            self._clear(held.slot)
+        first, count = ledger.length, len(tokens)
+        positions = np.arange(first, first + count)
+        span = self._span(first + count)
+        allowed = np.arange(span)[None, :] <= positions[:, None]
+        logits = self._run([list(tokens)], [Seen(held.slot, positions, positions, allowed, np.arange(span))], 1)
+        self._slots.keep(seq, held)
+        ledger.length += count
+        return _TorchOutcome(logits)
+
+    def extend(self, rows: Sequence[Row], hinted: Hinted | None = None) -> Outcome:
+        check_rows(rows, self.limits)
+        by_seq: dict[int, list[int]] = {}
+        for at, row in enumerate(rows):
+            by_seq.setdefault(row.seq, []).append(at)
+        tokens: list[list[int]] = []
+        parts: list[Seen] = []
+        order: list[int] = []
+        entered: list[tuple[SlotSequence, list[Row], dict[int, int]]] = []
+        try:
+            for seq, places in by_seq.items():
+                held = self._slots[seq]
+                own = [rows[i] for i in places]
+                where = held.ledger.append(own, self.limits)
+                entered.append((held, own, dict(held.cells)))
+                parts.append(self._enter(held, own, where))
+                tokens.append([row.token for row in own] + [0] * (len(parts[-1].cells) - len(own)))
+                order += places
+            place = {at: n for n, at in enumerate(order)}
+            with self._early(hinted, [place[at] for at in range(len(rows))]):
+                logits = self._run(tokens, parts, 0, replay=hinted is None)
+        except BaseException:
+            for held, own, cells in entered:
+                held.ledger.undo(own)
+                held.cells = cells
+            raise
+        return _TorchOutcome(logits, [place[at] for at in range(len(rows))])
+
+    def commit(self, seq: int, node: int, keep: Collection[int] = ()) -> None:
+        held = self._slots[seq]
+        old, new = held.commit(node, keep)
+        if old != new:
+            source = torch.tensor(old, device=self._device)
+            for cache in (self._keys, self._values):
+                cache[:, held.slot, :, new[0] : new[-1] + 1] = cache[:, held.slot, :, source]
+
+    def close(self, seq: int) -> None:
+        self._slots.close(seq)
+
+    def save(self, seq: int, key: int, length: int) -> None:
+        slot = self._slots[seq].slot
+        self._saved[key] = tuple(
+            cache[:, slot, :, :length].to("cpu", copy=True) for cache in (self._keys, self._values)
+        )
+
+    def load(self, seq: int, key: int, length: int) -> None:
+        saved = saved_under(self._saved, key)
+        slot = self._slots.open(seq, length).slot
+        self._clear(slot)
+        for cache, kept in zip((self._keys, self._values), saved, strict=True):
+            cache[:, slot, :, :length] = kept[:, :, :length].to(self._device)
+
+    def drop(self, key: int) -> None:
+        self._saved.pop(key, None)
+
+    def abort(self) -> None:
+        self._aborted.set()
+
+    def shutdown(self) -> None:
+        del self._model, self._keys, self._values, self._saved, self._replays
+
+    @property
+    def used_cells(self) -> int:
+        return self._slots.used_cells
+
+    @property
+    def replays(self) -> bool:
+        """Whether forwards are replayed."""
+        return self._replays is not None and not self._replays.off
+
+    def _clear(self, slot: int) -> None:
+        """Replays read cells that nobody sees, too, and no mask hides a NaN that a sequence before left there."""
+        if self._replays is not None:
+            self._keys[:, slot] = 0
+            self._values[:, slot] = 0
+
+    @contextmanager
+    def _early(self, hinted: Hinted | None, place: list[int]) -> Iterator[None]:
+        """Within, a forward shows ``hinted`` the LM head's logits of half the layers (Mirror-SD, section 3)."""
+        layer = exit_layer(self._model)
+        if hinted is None or layer is None:
+            yield
+            return
+
+        def show(module: object, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
+            hidden = output if isinstance(output, Tensor) else output[0]
+            logits = self._model.get_output_embeddings()(self._model.model.norm(hidden))[0]
+            hinted(_TorchOutcome(logits, place))
+
+        handle = layer.register_forward_hook(show)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def _enter(self, held: SlotSequence, own: list[Row], where: list[int]) -> Seen:
+        """Cells and visibility of a sequence's rows; in exact mode padded to the fixed width, as a chain."""
+        ledger = held.ledger
+        count = EXACT_WIDTH if self.limits.exact else len(own)
+        cells = held.free_cells(count, self._capacity)
+        if self.limits.exact and cells[0] != where[0]:
+            raise Unsupported("exact mode keeps one chain a sequence: commit before another branch")
+        positions = np.array([*where, *range(where[-1] + 1, where[-1] + 1 + count - len(own))])
+        span = self._span(max(cells) + 1)
+        at = np.zeros(span, dtype=np.intp)  # position of each cell
+        at[: ledger.length] = np.arange(ledger.length)
+        for node, cell in held.cells.items():
+            if cell < span:
+                at[cell] = ledger.position(node)
+        at[cells] = positions
+        allowed = np.zeros((count, span), dtype=bool)
+        index = {row.node: i for i, row in enumerate(own)}
+        for i in range(count):
+            self._see(allowed, i, own, index, held)
+            allowed[i, cells[i]] = True
+        held.enter(own, cells)
+        return Seen(held.slot, positions, np.array(cells), allowed, at)
+
+    def _see(
+        self, allowed: NDArray[np.bool_], i: int, own: list[Row], index: dict[int, int], held: SlotSequence
+    ) -> None:
+        """Row i sees what its parent sees: an earlier row of the call, or the prefix and an evaluated path."""
+        if i >= len(own):
+            allowed[i] = allowed[i - 1]
+            return
+        parent = own[i].parent
+        if parent in index:
+            allowed[i] = allowed[index[parent]]
+            return
+        allowed[i, : held.ledger.length] = True
+        allowed[i, held.path_cells(parent)] = True
+
+    def _span(self, cells: int) -> int:
+        return -(-cells // BLOCK) * BLOCK if self.limits.exact else cells
+
+    def _run(self, tokens: list[list[int]], seen: list[Seen], keep: int, replay: bool = False) -> Tensor:
+        """Logits [rows, vocabulary] of a forward; ``keep``: of the last rows only, 0 means all."""
+        self._aborted.clear()
+        try:
+            with torch.inference_mode():
+                logits = self._replays(tokens, seen) if self._replays is not None and replay else None
+                if logits is None:
+                    starts = np.cumsum([0, *(len(one.cells) for one in seen)])
+                    where = np.concatenate([one.positions for one in seen])
+                    parts = [
+                        one.part(int(first), self._keys.dtype, self._device)
+                        for one, first in zip(seen, starts, strict=False)
+                    ]
+                    ids = torch.tensor([list(chain(*tokens))], device=self._device)
+                    logits = self._logits(ids, torch.from_numpy(where)[None].to(self._device), parts, keep)
+                if self._device.type == "cuda":  # wait here, on the engine's thread
+                    torch.cuda.synchronize(self._device)
+        except (RuntimeError, torch.OutOfMemoryError) as error:
+            raise EngineError(f"the forward failed: {error}") from error
+        return logits
+
+    def _logits(self, tokens: Tensor, positions: Tensor, parts: list[Part], keep: int = 0) -> Tensor:
+        forward = Forward(self._keys, self._values, parts, self.limits.exact, self._aborted)
+        found: Tensor = self._model(
+            input_ids=tokens, position_ids=positions, use_cache=False, logits_to_keep=keep, hetero=forward
+        ).logits[0]
+        return found
+
+
+class _TorchOutcome(Outcome):
+    def __init__(self, logits: Tensor, place: list[int] | None = None) -> None:
+        self._logits, self._place = logits, place
+
+    def logits(self, row: int) -> Logits:
+        at = self._place[row] if self._place is not None else row
+        found: Logits = self._logits[at].float().cpu().numpy()
+        return found

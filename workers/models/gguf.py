@@ -1,0 +1,29 @@
+"""A GGUF file as llama.cpp opens it: whole, or its vocabulary and metadata alone."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import llama_cpp
+
+from hetero.workers.errors import ModelError
+
+# llama.cpp's chatter is dropped; its failures come back as return codes.
+_QUIET = llama_cpp.llama_log_callback(lambda level, text, data: None)
+llama_cpp.llama_log_set(_QUIET, ctypes.c_void_p(0))
+
+
+def open_gguf(path: Path, gpu: int | None = None, vocabulary_only: bool = False) -> object:
+    """A llama_model pointer. ``gpu``: the ggml device that takes all layers, or None for the CPU. Raises ModelError."""
+    llama_cpp.llama_backend_init()
+    params = llama_cpp.llama_model_default_params()
+    params.vocab_only = vocabulary_only
+    params.n_gpu_layers = 0 if gpu is None else 1_000
+    devices = (ctypes.c_void_p * 2)(gpu)  # ended by a NULL; without any, llama.cpp leaves all GPUs alone
+    params.devices = ctypes.cast(devices, ctypes.c_void_p)
+    params.split_mode = llama_cpp.LLAMA_SPLIT_MODE_NONE
+    model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
+    if not model:
+        raise ModelError(f"{path}: llama.cpp cannot load this file (damaged, or an architecture it does not know)")
+    return model

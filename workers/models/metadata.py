@@ -1,0 +1,198 @@
+"""A model's numbers, read from a GGUF file's header or a transformers directory's config: the one reader of both.
+
+Weights are not touched, and a GGUF's arrays are skipped, so that reading takes a moment whatever the vocabulary is (the
+gguf package makes an object of each of its entries, which takes seconds). GGUF: ggml's docs/gguf.md, versions 2 and 3.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gguf import LlamaFileType
+
+from hetero.workers.errors import ModelError
+from hetero.workers.models.directory import check_directory
+
+_STRING, _ARRAY = 8, 9
+_SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+_MOST_KEYS = 1 << 16
+_LONGEST_KEY = 1 << 16
+_LARGEST = 1 << 31  # of a number that counts something: more is a damaged file
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a model's shape is made of. Numbers count; ``context`` in tokens; ``head`` is the size of one head.
+
+    ``epsilon`` of its RMS norms; ``theta`` the base of its rotary frequencies, ``scaling`` how those are stretched ("":
+    not at all); ``window``: tokens its attention looks back (0: all); ``quantisation`` as people write it: Q4_K_M, F16.
+    """
+
+    family: str
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    head: int
+    ffn: int
+    context: int
+    vocabulary: int = 0  # 0: not told
+    epsilon: float = 1e-6
+    theta: float = 10000.0
+    scaling: str = ""
+    experts: int = 0
+    window: int = 0
+    quantisation: str = ""
+
+
+def read_metadata(path: Path) -> Metadata:
+    """The numbers of a GGUF file or a transformers directory. Raises ModelError."""
+    return _of_config(path) if path.is_dir() else _of_header(path)
+
+
+def _of_header(path: Path) -> Metadata:
+    header = read_header(path)
+    family = str(header.get("general.architecture", ""))
+    numbers = _Numbers({key.removeprefix(f"{family}."): value for key, value in header.items()})
+    heads = numbers.count("attention.head_count", 1)
+    width = numbers.count("embedding_length", heads)
+    scaling = str(header.get(f"{family}.rope.scaling.type", "none"))
+    return Metadata(
+        family=family,
+        layers=numbers.count("block_count", 1),
+        width=width,
+        heads=heads,
+        kv_heads=numbers.count("attention.head_count_kv", heads),
+        head=numbers.count("attention.key_length", max(1, width // heads)),
+        ffn=numbers.count("feed_forward_length", 4 * width),
+        context=numbers.count("context_length", 2048),
+        vocabulary=numbers.count("vocab_size", numbers.count("tokenizer.ggml.tokens", 0)),
+        epsilon=numbers.real("attention.layer_norm_rms_epsilon", 1e-6),
+        theta=numbers.real("rope.freq_base", 10000.0),
+        scaling="" if scaling == "none" else scaling,
+        experts=numbers.count("expert_count", 0),
+        window=numbers.count("attention.sliding_window", 0),
+        quantisation=_file_type(header.get("general.file_type")),
+    )
+
+
+def _file_type(number: Any) -> str:
+    """llama.cpp's name of a file's type as people write it."""
+    kind = next((each.name for each in LlamaFileType if each == number), "GGUF")
+    return kind.removeprefix("MOSTLY_").removeprefix("ALL_")
+
+
+def _of_config(path: Path) -> Metadata:
+    config = check_directory(path)
+    config = {**config, **(config.get("text_config") or {})}
+    numbers = _Numbers(config)
+    heads = numbers.count("num_attention_heads", 1)
+    width = numbers.count("hidden_size", heads)
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    scaling = str(rope.get("rope_type", rope.get("type", "default")))
+    return Metadata(
+        family=str(config.get("model_type", "")),
+        layers=numbers.count("num_hidden_layers", 1),
+        width=width,
+        heads=heads,
+        kv_heads=numbers.count("num_key_value_heads", heads),
+        head=numbers.count("head_dim", max(1, width // heads)),
+        ffn=numbers.count("intermediate_size", 4 * width),
+        context=numbers.count("max_position_embeddings", 2048),
+        vocabulary=numbers.count("vocab_size", 0),
+        epsilon=numbers.real("rms_norm_eps", 1e-6),
+        theta=float(rope.get("rope_theta") or numbers.real("rope_theta", 10000.0)),
+        scaling="" if scaling == "default" else scaling,
+        experts=numbers.count("num_local_experts", numbers.count("num_experts", 0)),
+        window=numbers.count("sliding_window", 0) if config.get("use_sliding_window", True) else 0,
+        quantisation=str(config.get("dtype") or config.get("torch_dtype") or "safetensors"),
+    )
+
+
+class _Numbers:
+    """Values by key, of which only sensible ones count."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self._values = values
+
+    def count(self, key: str, default: int) -> int:
+        """A whole number above zero."""
+        value = self._values.get(key)
+        if isinstance(value, list):  # one for each layer: the most any needs
+            value = max(value, default=None)
+        return value if type(value) is int and 0 < value < _LARGEST else default
+
+    def real(self, key: str, default: float) -> float:
+        value = self._values.get(key)
+        return float(value) if isinstance(value, int | float) and value > 0 else default
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The key-value pairs of a GGUF file: numbers, truths and texts as they are, of an array of numbers the list, of an
+    array of texts its length. Raises ModelError."""
+    with path.open("rb") as file:
+        magic = file.read(4)
+        if magic != b"GGUF":
+            raise ModelError(f"{path}: not a GGUF file (it begins with {magic!r})")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            try:
+                return _Header(data).pairs()
+            except (struct.error, ValueError, UnicodeDecodeError) as error:
+                raise ModelError(f"{path}: its GGUF header is damaged ({error})") from None
+
+
+class _Header:
+    """A cursor over a mapped file. Raises struct.error or ValueError where the file is not what it says."""
+
+    def __init__(self, data: mmap.mmap) -> None:
+        self._data = data
+        self._at = 4
+
+    def pairs(self) -> dict[str, Any]:
+        version, _tensors, count = self._take("<I"), self._take("<Q"), self._take("<Q")
+        if version not in (2, 3):
+            raise ValueError(f"version {version}")
+        if count > _MOST_KEYS:
+            raise ValueError(f"{count} keys")
+        return {self._text(_LONGEST_KEY): self._value(self._take("<I")) for _ in range(count)}
+
+    def _take(self, form: str) -> Any:
+        (value,) = struct.unpack_from(form, self._data, self._at)
+        self._at += struct.calcsize(form)
+        return value
+
+    def _text(self, most: int) -> str:
+        size = self._take("<Q")
+        if size > min(most, len(self._data) - self._at):
+            raise ValueError(f"a text of {size} bytes")
+        self._at += size
+        return self._data[self._at - size : self._at].decode()
+
+    def _value(self, kind: int) -> Any:
+        if kind == _STRING:
+            return self._text(len(self._data))
+        if kind == _ARRAY:
+            return self._array(self._take("<I"), self._take("<Q"))
+        if kind not in _SCALARS:
+            raise ValueError(f"type {kind}")
+        return self._take(_SCALARS[kind])
+
+    def _array(self, kind: int, count: int) -> Any:
+        if kind == _STRING:
+            unpack, data, at = struct.Struct("<Q").unpack_from, self._data, self._at
+            for _ in range(count):
+                at += 8 + unpack(data, at)[0]
+            self._at = at
+            return count
+        if kind not in _SCALARS:  # arrays of arrays: no model has them
+            raise ValueError(f"an array of type {kind}")
+        form = f"<{count}{_SCALARS[kind][1]}"
+        if count > len(self._data):
+            raise ValueError(f"an array of {count} entries")
+        values = list(struct.unpack_from(form, self._data, self._at))
+        self._at += struct.calcsize(form)
+        return values

@@ -1,0 +1,79 @@
+"""A model on disk, and what must be known of it before its weights load."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hetero.placement.memory import ModelShape
+from hetero.workers.errors import ModelError
+from hetero.workers.models.metadata import Metadata, read_metadata
+from hetero.workers.models.tokenizer import Tokenizer, load_tokenizer
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model on disk; ``shape.weights`` are bytes there."""
+
+    name: str
+    path: Path
+    metadata: Metadata
+    shape: ModelShape
+    tokenizer: Tokenizer
+
+    @property
+    def is_gguf(self) -> bool:
+        return self.path.is_file()
+
+    @property
+    def context(self) -> int:
+        """Tokens it was made for."""
+        return self.metadata.context
+
+
+def read_model(path: Path, name: str = "") -> Model:
+    """The model of a GGUF file or a transformers directory. Raises ModelError, with no weights loaded."""
+    metadata = read_metadata(path)
+    tokenizer = load_tokenizer(path)
+    weights = sum(file.stat().st_size for file in _files(path))
+    shape = _shape(weights, metadata, metadata.vocabulary or len(tokenizer.vocabulary))
+    return Model(name or (path.resolve().name if path.is_dir() else path.stem), path, metadata, shape, tokenizer)
+
+
+def check_vocabularies(target: Model, drafter: Model) -> None:
+    """Raise ModelError unless both models mean the same by each token id."""
+    one, two = target.tokenizer.vocabulary, drafter.tokenizer.vocabulary
+    common = min(len(one), len(two))
+    # Control tokens have no bytes, and files differ in which tokens they mark as such.
+    pairs = enumerate(zip(one.pieces[:common], two.pieces[:common], strict=True))
+    differing = next((i for i, (a, b) in pairs if a != b and a and b), None)
+    # Models of a family pad their vocabularies to different sizes; only a real difference matters.
+    beyond = [p for p in (*one.pieces[common:], *two.pieces[common:]) if p]
+    if differing is None and len(beyond) <= 0.02 * common:
+        return
+    if differing is not None:
+        detail = f"token {differing} is {one.pieces[differing]!r} in one and {two.pieces[differing]!r} in the other"
+    else:
+        detail = f"{len(one)} tokens against {len(two)}"
+    raise ModelError(
+        f"vocabulary mismatch between target {target.name} and drafter {drafter.name}: {detail}; "
+        "take a drafter of the target's family, or --draft none"
+    )
+
+
+def _files(path: Path) -> list[Path]:
+    """What holds a model's weights."""
+    if path.is_dir():
+        return list(path.glob("*.safetensors"))
+    if "-of-" in path.stem:  # a split model: name-00001-of-00003.gguf
+        return sorted(path.parent.glob(path.stem.rsplit("-", 3)[0] + "-*-of-*.gguf")) or [path]
+    return [path]
+
+
+def _shape(weights: int, metadata: Metadata, vocabulary: int) -> ModelShape:
+    """A llama-like model's shape; its parameters counted as such a model has them, the head untied."""
+    width, head = metadata.width, metadata.head
+    attention = 2 * width * head * (metadata.heads + metadata.kv_heads)
+    layer = attention + 3 * width * metadata.ffn
+    parameters = metadata.layers * layer + 2 * vocabulary * width
+    return ModelShape(weights, parameters, metadata.layers, metadata.kv_heads, head, vocabulary)

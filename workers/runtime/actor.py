@@ -1,0 +1,47 @@
+"""What Ray runs: a thin shell of plain methods around a Worker. Only plain types cross Ray."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from hetero.workers.runtime.pinning import pin
+from hetero.workers.runtime.spec import read_spec
+
+
+class WorkerActor:
+    """One worker as an actor; its data goes over ZeroMQ, only control passes here."""
+
+    def __init__(self, plain: dict[str, Any]) -> None:
+        spec = read_spec(plain)
+        pin(spec.cores, spec.gpu, spec.kind)
+        from hetero.workers.runtime.worker import Worker  # numeric libraries load after cores and GPU are set
+
+        self._worker = Worker(spec)
+        self._worker.start()
+
+    def status(self) -> dict[str, Any]:
+        return self._worker.status()
+
+    def ready(self) -> dict[str, Any]:
+        """Waits until the model is loaded or has failed to; returns the status."""
+        self._worker.settled.wait()
+        return self._worker.status()
+
+    def link(self, endpoint: str) -> None:
+        self._worker.link(endpoint)
+
+    def allow(self, keys: list[str]) -> None:
+        self._worker.allow(keys)
+
+    def hold(self) -> str:
+        """Returns when the worker ends; fails when its process dies. Returns its failure, or ""."""
+        self._worker.ended.wait()
+        return str(self._worker.status()["failure"])
+
+    def stop(self) -> None:
+        self._worker.stop()
+
+    def die(self) -> None:
+        """End this process at once; Ray then starts the next incarnation."""
+        os._exit(1)

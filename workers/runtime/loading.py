@@ -1,0 +1,45 @@
+"""From a worker's spec to what its state machine needs: the engine, and the model's vocabulary."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from hetero.workers.engines.base import Engine
+from hetero.workers.engines.registry import EngineSettings, find_engine
+from hetero.workers.models.tokenizer import load_tokenizer
+from hetero.workers.models.vocabulary import Vocabulary
+from hetero.workers.runtime.spec import WorkerSpec
+
+_WINDOW_NODES = 128  # evaluated draft tokens a target holds per sequence: a window's
+_TREE_NODES = 512  # a drafter's: all that a window of many draft steps can grow
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a worker runs. ``vocabulary`` is as large as the model's, which may be padded beyond the tokenizer's."""
+
+    engine: Engine
+    vocabulary: Vocabulary
+
+
+def load(spec: WorkerSpec) -> Loaded:
+    """Load the model. Raises HeteroError."""
+    engine = find_engine(spec.engine).load(settings_of(spec))
+    known = load_tokenizer(spec.path).vocabulary
+    padding = [b""] * (engine.limits.vocabulary - len(known))
+    return Loaded(engine, Vocabulary([*known.pieces, *padding], known.ends, known.encode))
+
+
+def settings_of(spec: WorkerSpec) -> EngineSettings:
+    """How a worker's engine is to run."""
+    return EngineSettings(
+        path=spec.path,
+        threads=len(spec.cores) or os.cpu_count() or 1,
+        sequences=spec.sequences,
+        context=spec.context,
+        exact=spec.exact,
+        gpu=spec.kind if spec.gpu is not None else "",
+        draft_nodes=_TREE_NODES if spec.role == "drafter" else _WINDOW_NODES,
+        dtype=spec.dtype,
+    )

@@ -1,0 +1,47 @@
+"""What a worker is told: plain numbers and strings, checked, so that they may travel over Ray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+
+class WorkerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One worker. ``engine``: a name in ``engines.registry``; ``cores``: the CPU cores it is confined to (empty: all);
+    ``gpu``: a GPU of that ``kind`` or None;
+    ``trace``: a file to append a trace to; ``host``, ``ports`` (first and last): where a verifier listens; ``secure``:
+    whether both roles speak CURVE; ``cached``: tokens of finished sequences to keep as prefixes."""
+
+    role: Literal["target", "drafter"]
+    model: str
+    engine: str
+    strategy: str
+    gamma: int
+    cores: list[int] = []
+    gpu: int | None = None
+    kind: Literal["cuda", "rocm", "vulkan", "mps"] = "cuda"
+    dtype: str = "float32"
+    sequences: int = 4
+    cached: int = 0
+    context: int = 2048
+    exact: bool = False
+    host: str = "127.0.0.1"
+    secure: bool = False
+    ports: list[int] = []
+    trace: str = ""
+
+    @property
+    def path(self) -> Path:
+        return Path(self.model)
+
+    def plain(self) -> dict[str, Any]:
+        """As builtins."""
+        built: dict[str, Any] = msgspec.to_builtins(self)
+        return built
+
+
+def read_spec(plain: dict[str, Any]) -> WorkerSpec:
+    """The inverse of ``plain``; raises msgspec.ValidationError."""
+    return msgspec.convert(plain, WorkerSpec)

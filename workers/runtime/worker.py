@@ -1,0 +1,268 @@
+"""A worker: a state machine with its engine on one thread and its socket on another.
+
+The socket thread serves messages, pings and cancels while a forward of seconds runs on the engine thread; only a
+drafter's quick forwards run between messages on the socket thread itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from hetero.placement.errors import HeteroError
+from hetero.workers.decoding.drafter import Drafter
+from hetero.workers.decoding.policy.strategy import strategy
+from hetero.workers.decoding.protocol import Extend, Job
+from hetero.workers.decoding.verifier import Verifier
+from hetero.workers.engines.base import Engine, Outcome, Row
+from hetero.workers.errors import EngineError, WireError
+from hetero.workers.runtime.loading import Loaded, load
+from hetero.workers.runtime.spec import WorkerSpec
+from hetero.workers.runtime.trace import FileTrace
+from hetero.workers.wire.codec import decode, encode
+from hetero.workers.wire.endpoints import Dialling, Listening
+from hetero.workers.wire.sockets import Doorkeeper, make_keys
+
+_log = logging.getLogger("hetero.worker")
+_QUICK = 3e-3  # seconds: a drafter's forwards below this run on the socket thread
+_BURST = 256  # messages taken in before the machine decides again
+
+
+class Worker:
+    """One role on one device. Methods may be called from any thread."""
+
+    def __init__(self, spec: WorkerSpec, load: Callable[[WorkerSpec], Loaded] = load) -> None:
+        self.spec = spec
+        self.epoch = secrets.randbits(62)
+        self.settled = threading.Event()  # loaded, or failed to
+        self.ended = threading.Event()
+        self._load = load
+        self._phase = "loading"
+        self._failure = ""
+        self._endpoint = ""
+        self._loaded_s = 0.0
+        self._busy = 0.0  # seconds the engine worked
+        self._cells = 0  # KV cells held when the worker was last idle
+        self._machine: Verifier | Drafter | None = None
+        self._engine: Engine | None = None
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        self._wake_read, self._wake_write = os.pipe()
+        self._keys = make_keys() if spec.secure else None
+        self._door: Doorkeeper | None = None
+        self._allowed: frozenset[str] = frozenset()
+        self._thread = threading.Thread(target=self._live, name=f"hetero-{spec.role}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def status(self) -> dict[str, Any]:
+        """Plain facts: phase ("loading", "ready", "stopped", "failed"), epoch, endpoint, sequences, memory."""
+        machine, engine = self._machine, self._engine
+        return {
+            "role": self.spec.role,
+            "phase": self._phase,
+            "failure": self._failure,
+            "epoch": self.epoch,
+            "endpoint": self._endpoint,
+            "public": self._keys.public if self._keys is not None else "",
+            "turned_away": self._door.turned_away if self._door is not None else 0,
+            "pid": os.getpid(),
+            "loaded_s": self._loaded_s,
+            "load": list(machine.load) if machine is not None else [0, 0],
+            "idle": machine.idle if machine is not None else True,
+            "cells": self._cells,
+            "gpu": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
+            "prefixes": list(machine.prefixes.facts) if machine is not None else [0, 0],
+            "dropped": machine.dropped if machine is not None else 0,
+            "memory": _resident(),
+            "busy_s": self._busy,
+            "landings": machine.landings if isinstance(machine, Drafter) else {},
+            "speeds": machine.speeds.facts() if isinstance(machine, Verifier) else {},
+            "early_exit": engine.limits.early_exit if engine is not None else False,
+        }
+
+    def link(self, endpoint: str) -> None:
+        """A drafter's order: the verifier listens here now."""
+        self._post("link", endpoint)
+
+    def allow(self, keys: list[str]) -> None:
+        """A verifier's order: peers with these public keys (hex) may come in, and no others."""
+        self._allowed = frozenset(keys)
+        if self._door is not None:
+            self._door.admit(self._allowed)
+
+    def stop(self, seconds: float = 5.0) -> None:
+        """End both threads and free the engine; returns when done, or after ``seconds``."""
+        self._post("stop", None)
+        if (engine := self._engine) is not None:
+            engine.abort()
+        if self._thread.is_alive():
+            self._thread.join(seconds)
+
+    # The socket thread
+
+    def _live(self) -> None:
+        try:
+            self._serve()
+        except HeteroError as error:
+            self._fail(str(error))
+        except Exception as error:  # the worker's last line: report it, then end
+            _log.exception("worker failed")
+            self._fail(f"{type(error).__name__}: {error}")
+        finally:
+            self.settled.set()
+            self.ended.set()
+
+    def _fail(self, why: str) -> None:
+        self._failure, self._phase = why, "failed"
+
+    def _serve(self) -> None:
+        began = time.monotonic()
+        loaded = self._load(self.spec)
+        engine = self._engine = loaded.engine
+        machine = self._machine = self._make(loaded)
+        context = zmq.Context()
+        link = self._link(context)
+        self._endpoint = link.endpoint
+        engine_thread = threading.Thread(target=self._work, args=(engine,), name="hetero-engine", daemon=True)
+        engine_thread.start()
+        self._loaded_s = time.monotonic() - began
+        self._phase = "ready"
+        self.settled.set()
+        try:
+            self._loop(machine, link, engine)
+        finally:
+            self._jobs.put(None)
+            engine.abort()
+            engine_thread.join()
+            self._phase, self._engine = "stopped", None  # nobody may ask a freed engine
+            engine.shutdown()
+            link.close()
+            context.term()
+
+    def _link(self, context: zmq.Context[Any]) -> Listening | Dialling:
+        if self.spec.role == "drafter":
+            return Dialling(context, self.epoch, self._keys)
+        ports = (self.spec.ports[0], self.spec.ports[1]) if self.spec.ports else None
+        link = Listening(context, self.spec.host, ports, self._keys)
+        self._door = link.door
+        self.allow(list(self._allowed))
+        return link
+
+    def _make(self, loaded: Loaded) -> Verifier | Drafter:
+        spec = self.spec
+        chosen = strategy(spec.strategy, spec.gamma)
+        trace = FileTrace(Path(spec.trace)) if spec.trace else None
+        limits, vocabulary = loaded.engine.limits, loaded.vocabulary
+        if spec.role == "target":
+            if chosen.hints and not limits.early_exit:
+                _log.warning("engine %s has no early exit: branches start at the drafter's candidates", spec.engine)
+            return Verifier(self.epoch, limits, vocabulary, chosen, trace=trace, cached=spec.cached)
+        return Drafter(self.epoch, limits, vocabulary.ends, chosen, trace=trace, cached=spec.cached)
+
+    def _loop(self, machine: Verifier | Drafter, link: Listening | Dialling, engine: Engine) -> None:
+        clock = time.monotonic
+        # Handing a drafter's forward of a millisecond to another thread and back costs as much again.
+        quick = self.spec.role == "drafter" and _row_seconds(engine) < _QUICK
+        wake = 0.0
+        while True:
+            link.wait(self._wake_read, wake - clock())
+            now = clock()
+            if not self._take_inbox(machine, link, now):
+                return
+            for peer, frame in link.receive(_BURST):
+                try:
+                    machine.receive(peer, decode(frame), clock())  # each may take its time
+                except WireError as error:
+                    machine.dropped += 1
+                    _log.warning("dropped a frame of %d bytes: %s", len(frame), error)
+            step = machine.step(clock())
+            for peer, message in step.sends:
+                if not link.send(peer, encode(message)):
+                    machine.lost(peer, clock())
+            wake = step.wake
+            if step.job is None:
+                continue
+            if quick and isinstance(step.job.forward, Extend):
+                outcome, elapsed = self._execute(step.job, engine)
+                machine.completed(outcome, elapsed, clock())
+                wake = 0.0
+            else:
+                self._jobs.put(step.job)
+                machine.prepare()
+
+    def _take_inbox(self, machine: Verifier | Drafter, link: Listening | Dialling, now: float) -> bool:
+        """Outcomes and orders; False: stop."""
+        while not self._inbox.empty():
+            kind, what = self._inbox.get()
+            if kind == "stop":
+                return False
+            if kind == "link" and isinstance(link, Dialling) and isinstance(machine, Drafter):
+                machine.linked(link.dial(what))
+            elif kind == "hint" and isinstance(machine, Verifier):
+                machine.hinted(what, now)
+            elif kind == "done":
+                outcome, elapsed = what
+                machine.completed(outcome, elapsed, now)
+        return True
+
+    # The engine thread
+
+    def _work(self, engine: Engine) -> None:
+        while (job := self._jobs.get()) is not None:
+            self._post("done", self._execute(job, engine))
+
+    def _execute(self, job: Job, engine: Engine) -> tuple[Outcome | EngineError | None, float]:
+        """Do a job; returns its outcome and the seconds it took."""
+        began = time.monotonic()
+        outcome: Outcome | EngineError | None
+        try:
+            outcome = job.execute(engine, self._hinted)
+        except EngineError as error:
+            outcome = error
+        except Exception as error:  # whatever a library throws must not end the loop
+            _log.exception("engine failed")
+            outcome = EngineError(f"{type(error).__name__}: {error}")
+        if job.forward is None:  # only frees: the moment to count what is left
+            self._cells = engine.used_cells
+        elapsed = time.monotonic() - began
+        self._busy += elapsed
+        return outcome, elapsed
+
+    def _hinted(self, early: Outcome) -> None:
+        self._post("hint", early)
+
+    def _post(self, kind: str, what: Any) -> None:
+        self._inbox.put((kind, what))
+        os.write(self._wake_write, b"!")
+
+
+def _row_seconds(engine: Engine) -> float:
+    """Seconds of a forward of one row, measured; leaves the engine as it was."""
+    engine.prefill(0, [0])
+    try:
+        times = []
+        for node in range(1, 5):
+            began = time.monotonic()
+            engine.extend([Row(0, node, node - 1, 0)])
+            times.append(time.monotonic() - began)
+        return min(times)
+    finally:
+        engine.close(0)
+
+
+def _resident() -> int:
+    """Bytes of memory this process holds."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)

@@ -1,0 +1,154 @@
+"""Which tokens a grammar allows next: llguidance over a model's vocabulary.
+
+Masks apply to the target's logits as it samples, token by token along the path that is committed; a draft that
+breaks the grammar is simply not what the target samples.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from llguidance import LLMatcher, LLTokenizer, StructTag, TokenizerWrapper
+from numpy.typing import NDArray
+
+from hetero.workers.errors import GrammarError
+
+_COMPILED = 16  # grammars kept
+
+
+def json_grammar(schema: dict[str, Any]) -> str:
+    """The grammar of the JSON values of a schema. It may be invalid: ask ``Grammars.objection``."""
+    # Free white space invites small models to write nothing else for ever.
+    return LLMatcher.grammar_from_json_schema(schema, defaults={"whitespace_flexible": False})
+
+
+def tagged_grammar(begin: str, ends: Sequence[tuple[str, dict[str, Any], str]]) -> str:
+    """The grammar of free text with tagged JSON in it: where ``begin`` occurs, one of ``ends`` follows, each as (text
+    up to the JSON value, its schema, text after)."""
+    tags = [
+        StructTag(
+            trigger=begin,
+            begin=begin + head,
+            grammar={**schema, "x-guidance": {"whitespace_flexible": False}},
+            end=tail,
+        )
+        for head, schema, tail in ends
+    ]
+    return LLMatcher.grammar_from_lark(StructTag.to_grammar(tags, assume_special=False))
+
+
+def calls_grammar(calls: Sequence[tuple[str, dict[str, Any], str]], several: bool) -> str:
+    """The grammar of one call, or of one and more on lines of their own; each call is (text before its JSON value,
+    the schema of that, text after)."""
+    rules = []
+    for n, (head, schema, tail) in enumerate(calls):
+        value = json.dumps({**schema, "x-guidance": {"whitespace_flexible": False}})
+        rules.append(f"call_{n}: {json.dumps(head)} %json {value} {json.dumps(tail)}")
+    every = " | ".join(f"call_{n}" for n in range(len(calls)))
+    start = 'start: call ("\\n" call)*' if several else "start: call"
+    return LLMatcher.grammar_from_lark("\n".join(["%llguidance {}", start, f"call: {every}", *rules]))
+
+
+class Grammars:
+    """What grammars need of a vocabulary; made when the first one is asked for."""
+
+    def __init__(
+        self, pieces: Sequence[bytes], ends: frozenset[int], encode: Callable[[str], list[int]] | None = None
+    ) -> None:
+        """``encode``: the model's own tokens of a text, without special ones; forced text is then written in them."""
+        self._pieces, self._ends, self._encode = pieces, ends, encode
+        self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()  # the latest ones
+
+    def objection(self, grammar: str) -> str | None:
+        """Why a grammar cannot be used, in one line."""
+        if not self._ends:
+            return "the model has no token that ends a text"
+        wrong: str = LLMatcher.validate_grammar(grammar, self._tokenizer)
+        return None if not wrong or wrong.startswith("WARNING") else " ".join(wrong.split())[:300]
+
+    def start(self, grammar: str) -> Grammar:
+        """A grammar at its beginning. Raises GrammarError."""
+        if not self._ends:
+            raise GrammarError("the model has no token that ends a text")
+        compiled = self._compiled.pop(grammar, None)
+        if compiled is None:  # the choices of one request have one grammar
+            compiled = LLMatcher(self._tokenizer, grammar, log_level=0)
+        self._compiled[grammar] = compiled
+        if len(self._compiled) > _COMPILED:
+            self._compiled.popitem(last=False)
+        return Grammar(compiled.deep_copy())
+
+    @cached_property
+    def _tokenizer(self) -> LLTokenizer:
+        return LLTokenizer(
+            TokenizerWrapper(_GuidanceTokens(self)), n_vocab=len(self._pieces), eos_token=sorted(self._ends)
+        )
+
+    @cached_property
+    def _ids(self) -> dict[bytes, int]:
+        return {piece: token for token, piece in reversed(list(enumerate(self._pieces))) if piece}
+
+    def encode(self, text: bytes | str) -> list[int]:
+        """Tokens of a text: the model's own, or the longest that fit."""
+        if self._encode is not None:
+            return self._encode(text if isinstance(text, str) else text.decode())
+        data, found = text if isinstance(text, bytes) else text.encode(), []
+        longest = max(map(len, self._ids))
+        while data:
+            size = next((n for n in range(min(longest, len(data)), 0, -1) if data[:n] in self._ids), 0)
+            if size == 0:
+                break
+            found.append(self._ids[data[:size]])
+            data = data[size:]
+        return found
+
+
+class _GuidanceTokens:
+    """A vocabulary as llguidance wants to see it: tokens without bytes are special ones, marked by 0xFF."""
+
+    bos_token_id = None
+
+    def __init__(self, grammars: Grammars) -> None:
+        self._grammars = grammars
+        pieces = grammars._pieces
+        self.eos_token_id = min(grammars._ends)
+        self.tokens = [piece or b"\xff<%d>" % token for token, piece in enumerate(pieces)]
+        self.special_token_ids = [token for token, piece in enumerate(pieces) if not piece]
+
+    def __call__(self, text: str) -> list[int]:
+        return self._grammars.encode(text)
+
+
+class Grammar:
+    """One grammar on its way through one output."""
+
+    def __init__(self, matcher: LLMatcher) -> None:
+        self._matcher = matcher
+        self._check()
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing but the end may follow."""
+        return bool(self._matcher.is_stopped()) and not self._matcher.is_error()
+
+    def allowed(self, vocabulary: int) -> NDArray[np.bool_]:
+        """Which tokens may come next, shape [vocabulary]. Raises GrammarError."""
+        packed = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        self._check()
+        found = np.zeros(vocabulary, np.bool_)
+        bits = np.unpackbits(packed, bitorder="little")[:vocabulary].astype(np.bool_)
+        found[: len(bits)] = bits
+        return found
+
+    def commit(self, token: int) -> None:
+        """A token was decided. A token the grammar forbids (of another verifier's text) raises GrammarError later."""
+        self._matcher.consume_token(token)
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise GrammarError(f"the grammar failed: {' '.join(self._matcher.get_error().split())[:300]}")

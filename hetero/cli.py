@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -93,6 +94,8 @@ def start_trace(config: Config) -> None:
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Speculative decoding over unlike devices: a drafter here, a verifier there, one exact answer."""
+    # No process that is started from here on imports from the folder it is started in.
+    os.environ["PYTHONSAFEPATH"] = "1"
 
 
 @main.command()

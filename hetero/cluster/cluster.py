@@ -42,7 +42,12 @@ class Cluster:
             return
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        common = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "hetero"}
+        common = {
+            "log_to_driver": False,
+            "logging_level": logging.ERROR,
+            "namespace": "hetero",
+            "job_config": _own_path(),
+        }
         try:
             if self.shared:
                 self._knock()
@@ -97,6 +102,21 @@ class Cluster:
             ray.shutdown()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _own_path() -> Any:
+    """A job whose workers import from where hetero is installed, and from nowhere else.
+
+    Ray puts the driver's current folder in front of its workers' path, unless the job brings a folder of its own; a
+    ``torch.py`` lying there would be run.
+    """
+    from ray.job_config import JobConfig
+
+    class OwnPath(JobConfig):
+        def _runtime_env_has_working_dir(self) -> bool:
+            return True
+
+    return OwnPath()
 
 
 def _node(entry: dict[str, Any], mine: str) -> Node:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from typing import Any
 
 import uvicorn
 from rich.console import Console
@@ -18,6 +17,7 @@ from hetero.gateway.admission import AdmissionLimits
 from hetero.gateway.app import make_app
 from hetero.plan import Plan
 from hetero.session import Session
+from hetero.workers.runtime.status import WorkerStatus
 
 
 def serve(config: Config, plan: Plan, cluster: Cluster, console: Console) -> int:
@@ -112,7 +112,7 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def plan_table(plan: Plan, statuses: dict[str, dict[str, Any]], url: str) -> Table:
+def plan_table(plan: Plan, statuses: dict[str, WorkerStatus], url: str) -> Table:
     """Device, role, engine, model, memory, strategy, address of all that runs."""
     table = Table()
     for name in ("device", "role", "engine", "model", "memory", "strategy", "address"):
@@ -129,9 +129,9 @@ def plan_table(plan: Plan, statuses: dict[str, dict[str, Any]], url: str) -> Tab
             spec.role,
             spec.engine,
             placement.model.name,
-            f"{status['memory'] / 2**20:,.0f} MiB",
+            f"{status.memory / 2**20:,.0f} MiB",
             strategy + exact,
-            status["endpoint"] or "-",
+            status.endpoint or "-",
         )
     table.add_row("-", "gateway", "-", plan.name, "-", "-", url)
     return table

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 
 class Average:
@@ -44,43 +45,55 @@ class Rate:
         return self._count / self._seconds if self._seconds > 0 else 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Points:
+    """Seconds of a forward by its rows; ``rows`` and ``seconds`` both rise. Never changed once made."""
+
+    rows: tuple[int, ...] = ()
+    seconds: tuple[float, ...] = ()
+
+    def __call__(self, rows: int) -> float:
+        """0 when nothing is known."""
+        if not self.rows:
+            return 0.0
+        return self.seconds[max(0, bisect_right(self.rows, rows) - 1)]
+
+
 class Curve:
     """Seconds of a forward by its rows, learned online.
 
     More rows never cost less, so a size is held to cost no more than any larger one did. A size not measured yet is
     held to cost what the next smaller one did: hopeful on purpose, so that it is tried, and then known.
+
+    One thread adds; any may read ``points``, which is replaced whole.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, weight: float = 0.2) -> None:
+        self._weight = weight
         self._known: dict[int, Average] = {}
-        self._sizes: list[int] = []
-        self._seconds: list[float] = []
+        self.points = Points()
 
     def __bool__(self) -> bool:
-        return bool(self._sizes)
+        return bool(self._known)
 
     def add(self, rows: int, seconds: float) -> None:
-        self._known.setdefault(rows, Average()).add(seconds)
-        self._sizes = sorted(self._known)
-        self._seconds = [self._known[size](0.0) for size in self._sizes]
-        for at in range(len(self._sizes) - 2, -1, -1):
-            self._seconds[at] = min(self._seconds[at], self._seconds[at + 1])
+        self._known.setdefault(rows, Average(self._weight)).add(seconds)
+        sizes = sorted(self._known)
+        least, falling = float("inf"), []
+        for size in reversed(sizes):
+            least = min(least, self._known[size](0.0))
+            falling.append(least)
+        self.points = Points(tuple(sizes), tuple(reversed(falling)))
 
     def __call__(self, rows: int) -> float:
         """0 when nothing is known."""
-        if not self._sizes:
-            return 0.0
-        return self._seconds[max(0, bisect_right(self._sizes, rows) - 1)]
-
-    def points(self) -> dict[int, float]:
-        """The measured sizes and their seconds."""
-        return dict(zip(self._sizes, self._seconds, strict=True))
+        return self.points(rows)
 
 
 def rows_worth(reaches: Sequence[float], seconds: Callable[[int], float], rate: float, first: int) -> int:
-    """How many guesses to check beside ``first`` rows that must be.
+    """How many draft tokens to check beside ``first`` rows that must be.
 
-    ``reaches``: chance of each guess to be accepted, falling. The best n maximises the expected tokens,
+    ``reaches``: chance of each draft token to be accepted, falling. The best n maximises the expected tokens,
     ``sum(reaches[:n])``, less what its time is worth, ``rate * seconds(first + n)``.
     """
     best, most, tokens = 0, -rate * seconds(first), 0.0
@@ -103,41 +116,47 @@ def batch_worth(values: Sequence[float], seconds: Callable[[int], float]) -> int
     return best
 
 
-def waiting_pays(
-    reaches: Sequence[float],
-    leaf: float,
-    alpha: float,
-    beta: float,
-    first: float,
-    step: float,
-    row: float,
-    room: int,
-    rate: float,
-    ranks: int,
-) -> bool:
-    """Whether to hold a window back for more draft.
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What more draft would bring to a window, and when.
 
     ``reaches``: of the draft tokens it holds now, falling, ``room`` of them at most; ``leaf``: reach of the likeliest
     node still to be expanded; ``alpha``: chance of a first child, ``beta`` of any child, ``ranks``: children a node
-    gets; ``first``: seconds until the next draft comes, and ``step`` seconds for each one after; ``row``: seconds a
-    further row adds to the forward. Pays if for some number of drafts the tokens gained, those displaced taken off,
-    exceed what the time is worth.
+    gets; ``first``: seconds until the next draft comes, ``step``: seconds for each one after; ``row``: seconds a
+    further row adds to the forward.
     """
-    gained, reach, held = 0.0, leaf, len(reaches)
-    seconds = first
-    for _ in range(room):
-        any_, reach = reach * beta, reach * alpha
-        if held < room:
-            held += 1
-            # Checking the first child takes one row, checking all of them one each.
-            gained += max(reach - rate * row, any_ - rate * row * ranks)
-        else:
-            room -= 1
-            displaced = reaches[room] if room < len(reaches) else 1.0
-            if displaced >= reach:
-                return False
-            gained += reach - displaced
-        if gained > rate * seconds:
-            return True
-        seconds += step
-    return False
+
+    reaches: Sequence[float]
+    leaf: float
+    alpha: float
+    beta: float
+    ranks: int
+    first: float
+    step: float
+    row: float
+    room: int
+
+    def pays(self, rate: float) -> bool:
+        """Whether to hold the window back, a second being worth ``rate`` tokens.
+
+        It pays if for some number of drafts the tokens gained, those displaced taken off, exceed what the time is
+        worth.
+        """
+        gained, reach, held, room = 0.0, self.leaf, len(self.reaches), self.room
+        seconds, row = self.first, rate * self.row
+        for _ in range(room):
+            of_any, reach = reach * self.beta, reach * self.alpha
+            if held < room:
+                held += 1
+                # Checking the first child takes one row, checking all of them one each.
+                gained += max(reach - row, of_any - row * self.ranks)
+            else:
+                room -= 1
+                displaced = self.reaches[room] if room < len(self.reaches) else 1.0
+                if displaced >= reach:
+                    return False
+                gained += reach - displaced
+            if gained > rate * seconds:
+                return True
+            seconds += self.step
+        return False

@@ -21,3 +21,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.environ["HETERO_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     yield
     del os.environ["HETERO_CACHE"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """``-m quick``: what needs neither Ray nor a real model's time, by folder."""
+    for item in items:
+        if item.path.parent.name in ("unit", "simulation") and item.get_closest_marker("long") is None:
+            item.add_marker(pytest.mark.quick)

@@ -77,7 +77,7 @@ class _Loop:
             for first in range(0, len(prompt), engine.limits.chunk):
                 outcome = engine.prefill(1, prompt[first : first + engine.limits.chunk])
             if engine is self._target:
-                newest = outcome.sample(0, sampler, len(prompt)).token
+                newest = outcome.sample(0, sampler, len(prompt))
         output = [newest]
         forwards = accepted = drafted = 0
         node = tip = known = draft_tip = 0  # node ids; ``known``: output tokens the drafter has
@@ -97,7 +97,7 @@ class _Loop:
             drafted += len(drafts)
             position = len(prompt) + len(output)
             for n in range(len(rows)):
-                token = outcome.sample(n, sampler, position + n).token
+                token = outcome.sample(n, sampler, position + n)
                 output.append(token)
                 tip = rows[n].node
                 if n == len(drafts) or token != drafts[n] or len(output) == count:

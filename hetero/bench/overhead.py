@@ -1,74 +1,102 @@
 """What a round costs beside the forwards: messages, tree, acceptance, sampling, with engines of zero latency.
 
-The very state machines run in one thread; all but the engines' own time counts, encoding and decoding included.
+The very state machines run in one thread on a virtual clock; all but the engines' own time counts, encoding and
+decoding included.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from hetero.bench.report import report
-from hetero.workers.decoding.drafter import Drafter
 from hetero.workers.decoding.policy.strategy import strategy
-from hetero.workers.decoding.protocol import Machine
-from hetero.workers.decoding.verifier import Verifier
+from hetero.workers.decoding.protocol import Job
 from hetero.workers.engines.table import TableEngine, TableSpec, drafter_spec
 from hetero.workers.models.vocabulary import Vocabulary
-from hetero.workers.wire.codec import decode, encode
-from hetero.workers.wire.messages import Finished, Open, Ping, Sampling
+from hetero.workers.runtime.pinning import keep_memory
+from hetero.workers.simulation.devices import Ran, TableDevice
+from hetero.workers.simulation.pair import Setting, SimulatedPair
+from hetero.workers.simulation.worker import SimulatedWorker
+from hetero.workers.wire.messages import Open, Sampling
 
 _GAMMA = 4
 _OUTPUT = 120
+_STEP = 1e-3  # virtual seconds of a job: any
 
 
-@dataclass
-class _Side:
-    """A machine, its engine, its inbox, and the seconds it spent outside the engine since the last round."""
+class _Timed(SimulatedWorker):
+    """Measures the real seconds it spends outside its device, for each of its forwards."""
 
-    machine: Machine
-    engine: TableEngine
-    inbox: list[tuple[bytes, bytes]] = field(default_factory=list)
-    spent: float = 0.0
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.rounds: list[float] = []
+        self._spent = 0.0
+        self._depth = 0
 
-    def turn(self, others: dict[bytes, list[tuple[bytes, bytes]]], name: bytes) -> bool:
-        """Take in, decide, send, run; returns whether a forward ran."""
+    def receive(self, peer: bytes, frame: Any) -> None:
+        with self._counted():
+            super().receive(peer, frame)
+
+    def poke(self) -> None:
+        with self._counted():
+            super().poke()
+
+    def _completed(self, ran: Ran) -> None:
+        with self._counted():
+            super()._completed(ran)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        device = self.device
+        assert isinstance(device, _Device)
+        self._depth += 1
+        began, inside = time.perf_counter(), device.inside
+        try:
+            yield
+        finally:
+            self._depth -= 1
+            if self._depth == 0:
+                self._spent += time.perf_counter() - began - (device.inside - inside)
+                if device.forwards > len(self.rounds):
+                    self.rounds.append(self._spent)
+                    self._spent = 0.0
+
+
+class _Device(TableDevice):
+    """Knows the real seconds spent in it, and the forwards it ran."""
+
+    inside = 0.0
+    forwards = 0
+
+    def run(self, job: Job) -> Ran:
         began = time.perf_counter()
-        inbox, self.inbox[:] = list(self.inbox), []
-        for peer, frame in inbox:
-            self.machine.receive(peer, decode(frame), time.monotonic())
-        step = self.machine.step(time.monotonic())
-        for peer, message in step.sends:
-            others[peer].append((name, encode(message)))
-        self.spent += time.perf_counter() - began
-        if step.job is None:
-            return False
-        outcome = step.job.execute(self.engine)
-        began = time.perf_counter()
-        self.machine.prepare()
-        self.machine.completed(outcome, 1e-3, time.monotonic())
-        self.spent += time.perf_counter() - began
-        return step.job.forward is not None
+        ran = super().run(job)
+        self.inside += time.perf_counter() - began
+        self.forwards += job.forward is not None
+        return ran
 
 
 def run(rounds: int, json_file: Path | None, console: Console) -> None:
     """Print the medians over ``rounds`` rounds of each cell."""
+    keep_memory()  # as in workers
     rows: list[dict[str, Any]] = []
     settings = (("greedy", 0.0, 1.0), ("sampled", 0.8, 1.0), ("sampled, top-p 0.95", 0.8, 0.95))
     for vocabulary, aim in ((4096, 300.0), (131072, 1000.0)):
         for name, temperature, top_p in settings:
-            verifier, drafter, tokens = _measure(vocabulary, Sampling(temperature, 0, top_p, 0.0, 1, 0), rounds)
+            verifier, drafter, tokens = _measure(vocabulary, Sampling(temperature, top_p=top_p, seed=1), rounds)
             rows.append(
                 {
                     "vocabulary": vocabulary,
                     "sampling": name,
                     "verifier us/round": statistics.median(verifier) * 1e6,
-                    "drafter us/round": statistics.median(drafter) * 1e6,
+                    "drafter us/step": statistics.median(drafter) * 1e6,
                     "tokens/round": tokens,
                     "verifier aim us": aim,
                 }
@@ -77,38 +105,27 @@ def run(rounds: int, json_file: Path | None, console: Console) -> None:
 
 
 def _measure(vocabulary: int, sampling: Sampling, rounds: int) -> tuple[list[float], list[float], float]:
-    """Seconds outside the engines of each round, (verifier, drafter), and mean tokens a round."""
+    """Seconds outside the engines of each forward (verifier, drafter), and mean tokens a forward of the verifier."""
     spec = TableSpec(vocabulary=vocabulary, context=1024, sharpness=3.0)
-    plan = strategy("serial", _GAMMA)
-    target, drafting = TableEngine(spec), TableEngine(drafter_spec(spec, 0.95))
-    pieces = Vocabulary([b" word"] * vocabulary, frozenset())
-    verifier = _Side(Verifier(1, target.limits, pieces, plan), target)
-    drafter = _Side(Drafter(2, drafting.limits, pieces.ends, plan), drafting)
-    assert isinstance(drafter.machine, Drafter)
-    drafter.machine.linked(b"verifier")
-    client: list[tuple[bytes, bytes]] = []
-    boxes = {b"verifier": verifier.inbox, b"drafter": drafter.inbox, b"client": client}
-    costs: tuple[list[float], list[float]] = ([], [])
-    tokens = seq = 0
-    verifier.inbox.append((b"client", encode(Ping("gateway", 0, []))))
-    drafter.turn(boxes, b"drafter")  # its first ping makes it known
-    while len(costs[0]) < rounds:
+    devices = [_Device(TableEngine(one), lambda: _STEP) for one in (spec, drafter_spec(spec, 0.95))]
+    pair = SimulatedPair(
+        Setting(
+            strategy=strategy("serial", _GAMMA),
+            vocabulary=Vocabulary([b" word"] * vocabulary, frozenset()),
+            verifiers=[lambda: devices[0]],
+            drafters=[lambda: devices[1]],
+            worker=_Timed,
+        )
+    )
+    verifier, drafter = pair[b"verifier-0"], pair[b"drafter-0"]
+    assert isinstance(verifier, _Timed) and isinstance(drafter, _Timed)
+    pair.settle(1.0)  # the drafter is known
+    seq = 0
+    while len(verifier.rounds) < rounds:
         seq += 1
-        verifier.inbox.append((b"client", encode(Open(seq, 0, [seq % vocabulary, 1, 2], [], sampling, _OUTPUT, []))))
-        finished = False
-        warm = 0
-        while not finished:
-            drafter.turn(boxes, b"drafter")
-            if verifier.turn(boxes, b"verifier"):
-                warm += 1
-                if warm > 2:
-                    costs[0].append(verifier.spent)
-                    costs[1].append(drafter.spent)
-                verifier.spent = drafter.spent = 0.0
-            for _, frame in client:
-                message = decode(frame)
-                if isinstance(message, Finished):
-                    finished = True
-                    tokens += message.stats.predicted_n - 1
-            client.clear()
-    return costs[0], costs[1], tokens / (len(costs[0]) + seq)
+        opening = Open(seq, 0, [seq % vocabulary, 1, 2], [], sampling, _OUTPUT, [])
+        pair.client.ask(opening, b"verifier-0", at=pair.clock.now)
+        pair.play()
+    tokens = sum(end.stats.predicted_n - 1 for end in pair.client.finished)
+    forwards = sum(end.stats.forwards_n - 1 for end in pair.client.finished)
+    return verifier.rounds, drafter.rounds, tokens / forwards

@@ -8,12 +8,12 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import zmq
 
 from hetero.errors import ClusterError
 from hetero.workers.runtime.spec import WorkerSpec
+from hetero.workers.runtime.status import WorkerStatus, read_status
 from hetero.workers.wire.codec import decode, encode
 from hetero.workers.wire.messages import Failed, Finished, Open, Ping, Sampling, Stats, Tokens
 from hetero.workers.wire.sockets import connect_dealer
@@ -37,10 +37,10 @@ class Pair:
         self._processes = [_spawn(spec) for spec in (target, drafter) if spec is not None]
         statuses = [_status(process) for process in self._processes]
         self._context = zmq.Context()
-        self._socket = connect_dealer(self._context, statuses[0]["endpoint"], b"bench-" + secrets.token_hex(4).encode())
+        self._socket = connect_dealer(self._context, statuses[0].endpoint, b"bench-" + secrets.token_hex(4).encode())
         self._socket.setsockopt(zmq.RCVTIMEO, _PATIENCE)
         if drafter is not None:
-            _order(self._processes[1], f"link {statuses[0]['endpoint']}")
+            _order(self._processes[1], f"link 0 {statuses[0].endpoint}")
 
     def ask(self, prompt: list[int], sampling: Sampling, count: int) -> Generation:
         """Generate ``count`` tokens of one sequence."""
@@ -68,7 +68,7 @@ class Pair:
                     raise ClusterError(f"the benchmark's sequence failed: {message.message}")
         return [done[o.seq] for o in openings]
 
-    def statuses(self) -> list[dict[str, Any]]:
+    def statuses(self) -> list[WorkerStatus]:
         """Each worker's status now, the verifier's first."""
         for process in self._processes:
             _order(process, "status")
@@ -90,11 +90,14 @@ def _spawn(spec: WorkerSpec) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def _status(process: subprocess.Popen[str]) -> dict[str, Any]:
+def _status(process: subprocess.Popen[str]) -> WorkerStatus:
     assert process.stdout is not None
-    found: dict[str, Any] = json.loads(process.stdout.readline() or '{"phase": "failed", "failure": "no answer"}')
-    if found["phase"] != "ready":
-        raise ClusterError(f"a worker of the benchmark failed: {found['failure']}")
+    line = process.stdout.readline()
+    if not line:
+        raise ClusterError("a worker of the benchmark ended without a word")
+    found = read_status(json.loads(line))
+    if found.phase != "ready":
+        raise ClusterError(f"a worker of the benchmark failed: {found.failure}")
     return found
 
 

@@ -6,7 +6,6 @@ with 0.1, and so on. Nothing runs but the machines; seconds are virtual.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -22,21 +21,17 @@ from rich.console import Console
 from hetero.bench.report import report
 from hetero.workers.decoding.drafter import Drafter
 from hetero.workers.decoding.policy.strategy import NAMES, strategy
-from hetero.workers.decoding.protocol import Extend, Job, Prefill
 from hetero.workers.decoding.trace import Trace
-from hetero.workers.decoding.verifier import Verifier
-from hetero.workers.engines.base import EngineLimits, Outcome
+from hetero.workers.engines.base import EngineLimits
 from hetero.workers.models.vocabulary import Vocabulary
-from hetero.workers.sampling.logits_processors import Logits
-from hetero.workers.sampling.sampler import Candidates, Sampled, Sampler
-from hetero.workers.simulation.clock import Node, Simulation
+from hetero.workers.simulation.devices import CHANCES, DRAWN_VOCABULARY, DrawnDevice
+from hetero.workers.simulation.links import Link
+from hetero.workers.simulation.pair import Setting, SimulatedPair
 from hetero.workers.simulation.recorder import Recorder
-from hetero.workers.wire.messages import Finished, Message, Open, Ping, Sampling, Tokens
+from hetero.workers.wire.messages import Open, Sampling
 
-RANKS = (0.80, 0.10, 0.04, 0.02, 0.01, 0.01)  # chance that the target takes the drafter's n-th choice
 WINDOW = 16  # rows up to which checking costs the same
-_VOCABULARY = 8  # tokens 0..5 are the drafter's choices in order; 6 is none of them
-_NONE = 6
+_NONE = len(CHANCES)  # the token that is none of the drafter's choices
 
 
 @dataclass(frozen=True)
@@ -88,133 +83,77 @@ class Result:
     plain: float
 
 
-class _Outcome(Outcome):
-    """The drafter's choices are always 0, 1, 2, ...; the target's token at a position is drawn beforehand.
-
-    ``taken``: for each row the draws of its sequence.
-    """
-
-    def __init__(self, taken: Sequence[Sequence[int]]) -> None:
-        self._taken = taken
-
-    def logits(self, row: int) -> Logits:
-        raise NotImplementedError("simulated engines have no logits")
-
-    def sample(self, row: int, sampler: Sampler, position: int) -> Sampled:
-        return Sampled(self._taken[row][position], 1.0)
-
-    def candidates(self, row: int, sampler: Sampler, position: int, count: int) -> Candidates:
-        return Candidates(list(range(min(count, len(RANKS)))), [1.0] * min(count, len(RANKS)))
-
-
-class _Exit(_Outcome):
-    """An early exit that has the target's token among its likeliest, the more often first."""
-
-    def candidates(self, row: int, sampler: Sampler, position: int, count: int) -> Candidates:
-        own, taken = random.Random(position), self._taken[row][position]
-        tokens = [t for t in range(len(RANKS)) if t != taken][: count - 1]
-        tokens.insert(0 if own.random() < 0.6 else min(1, len(tokens)), taken)
-        if own.random() < 0.1:
-            tokens.remove(taken)
-        return Candidates(tokens[:count], [1.0] * len(tokens[:count]))
-
-
 class Play:
     """One regime under one strategy, until ``tokens`` are out."""
 
     def __init__(
-        self, regime: Regime, plan: str, gamma: int, tokens: int, seed: int, sequences: int = 1,
+        self, regime: Regime, name: str, gamma: int, tokens: int, seed: int, sequences: int = 1,
         trace: Trace | None = None,
     ) -> None:  # fmt: skip
-        self._regime = regime
-        self.simulation = Simulation()
-        self.times: list[tuple[float, int]] = []  # when how many tokens came
-        self.finished: list[Finished] = []
-        self._busy = {b"verifier": 0.0, b"drafter": 0.0}
         # Each sequence has draws of its own: alike, they would miss together.
         size = (sequences, tokens + 64)
-        draws = np.random.default_rng(seed).choice(_NONE + 1, size=size, p=[*RANKS, 1.0 - sum(RANKS)])
-        self._taken: dict[int, list[int]] = dict(enumerate(draws.tolist(), 1))
+        draws = np.random.default_rng(seed).choice(_NONE + 1, size=size, p=[*CHANCES, 1.0 - sum(CHANCES)])
+        taken: dict[int, list[int]] = dict(enumerate(draws.tolist(), 1))
         context = tokens + 64
-        chosen = strategy(plan, gamma if plan in ("serial", "mirror") else 0)
-        vocabulary = Vocabulary([b"x"] * _VOCABULARY, frozenset())
-        one = EngineLimits(_VOCABULARY, context, WINDOW * sequences, 64, sequences, early_exit=regime.early)
-        two = EngineLimits(_VOCABULARY, context, regime.leaves, 64, sequences, draft_nodes=8192)
-        self._nodes: dict[bytes, Node] = {}
-        drafter = self.drafter = Drafter(2, two, vocabulary.ends, chosen, regime.leaves, trace)
-        machines: dict[bytes, Verifier | Drafter] = {
-            b"verifier": Verifier(1, one, vocabulary, chosen, 8192, trace),
-            b"drafter": drafter,
-        }
-        for name, machine in machines.items():
-            self._nodes[name] = self._node(name, machine)
-        drafter.linked(b"verifier")
-        self._sequences = sequences
-        self._keep_alive()
-        self.simulation.after(0.0, self._nodes[b"drafter"].poke)
+        one = EngineLimits(
+            DRAWN_VOCABULARY, context, WINDOW * sequences, 64, sequences, early_exit=regime.early
+        )  # fmt: skip
+        two = EngineLimits(DRAWN_VOCABULARY, context, regime.leaves, 64, sequences, draft_nodes=8192)
+        self.pair = SimulatedPair(
+            Setting(
+                strategy=strategy(name, gamma if name in ("serial", "mirror") else 0),
+                vocabulary=Vocabulary([b"x"] * DRAWN_VOCABULARY, frozenset()),
+                verifiers=[lambda: DrawnDevice(one, regime.verify, taken)],
+                drafters=[lambda: DrawnDevice(two, lambda rows: regime.draft, {})],
+                link=Link(regime.link),
+                coded=False,
+                ping=5.0,
+                tree_nodes=8192,
+                leaves=regime.leaves,
+                trace=trace,
+            )
+        )
         for seq in range(1, sequences + 1):
-            opening = Open(seq, 0, [0], [], Sampling(0.8, 0, 1.0, 0.0, seed, 0), tokens, [])
-            self._deliver(b"verifier", b"client", opening, 0.1)
-        self.simulation.run(lambda: len(self.finished) == sequences, 1e9)
+            opening = Open(seq, 0, [0], [], Sampling(0.8, seed=seed), tokens, [])
+            self.pair.client.ask(opening, b"verifier-0", at=0.1)
+        self.pair.play()
+
+    @property
+    def drafter(self) -> Drafter:
+        """The drafter's machine."""
+        machine = self.pair[b"drafter-0"].machine
+        assert isinstance(machine, Drafter)
+        return machine
 
     def result(self, batches: int = 25) -> Result:
         """The first tenth is left out: speeds and chances are being learned then."""
-        times = self.times[len(self.times) // 10 :]
+        times = self.pair.client.times
+        times = times[len(times) // 10 :]
         size = len(times) // batches
         rates = []
         for n in range(batches):
             part = times[n * size : (n + 1) * size + 1]
             rates.append(sum(count for _, count in part[1:]) / (part[-1][0] - part[0][0]))
-        seconds = self.simulation.now
-        stats = self.finished[0].stats
+        stats = self.pair.client.finished[0].stats
         return Result(
             mean(rates),
             2.06 * stdev(rates) / sqrt(batches),  # Student's t of 24
-            self._busy[b"verifier"] / seconds,
-            self._busy[b"drafter"] / seconds,
+            self._busy(b"verifier-0"),
+            self._busy(b"drafter-0"),
             stats.predicted_n / stats.forwards_n,
             stats.plain_n / stats.predicted_n,
         )
 
-    def _node(self, name: bytes, machine: Verifier | Drafter) -> Node:
-        def execute(job: Job) -> tuple[float, Outcome | None]:
-            seconds, taken = 0.0, list[list[int]]()
-            match job.forward:
-                case Extend(rows, hint):
-                    regime, taken = self._regime, [self._taken[row.seq] for row in rows]
-                    seconds = regime.draft if name == b"drafter" else regime.verify(len(rows))
-                    if hint and isinstance(machine, Verifier):
-                        self.simulation.after(seconds / 2, lambda: self._hint(machine, taken))
-                case Prefill(seq):
-                    seconds, taken = 1e-3, [self._taken[seq]]
-            self._busy[name] += seconds
-            return seconds, _Outcome(taken) if job.forward is not None else None
-
-        def deliver(to: bytes, message: Message) -> None:
-            self._deliver(to, name, message, self._regime.link)
-
-        return Node(self.simulation, machine, execute, deliver)
-
-    def _hint(self, machine: Verifier, taken: list[list[int]]) -> None:
-        machine.hinted(_Exit(taken), self.simulation.now)
-        self._nodes[b"verifier"].poke()
-
-    def _deliver(self, to: bytes, sender: bytes, message: Message, delay: float) -> None:
-        if to in self._nodes:
-            self.simulation.after(delay, lambda: self._nodes[to].receive(sender, message))
-        elif isinstance(message, Tokens):
-            self.times.append((self.simulation.now, len(message.tokens)))
-        elif isinstance(message, Finished):
-            self.finished.append(message)
-
-    def _keep_alive(self) -> None:
-        self._deliver(b"verifier", b"client", Ping("gateway", 1, []), 0.0)
-        self.simulation.after(5.0, self._keep_alive)
+    def _busy(self, name: bytes) -> float:
+        """The share of its time that a device worked."""
+        device = self.pair[name].device
+        assert isinstance(device, DrawnDevice)
+        return device.busy / self.pair.clock.now
 
 
 def chain_bound(regime: Regime) -> float:
     """max over n of tau(n - 1) / T_v(n), tokens a second: no chain can do better."""
-    alpha = RANKS[0]
+    alpha = CHANCES[0]
     return max((1 - alpha**n) / (1 - alpha) / regime.verify(n) for n in range(1, WINDOW + 1))
 
 
@@ -226,13 +165,13 @@ def tree_bound(regime: Regime) -> float:
         best = max(frontier)
         frontier.remove(best)
         reaches.append(best)
-        frontier += [best * chance for chance in RANKS]
+        frontier += [best * chance for chance in CHANCES]
     return max(sum(reaches[:n]) / regime.verify(n) for n in range(1, WINDOW + 1))
 
 
 def best_gamma(regime: Regime) -> int:
     """The draft length that suits the serial strategy best."""
-    alpha = RANKS[0]
+    alpha = CHANCES[0]
 
     def rate(gamma: int) -> float:
         tokens = (1 - alpha ** (gamma + 1)) / (1 - alpha)

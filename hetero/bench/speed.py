@@ -25,6 +25,7 @@ from hetero.errors import ConfigError
 from hetero.models import find_model
 from hetero.workers.models.tokenizer import Tokenizer, load_tokenizer
 from hetero.workers.runtime.spec import WorkerSpec
+from hetero.workers.runtime.status import SpeedStatus
 from hetero.workers.wire.messages import Sampling
 
 _PROMPT = 120  # tokens of a built-in prompt
@@ -126,11 +127,12 @@ def run(settings: Settings, source: Path | None, count: int, json_file: Path | N
                     if repeat:  # the first round warms up
                         answers[name].append(found)
                         alone[name].extend(ones)
-        paces = [pair.statuses()[0]["speeds"] for name, pair in pairs.items() if not name.startswith("off")]
+        measured = [pair.statuses()[0].speeds for name, pair in pairs.items() if not name.startswith("off")]
+        speeds = [found for found in measured if found is not None]
     finally:
         for pair in pairs.values():
             pair.close()
-    bound, single = _bound(paces, settings.streams), _bound(paces, 1)
+    bound, single = _bound(speeds, settings.streams), _bound(speeds, 1)
     rows = _table(settings, answers, alone, bound)
     title = f"speed: {settings.target} + {settings.draft}, {settings.engine}, temperature {settings.temperature}"
     report(f"{title}, {settings.streams} stream(s)", rows, json_file, console)
@@ -179,25 +181,25 @@ def _ask(pair: Pair, question: Question, settings: Settings, seed: int, streams:
     asked = [
         (question.tokens, Sampling(settings.temperature, 0, 1.0, 0.0, 1000 * seed + stream, 0)) for stream in streams
     ]
-    before = [status["busy_s"] for status in pair.statuses()]
+    before = [status.busy_s for status in pair.statuses()]
     began = time.monotonic()
     runs = pair.ask_all(asked, settings.tokens)
     wall = time.monotonic() - began
-    return Measurement(question, runs, [s["busy_s"] - b for s, b in zip(pair.statuses(), before, strict=True)], wall)
+    return Measurement(question, runs, [s.busy_s - b for s, b in zip(pair.statuses(), before, strict=True)], wall)
 
 
-def _bound(paces: Sequence[dict[str, Any]], streams: int) -> float:
+def _bound(measured: Sequence[SpeedStatus], streams: int) -> float:
     """The verifier bound, tokens a second of all streams: max over n of streams * tau(n - 1) / T_v(streams * n).
 
     alpha as the walks met it, T_v(n) the best that any contender measured.
     """
-    if not paces:
+    if not measured:
         return 0.0
-    alpha = mean(speeds["alpha"] for speeds in paces)
+    alpha = mean(speeds.alpha for speeds in measured)
     forward: dict[int, float] = {}
-    for speeds in paces:
-        for rows, seconds in speeds["forward"].items():
-            forward[int(rows)] = min(seconds, forward.get(int(rows), seconds))
+    for speeds in measured:
+        for rows, seconds in speeds.forward:
+            forward[rows] = min(seconds, forward.get(rows, seconds))
     return max(
         (
             streams * sum(alpha**k for k in range(rows // streams)) / seconds

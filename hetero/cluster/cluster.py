@@ -112,7 +112,7 @@ def _own_path() -> Any:
     """
     from ray.job_config import JobConfig
 
-    class OwnPath(JobConfig):
+    class OwnPath(JobConfig):  # type: ignore[misc]
         def _runtime_env_has_working_dir(self) -> bool:
             return True
 

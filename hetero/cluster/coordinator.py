@@ -11,10 +11,12 @@ from typing import Any
 
 from hetero.cluster.cluster import Cluster
 from hetero.plan import Placement, Plan
-from hetero.workers.runtime.actor import WorkerActor
+from hetero.workers.runtime.actor import DrafterActor, VerifierActor
 from hetero.workers.runtime.spec import WorkerSpec
+from hetero.workers.runtime.status import WorkerStatus, read_status
 
 _log = logging.getLogger("hetero.cluster.coordinator")
+_SHELLS = {"target": VerifierActor, "drafter": DrafterActor}
 _HOPELESS = 5  # ends of a worker, each within a minute of its start, after which it is left
 
 
@@ -36,7 +38,7 @@ class Coordinator:
         ``on_verifier`` gets each new endpoint, and None when the verifier is lost; ``on_event`` lines for people;
         ``on_failure`` why nothing can be served any more.
         """
-        self.statuses: dict[str, dict[str, Any]] = {}
+        self.statuses: dict[str, WorkerStatus] = {}
         self.failure: str | None = None
         self.settled = threading.Event()  # all roles are ready, or one has failed
         self._specs = {spec.role: (spec, node) for spec, node in specs}
@@ -70,23 +72,22 @@ class Coordinator:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        actor_class = ray.remote(WorkerActor)
         for role, (spec, node) in self._specs.items():
             options: dict[str, Any] = {"num_cpus": 0, "max_restarts": -1, "max_concurrency": 16}
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node or self._cluster.here(), soft=False)
-            self._actors[role] = actor_class.options(**options).remote(spec.plain())
+            shell = ray.remote(_SHELLS[role])
+            self._actors[role] = shell.options(**options).remote(spec.plain())
             thread = threading.Thread(target=self._watch, args=(role,), name=f"hetero-watch-{role}", daemon=True)
             self._threads.append(thread)
             thread.start()
 
-    def status(self, role: str) -> dict[str, Any]:
+    def status(self, role: str) -> WorkerStatus:
         """The worker's own account, now."""
         import ray
 
-        found: dict[str, Any] = ray.get(self._actors[role].status.remote(), timeout=10)
-        return found
+        return read_status(ray.get(self._actors[role].status.remote(), timeout=10))
 
-    def alive(self, seconds: float = 2.0) -> dict[str, dict[str, Any]]:
+    def alive(self, seconds: float = 2.0) -> dict[str, WorkerStatus]:
         """The accounts of the workers that answer in time."""
         import ray
 
@@ -95,8 +96,12 @@ class Coordinator:
         found = {}
         for answer in done:
             with contextlib.suppress(ray.exceptions.RayError):
-                found[asked[answer]] = ray.get(answer)
+                found[asked[answer]] = read_status(ray.get(answer))
         return found
+
+    def restart(self, role: str) -> None:
+        """Stop a worker; its watch starts the next incarnation."""
+        self._actors[role].stop.remote()
 
     def stop(self) -> None:
         """Stop the workers, then what Ray this started; safe to call twice."""
@@ -141,11 +146,11 @@ class Coordinator:
         actor = self._actors[role]
         try:
             # Retried by Ray across restarts: returns when the model is loaded, or has failed to.
-            status = ray.get(actor.ready.options(max_task_retries=-1).remote())
+            status = read_status(ray.get(actor.ready.options(max_task_retries=-1).remote()))
             if self._stopping:
                 return ""
-            why = str(status["failure"])
-            if status["phase"] == "ready":
+            why = status.failure
+            if status.phase == "ready":
                 self._announce(role, status)
                 why = ray.get(actor.hold.remote()) or "without a word"
             if not self._stopping:  # the process lives on with a worker that has ended
@@ -157,7 +162,7 @@ class Coordinator:
         except (ray.exceptions.RayError, ValueError, RuntimeError) as error:
             return str(error).strip().splitlines()[0]
 
-    def _announce(self, role: str, status: dict[str, Any]) -> None:
+    def _announce(self, role: str, status: WorkerStatus) -> None:
         with self._introducing:  # one at a time: who was told last whom to let in must know of both
             with self._lock:
                 again = role in self.statuses
@@ -168,18 +173,18 @@ class Coordinator:
             if len(self.statuses) == len(self._specs):
                 self.settled.set()
         if role == "target":
-            self._on_verifier(status["endpoint"])
-        self._say(f"{role} is {'back' if again else 'ready'} after {status['loaded_s']:.1f} s")
+            self._on_verifier(status.endpoint)
+        self._say(f"{role} is {'back' if again else 'ready'} after {status.loaded_s:.1f} s")
 
-    def _introduce(self, target: dict[str, Any], drafter: dict[str, Any] | None) -> None:
+    def _introduce(self, target: WorkerStatus, drafter: WorkerStatus | None) -> None:
         """Tell the verifier whom to let in, then the drafter where to go."""
         import ray
 
-        keys = [self._key, drafter["public"] if drafter is not None else ""]
+        keys = [self._key, drafter.public if drafter is not None else ""]
         with contextlib.suppress(ray.exceptions.RayActorError):  # it is gone already: its own watch sees to that
             ray.get(self._actors["target"].allow.remote([key for key in keys if key]))
             if drafter is not None:
-                self._actors["drafter"].link.remote(target["endpoint"])
+                self._actors["drafter"].link.remote(target.endpoint)
 
     def _give_up(self, role: str, why: str) -> None:
         """Without a target nothing can be served; a drafter only made it faster, once it was there."""

@@ -6,7 +6,6 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -14,6 +13,7 @@ from prometheus_client.registry import Collector
 
 from hetero.gateway.admission import Admission
 from hetero.gateway.client import Piece
+from hetero.workers.runtime.status import WorkerStatus
 from hetero.workers.wire.messages import Stats
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -26,7 +26,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # a series for the b
 class Facts:
     """The state around a gateway: each role's status and restarts, and frames the gateway itself dropped."""
 
-    statuses: dict[str, dict[str, Any]]
+    statuses: dict[str, WorkerStatus]
     restarts: dict[str, int]
     dropped: int
 
@@ -110,7 +110,8 @@ class _Around(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         facts = self._facts()
-        running, waiting = facts.statuses.get("target", {}).get("load", [0, 0])
+        target = facts.statuses.get("target")
+        running, waiting = (target.active, target.waiting) if target is not None else (0, 0)
         yield GaugeMetricFamily("hetero:num_sequences_running", "Sequences in the engine.", running)
         yield GaugeMetricFamily("hetero:num_sequences_waiting", "Sequences waiting for a place in it.", waiting)
         yield GaugeMetricFamily("hetero:num_sequences_admitted", "Sequences taken on.", self._admission.sequences)
@@ -128,11 +129,10 @@ class _Around(Collector):
         for role, restarts in facts.restarts.items():
             families["restarts"].add_metric([role], restarts)
         for role, status in facts.statuses.items():
-            prefixes, tokens = status["prefixes"]
-            families["prefixes"].add_metric([role], prefixes)
-            families["tokens"].add_metric([role], tokens)
-            families["busy"].add_metric([role], status["busy_s"])
-            families["memory"].add_metric([role], status["memory"])
-            families["dropped"].add_metric([role], status["dropped"])
-            families["away"].add_metric([role], status["turned_away"])
+            families["prefixes"].add_metric([role], status.prefixes)
+            families["tokens"].add_metric([role], status.prefix_tokens)
+            families["busy"].add_metric([role], status.busy_s)
+            families["memory"].add_metric([role], status.memory)
+            families["dropped"].add_metric([role], status.dropped)
+            families["away"].add_metric([role], status.turned_away)
         yield from families.values()

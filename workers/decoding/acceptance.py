@@ -5,8 +5,9 @@ Every committed token is the target's own sample at its position; a draft token 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hetero.workers.decoding.kv_cursor import KvCursor
 from hetero.workers.engines.base import Outcome
@@ -17,7 +18,8 @@ from hetero.workers.wire.messages import Logprob
 
 @dataclass(slots=True)
 class Walk:
-    """What a window committed: ``tokens`` new ones, ``accepted`` of them drafted and checked in the window.
+    """What a window committed: ``tokens`` new ones, ``accepted`` of them drafted and checked in the window, by
+    ``sources``: how many each drafter had proposed.
 
     Of the ``offered`` nodes it came by that had draft tokens below, the likeliest of them was right at ``agreed`` and
     any of them at ``foreseen``. ``ended`` tells that the sequence is over; ``failure`` that a row could not be sampled.
@@ -30,6 +32,7 @@ class Walk:
     foreseen: int = 0
     ended: bool = False
     failure: EngineError | None = None
+    sources: Counter[int] = field(default_factory=Counter)
 
 
 def walk(
@@ -41,29 +44,31 @@ def walk(
 ) -> Walk:
     """Commit the target's samples along the tree.
 
-    ``rows`` maps a node to its row of the outcome and holds the root. ``take`` receives each token,
-    with its logprob where those are asked for, and returns True when the sequence ends with it: nothing beyond it is
-    sampled, counted or committed.
+    ``rows`` maps a node to its row of the outcome and holds the root. ``take`` receives each token, with its logprob
+    where those are asked for, and returns True when the sequence ends with it: nothing beyond it is sampled, counted or
+    committed.
     """
     walked = Walk()
     node = cursor.tree.root
     while (row := rows.get(node)) is not None:
         try:
-            sampled = outcome.sample(row, sampler, cursor.tree.position + 1)
+            token = outcome.sample(row, sampler, cursor.tree.position + 1)
             wanted = sampler.spec.logprobs >= 0
-            logprob = sampler.logprob(outcome.logits(row), sampled.token) if wanted else None
+            logprob = sampler.logprob(outcome.logits(row), token) if wanted else None
         except EngineError as failure:
             walked.failure = failure
             return walked
         likeliest = next(cursor.tree.chain(), None)
         if likeliest is not None:
             walked.offered += 1
-            walked.agreed += likeliest.token == sampled.token
-            walked.foreseen += sampled.token in cursor.tree[node].children
-        node = cursor.commit(sampled.token)
+            walked.agreed += likeliest.token == token
+            walked.foreseen += token in cursor.tree[node].children
+        node = cursor.commit(token)
         walked.tokens += 1
-        walked.accepted += node in rows
-        if take(sampled.token, logprob):
+        if node in rows:
+            walked.accepted += 1
+            walked.sources[cursor.tree[node].source] += 1
+        if take(token, logprob):
             walked.ended = True
             return walked
     return walked

@@ -1,4 +1,4 @@
-"""One sequence at the drafter: its tokens, its tree, how it grows, what it tells the verifier."""
+"""One sequence at the drafter: its tokens, its tree, how it grows, what it tells its verifier."""
 
 from __future__ import annotations
 
@@ -6,38 +6,41 @@ from dataclasses import dataclass
 from math import inf
 
 from hetero.workers.decoding.kv_cursor import KvCursor
-from hetero.workers.decoding.policy.calibration import RANKS, Calibration
+from hetero.workers.decoding.policy.calibration import Calibration
 from hetero.workers.decoding.policy.expansion import BranchExpansion, ExpansionPolicy
-from hetero.workers.decoding.target_sequence import sampler_of
+from hetero.workers.decoding.policy.tuning import RANKS
+from hetero.workers.decoding.target_sequence import Prompt, sampler_of
 from hetero.workers.wire.messages import MAX_NODES, Draft, Hint, Open
 
 
 class DraftSequence:
-    """One sequence at the drafter. ``track`` is None until its prefix is evaluated."""
+    """One sequence of one verifier. ``id`` names it in the engine; ``growth`` is None until its prefix is evaluated."""
 
-    def __init__(self, opening: Open, peer: bytes) -> None:
+    def __init__(self, id: int, verifier: bytes, opening: Open) -> None:
+        """``verifier``: the socket it came from."""
+        self.id = id
+        self.verifier = verifier
         self.opening = opening
-        self.peer = peer
         self.tokens = [*opening.prompt, *opening.committed]
         self.limit = len(opening.prompt) + opening.max_tokens
         self.sampler = sampler_of(opening)
         for token in opening.committed:
             self.sampler.processor.commit(token)
-        self.restart()
+        self.prefix = Prompt(self.tokens)
+        self.growth: Growth | None = None
         self.failures = 0
         self.told_at: float | None = None  # when the last commit came
         self.due_at = -inf  # when the next one should come
 
+    @property
+    def sampled(self) -> bool:
+        """Whether its tokens are drawn, not the likeliest ones."""
+        return self.opening.sampling.temperature > 0
+
     def restart(self) -> None:
         """Begin again from the tokens; the engine's state is freed by the caller."""
-        self.prefilled = 0
-        self.prefix = 0  # key of the cached prefix it began with
-        self.cursor: KvCursor | None = None
-        self.expansion: ExpansionPolicy | None = None
-
-    def begin(self, cursor: KvCursor, expansion: ExpansionPolicy) -> None:
-        """The prefix is evaluated: draft tokens may grow below it."""
-        self.cursor, self.expansion = cursor, expansion
+        self.prefix.restart()
+        self.growth = None
 
     def learn(self, base: int, tokens: list[int]) -> bool:
         """Take committed tokens from ``base`` on; False when they do not fit what is known."""
@@ -49,32 +52,17 @@ class DraftSequence:
         for token in tokens[len(known) :]:
             self.tokens.append(token)
             self.sampler.processor.commit(token)
-            if self.cursor is not None and self.expansion is not None:
-                self.expansion.committing(token)
-                self.cursor.commit(token)
-        if self.expansion is not None:
-            self.expansion.committed()
+            if self.growth is not None:
+                self.growth.expansion.committing(token)
+                self.growth.cursor.commit(token)
+        if self.growth is not None:
+            self.growth.expansion.committed()
         return True
-
-    def hinted(self, hint: Hint, calibration: Calibration, vocabulary: int) -> None:
-        """Root branches at what the target's early exit expects."""
-        if self.cursor is None or not isinstance(self.expansion, BranchExpansion):
-            return
-        tree = self.cursor.tree
-        places: list[int | None] = []
-        for at, (parent, token, likely) in enumerate(zip(hint.parents, hint.tokens, hint.likely, strict=True)):
-            place = tree.root if parent < 0 else None
-            if 0 <= parent < at and (above := places[parent]) is not None:
-                place = tree[above].children.get(token)
-            places.append(place)
-            tokens = [token for token in likely if token < vocabulary][:RANKS]
-            if place is not None and tokens:
-                self.expansion.hint(place, tokens, calibration)
 
     def draft(self, new: list[int], step: float) -> Draft:
         """The subtree of new nodes and of all nodes on the way to them; a draft step takes ``step`` seconds."""
-        assert self.cursor is not None
-        tree = self.cursor.tree
+        assert self.growth is not None
+        tree = self.growth.cursor.tree
         wanted: set[int] = set()
         for node in new:
             while node != tree.root and node not in wanted:
@@ -94,10 +82,33 @@ class DraftSequence:
 
 
 @dataclass(frozen=True, slots=True)
+class Growth:
+    """How a sequence grows once its prefix is evaluated: its tree with the engine's place in it, and what to expand."""
+
+    cursor: KvCursor
+    expansion: ExpansionPolicy
+
+    def take_hint(self, hint: Hint, calibration: Calibration, vocabulary: int) -> None:
+        """Root branches at what the target's early exit expects."""
+        if not isinstance(self.expansion, BranchExpansion):
+            return
+        tree = self.cursor.tree
+        places: list[int | None] = []
+        for at, (parent, token, likely) in enumerate(zip(hint.parents, hint.tokens, hint.likely, strict=True)):
+            place = tree.root if parent < 0 else None
+            if 0 <= parent < at and (above := places[parent]) is not None:
+                place = tree[above].children.get(token)
+            places.append(place)
+            tokens = [token for token in likely if token < vocabulary][:RANKS]
+            if place is not None and tokens:
+                self.expansion.hint(place, tokens, calibration)
+
+
+@dataclass(frozen=True, slots=True)
 class LeavesInFlight:
     """One sequence's part of the forward in flight: its leaves, and all its nodes -> row of the outcome."""
 
     sequence: DraftSequence
-    cursor: KvCursor
+    growth: Growth
     leaves: list[int]
     rows: dict[int, int]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hetero.workers.decoding.kv_cursor import KvCursor
-from hetero.workers.decoding.protocol import Drop, Load, Operation, Save
+from hetero.workers.decoding.protocol import DropPrefix, LoadPrefix, Operation, SavePrefix
 
 _MOST = 256  # prefixes: each is compared with each prompt
 _LEAST = 16  # tokens below which a prefix is not worth its copy
@@ -46,7 +46,7 @@ class PrefixCache:
         saves = self.save(cursor.seq, tokens[:length])
         return [keep, *saves] if saves else []
 
-    def save(self, seq: int, tokens: Sequence[int]) -> list[Save | Drop]:
+    def save(self, seq: int, tokens: Sequence[int]) -> list[SavePrefix | DropPrefix]:
         """Keep a sequence that is about to be closed, of which the engine holds ``tokens``."""
         size = len(tokens) // self._step * self._step
         if not _LEAST <= size <= self._budget:
@@ -57,10 +57,10 @@ class PrefixCache:
                 self._held.remove(prefix)
                 self._held.append(prefix)
                 return []
-        found: list[Save | Drop] = []
+        found: list[SavePrefix | DropPrefix] = []
         for prefix in self._held:
             if self._common(prefix, new.tokens) == len(prefix.tokens):  # what it holds, the new one holds too
-                found.append(Drop(prefix.key))
+                found.append(DropPrefix(prefix.key))
         room = self._budget - size
         dropped = {operation.key for operation in found}
         kept: list[_Prefix] = []
@@ -69,11 +69,11 @@ class PrefixCache:
             if room >= 0 and len(kept) < _MOST - 1:
                 kept.append(prefix)
             else:
-                found.append(Drop(prefix.key))
+                found.append(DropPrefix(prefix.key))
         self._held = [*reversed(kept), new]
-        return [*found, Save(seq, new.key, size)]
+        return [*found, SavePrefix(seq, new.key, size)]
 
-    def load(self, seq: int, prompt: Sequence[int]) -> Load | None:
+    def load(self, seq: int, prompt: Sequence[int]) -> LoadPrefix | None:
         """How to begin a sequence with what its prompt shares with a prefix. Its last token is left to evaluate."""
         if not self._held:
             return None
@@ -84,12 +84,12 @@ class PrefixCache:
             return None
         prefix = self._held.pop(best)
         self._held.append(prefix)
-        return Load(seq, prefix.key, sizes[best])
+        return LoadPrefix(seq, prefix.key, sizes[best])
 
-    def forget(self, key: int) -> Drop:
+    def forget(self, key: int) -> DropPrefix:
         """A prefix turned out to be of no use."""
         self._held = [prefix for prefix in self._held if prefix.key != key]
-        return Drop(key)
+        return DropPrefix(key)
 
     @staticmethod
     def _common(prefix: _Prefix, tokens: NDArray[np.int64]) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Protocol, TypeAlias
 
-from hetero.workers.engines.base import Engine, Hinted, Outcome, Row
+from hetero.workers.engines.base import Engine, OnEarlyExit, Outcome, Row
 from hetero.workers.errors import EngineError
 from hetero.workers.wire.messages import Message
 
@@ -34,8 +34,8 @@ class Free:
 
 
 @dataclass(frozen=True, slots=True)
-class Save:
-    """Keep the first ``length`` tokens of a sequence, which is closed next, under ``key``; see ``Engine.save``."""
+class SavePrefix:
+    """Keep the first ``length`` tokens of a sequence under ``key``; it is closed next. See ``Engine.save_prefix``."""
 
     seq: int
     key: int
@@ -43,7 +43,7 @@ class Save:
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class LoadPrefix:
     """Begin a sequence with the first ``length`` tokens kept under ``key``."""
 
     seq: int
@@ -52,13 +52,13 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class Drop:
+class DropPrefix:
     """Forget what is kept under ``key``."""
 
     key: int
 
 
-Operation: TypeAlias = Keep | Free | Save | Load | Drop
+Operation: TypeAlias = Keep | Free | SavePrefix | LoadPrefix | DropPrefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,44 +84,53 @@ class Job:
     before: Sequence[Operation]
     forward: Prefill | Extend | None
 
-    def execute(self, engine: Engine, hinted: Hinted | None = None) -> Outcome | None:
-        """Do the job; ``hinted`` gets the early exit. Raises EngineError; the cache operations have then been done."""
+    def execute(self, engine: Engine, on_early_exit: OnEarlyExit | None = None) -> Outcome | None:
+        """Do the job; ``on_early_exit`` gets the early exit where the forward asks for it.
+
+        Raises EngineError; the cache operations have then been done.
+        """
         for operation in self.before:
             match operation:
                 case Keep(seq, node, keep):
                     engine.commit(seq, node, keep)
                 case Free(seq):
                     engine.close(seq)
-                case Save(seq, key, length):
+                case SavePrefix(seq, key, length):
                     # A copy that fails is only missed later; what follows frees the sequence and must be done.
                     with suppress(EngineError, MemoryError, RuntimeError):
-                        engine.save(seq, key, length)
-                case Load(seq, key, length):
-                    engine.load(seq, key, length)
-                case Drop(key):
-                    engine.drop(key)
+                        engine.save_prefix(seq, key, length)
+                case LoadPrefix(seq, key, length):
+                    engine.load_prefix(seq, key, length)
+                case DropPrefix(key):
+                    engine.drop_prefix(key)
         match self.forward:
             case Prefill(seq, tokens):
                 return engine.prefill(seq, tokens)
             case Extend(rows, hint):
-                return engine.extend(rows, hinted if hint else None)
+                return engine.extend(rows, on_early_exit if hint else None)
         return None
+
+
+Sends: TypeAlias = list[tuple[bytes, Message]]  # (peer, message), in the order in which they must leave
 
 
 @dataclass(slots=True)
 class Step:
     """What to do now: messages to send, a job for the engine if it is idle, and when to ask again."""
 
-    sends: list[tuple[bytes, Message]] = field(default_factory=list)
+    sends: Sends = field(default_factory=list)
     job: Job | None = None
     wake: float = inf
 
 
 class Machine(Protocol):
-    """A verifier or a drafter. Times are seconds of one monotonic clock."""
+    """A verifier or a drafter. Times are seconds of one monotonic clock; a peer is its socket's identity.
+
+    Events only change what the machine knows; what follows from them comes out of the next ``step``.
+    """
 
     def receive(self, peer: bytes, message: Message, now: float) -> None:
-        """A message came from a peer (its socket identity)."""
+        """A message came from a peer."""
 
     def completed(self, outcome: Outcome | EngineError | None, elapsed: float, now: float) -> None:
         """The job ended after ``elapsed`` seconds; its outcome is valid until the next job starts."""

@@ -16,9 +16,9 @@ _LEAST = 1e-9  # of a chance, so that its logarithm exists
 
 @dataclass(slots=True)
 class DraftNode:
-    """A token below its parent. ``position`` is its index in prompt + output; ``chance`` the calibrated one that
-    the target takes it once at its parent; ``surprisal`` the sum of -log(chance) on the way here: what orders nodes by
-    reach and survives re-rooting."""
+    """A draft token below its parent. ``position`` is its index in prompt + output; ``chance`` the calibrated one that
+    the target takes it once at its parent; ``surprisal`` the sum of -log(chance) on the way here, which orders nodes by
+    reach and survives re-rooting; ``source``: who proposed it first."""
 
     id: int
     parent: int
@@ -26,6 +26,7 @@ class DraftNode:
     position: int
     chance: float
     surprisal: float
+    source: int = 0
     children: dict[int, int] = field(default_factory=dict)
 
 
@@ -57,14 +58,14 @@ class DraftTree:
         """Chance that the target comes to a node from the root."""
         return exp(self._nodes[self.root].surprisal - self._nodes[node].surprisal)
 
-    def add(self, parent: int, token: int, chance: float) -> int:
+    def add(self, parent: int, token: int, chance: float, source: int = 0) -> int:
         """Add ``token`` below ``parent``; returns its node (the present one if it was added before)."""
         above = self._nodes[parent]
         known = above.children.get(token)
         if known is not None:
             return known
         chance = max(chance, _LEAST)
-        node = DraftNode(self._next, parent, token, above.position + 1, chance, above.surprisal - log(chance))
+        node = DraftNode(self._next, parent, token, above.position + 1, chance, above.surprisal - log(chance), source)
         self._next += 1
         self._nodes[node.id] = node
         above.children[token] = node.id

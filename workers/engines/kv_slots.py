@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from hetero.workers.engines.base import Ledger, Row
+from hetero.workers.engines.base import Row
+from hetero.workers.engines.ledger import Ledger
 from hetero.workers.errors import KvFull, TooManyLeaves, UnknownNode
 
 _Saved = TypeVar("_Saved")
@@ -36,6 +37,12 @@ class SlotSequence:
     def enter(self, rows: Sequence[Row], cells: Sequence[int]) -> None:
         """The rows' nodes have these cells now."""
         self.cells.update((row.node, cell) for row, cell in zip(rows, cells, strict=False))
+
+    def undo(self, rows: Sequence[Row]) -> None:
+        """Take rows back that were entered for a forward that failed."""
+        self.ledger.undo(rows)
+        for row in rows:
+            self.cells.pop(row.node, None)
 
     def path_cells(self, node: int) -> list[int]:
         """Cells of the nodes below the tip on the way to ``node``, top down."""

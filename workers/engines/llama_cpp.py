@@ -16,8 +16,9 @@ import llama_cpp
 import numpy as np
 
 from hetero.workers.engines.accelerators import gpu_handle
-from hetero.workers.engines.base import EngineLimits, Hinted, Ledger, Outcome, Row, check_rows
+from hetero.workers.engines.base import EngineLimits, OnEarlyExit, Outcome, Row
 from hetero.workers.engines.kv_slots import saved_under
+from hetero.workers.engines.ledger import Ledger, entered
 from hetero.workers.errors import Aborted, EngineError, KvFull, TooManyLeaves, UnknownNode, Unsupported
 from hetero.workers.models.gguf import open_gguf
 from hetero.workers.sampling.logits_processors import Logits
@@ -114,29 +115,21 @@ class LlamaEngine:
         held.ledger.length += len(tokens)
         return _LlamaOutcome(self._context, self.limits.vocabulary, [len(tokens) - 1])
 
-    def extend(self, rows: Sequence[Row], hinted: Hinted | None = None) -> Outcome:
-        check_rows(rows, self.limits)
-        by_seq: dict[int, list[Row]] = {}
-        for row in rows:
-            by_seq.setdefault(row.seq, []).append(row)
-        entered: list[tuple[_BranchedSequence, list[Row], dict[int, int]]] = []
-        try:
-            for seq, own in by_seq.items():
-                held = self._held(seq)
-                held.ledger.append(own, self.limits)
-                entered.append((held, own, dict(held.leaves)))
-            starts = [(i, h.ledger.position(leaf) + 1) for h, _, leaves in entered for i, leaf in leaves.items()]
-            for held, own, _ in entered:
-                self._branch(held, own)
-            self._fill(rows)
-            self._decode(starts)
-        except BaseException:
-            for held, own, leaves in entered:
-                for new in held.leaves.keys() - leaves.keys():
-                    self._give(new)
-                held.leaves = leaves
-                held.ledger.undo(own)
-            raise
+    def extend(self, rows: Sequence[Row], on_early_exit: OnEarlyExit | None = None) -> Outcome:
+        with entered(rows, self.limits, self._held) as entries:
+            before = [(entry.sequence, dict(entry.sequence.leaves)) for entry in entries]
+            starts = [(i, held.ledger.position(leaf) + 1) for held, leaves in before for i, leaf in leaves.items()]
+            try:
+                for entry in entries:
+                    self._branch(entry.sequence, entry.rows)
+                self._fill(rows)
+                self._decode(starts)
+            except BaseException:
+                for held, leaves in before:
+                    for new in held.leaves.keys() - leaves.keys():
+                        self._give(new)
+                    held.leaves = leaves
+                raise
         if self.limits.exact:  # the padding rows
             held = self._sequences[rows[0].seq]
             self._remove(next(iter(held.leaves)), held.ledger.position(rows[-1].node) + 1)
@@ -167,7 +160,7 @@ class LlamaEngine:
             for i in held.leaves:
                 self._give(i)
 
-    def save(self, seq: int, key: int, length: int) -> None:
+    def save_prefix(self, seq: int, key: int, length: int) -> None:
         i = next(iter(self._held(seq).leaves))
         self._remove(i, length)
         size = llama_cpp.llama_state_seq_get_size(self._context, i)
@@ -176,7 +169,7 @@ class LlamaEngine:
             raise EngineError("llama.cpp could not copy a sequence's state")
         self._saved[key] = kept
 
-    def load(self, seq: int, key: int, length: int) -> None:
+    def load_prefix(self, seq: int, key: int, length: int) -> None:
         kept = saved_under(self._saved, key)
         if len(self._sequences) >= self.limits.sequences:
             raise TooManyLeaves(f"all {self.limits.sequences} sequences of the engine are open")
@@ -187,7 +180,7 @@ class LlamaEngine:
         self._remove(i, length)
         self._sequences[seq] = _BranchedSequence(Ledger().opened(length), {i: 0})
 
-    def drop(self, key: int) -> None:
+    def drop_prefix(self, key: int) -> None:
         self._saved.pop(key, None)
 
     def abort(self) -> None:
@@ -276,6 +269,10 @@ class _BranchedSequence:
 
     ledger: Ledger
     leaves: dict[int, int]
+
+    def undo(self, rows: Sequence[Row]) -> None:
+        """Take rows back that were entered for a forward that failed."""
+        self.ledger.undo(rows)
 
     def through(self, node: int) -> list[int]:
         """Ids of the branches that contain a node."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from hetero.workers.engines.base import EngineLimits, Hinted, Ledger, Outcome, Row, check_rows
+from hetero.workers.engines.base import EngineLimits, OnEarlyExit, Outcome, Row
 from hetero.workers.engines.kv_slots import saved_under
-from hetero.workers.errors import Aborted, TooManyLeaves
+from hetero.workers.engines.ledger import Ledger, entered
+from hetero.workers.errors import Aborted, TooManyLeaves, UnknownNode
 from hetero.workers.sampling.logits_processors import Logits
 
 _MASK = (1 << 64) - 1
@@ -64,101 +65,92 @@ class TableEngine:
         mixed = own * share + other * (1.0 - share**2) ** 0.5
         self._table = (spec.sharpness * mixed).astype(np.float32)
         self._early = (spec.sharpness * (mixed * spec.early + other * (1.0 - spec.early**2) ** 0.5)).astype(np.float32)
-        self._ledgers: dict[int, Ledger] = {}
-        self._paths: dict[int, dict[int, int]] = {}  # per sequence: node -> hash of its token path
-        self._trails: dict[int, list[int]] = {}  # per sequence: that hash after each committed token
+        self._sequences: dict[int, _TableSequence] = {}
         self._saved: dict[int, list[int]] = {}
         self._forwards = 0
         self._aborted = threading.Event()
 
     def prefill(self, seq: int, tokens: Sequence[int]) -> Outcome:
-        ledger = self._ledgers.get(seq)
-        if ledger is None:
-            if len(self._ledgers) >= self.limits.sequences:
-                raise TooManyLeaves(f"all {self.limits.sequences} sequences of the engine are open")
-            ledger = Ledger()
-        ledger.check_prefill(tokens, self.limits)
+        sequence = self._sequences.get(seq) or self._new()
+        sequence.ledger.check_prefill(tokens, self.limits)
         spoilt = self._forward(list(tokens))
-        path = self._paths.get(seq, {0: 0})[0]
-        trail = self._trails.setdefault(seq, [])
+        path = sequence.paths[0]
         for token in tokens:
             path = _step(path, token)
-            trail.append(path)
-        self._ledgers[seq] = ledger
-        self._paths[seq] = {0: path}
-        ledger.length += len(tokens)
+            sequence.trail.append(path)
+        sequence.paths = {0: path}
+        sequence.ledger.length += len(tokens)
+        self._sequences[seq] = sequence
         return self._outcome([path], spoilt)
 
-    def extend(self, rows: Sequence[Row], hinted: Hinted | None = None) -> Outcome:
-        check_rows(rows, self.limits)
-        by_seq: dict[int, list[Row]] = {}
-        for row in rows:
-            by_seq.setdefault(row.seq, []).append(row)
-        entered: list[tuple[Ledger, list[Row]]] = []
-        try:
-            for seq, own in by_seq.items():
-                ledger = self._ledgers.get(seq, Ledger())
-                ledger.append(own, self.limits)
-                entered.append((ledger, own))
-            early = (lambda: hinted(self._exit(rows))) if hinted is not None and self.spec.early else None
+    def extend(self, rows: Sequence[Row], on_early_exit: OnEarlyExit | None = None) -> Outcome:
+        with entered(rows, self.limits, self._open) as entries:
+            for entry in entries:
+                for row in entry.rows:
+                    entry.sequence.paths[row.node] = _step(entry.sequence.paths[row.parent], row.token)
+            found = [self._sequences[row.seq].paths[row.node] for row in rows]
+            early = None
+            if on_early_exit is not None and self.spec.early:
+                shown = on_early_exit
+
+                def early() -> None:
+                    shown(_TableOutcome(self._early, found, False))
+
             spoilt = self._forward([row.token for row in rows], early)
-        except BaseException:
-            for ledger, own in entered:
-                ledger.undo(own)
-            raise
-        found = []
-        for row in rows:
-            paths = self._paths[row.seq]
-            paths[row.node] = _step(paths[row.parent], row.token)
-            found.append(paths[row.node])
         return self._outcome(found, spoilt)
 
     def commit(self, seq: int, node: int, keep: Collection[int] = ()) -> None:
-        ledger = self._ledgers.get(seq, Ledger())
-        path, _ = ledger.commit(node, keep)
-        paths = self._paths[seq]
-        self._trails[seq] += [paths[n] for n in path]
-        self._paths[seq] = {n: paths[n] for n in (node, *ledger.nodes)}
+        sequence = self._open(seq)
+        path, _ = sequence.ledger.commit(node, keep)
+        sequence.trail += [sequence.paths[n] for n in path]
+        sequence.paths = {n: sequence.paths[n] for n in (node, *sequence.ledger.nodes)}
 
     def close(self, seq: int) -> None:
-        self._ledgers.pop(seq, None)
-        self._paths.pop(seq, None)
-        self._trails.pop(seq, None)
+        self._sequences.pop(seq, None)
 
-    def save(self, seq: int, key: int, length: int) -> None:
-        self._saved[key] = self._trails[seq][:length]
+    def save_prefix(self, seq: int, key: int, length: int) -> None:
+        self._saved[key] = self._open(seq).trail[:length]
 
-    def load(self, seq: int, key: int, length: int) -> None:
+    def load_prefix(self, seq: int, key: int, length: int) -> None:
         saved = saved_under(self._saved, key)
-        if len(self._ledgers) >= self.limits.sequences:
-            raise TooManyLeaves(f"all {self.limits.sequences} sequences of the engine are open")
-        trail = saved[:length]
-        self._ledgers[seq] = Ledger().opened(length)
-        self._trails[seq] = trail
-        self._paths[seq] = {0: trail[-1]}
+        sequence = self._new()
+        sequence.trail = saved[:length]
+        sequence.paths = {0: sequence.trail[-1]}
+        sequence.ledger.opened(length)
+        self._sequences[seq] = sequence
 
-    def drop(self, key: int) -> None:
+    def drop_prefix(self, key: int) -> None:
         self._saved.pop(key, None)
 
     def abort(self) -> None:
         self._aborted.set()
 
     def shutdown(self) -> None:
-        self._ledgers.clear()
-        self._paths.clear()
+        self._sequences.clear()
 
     @property
     def used_cells(self) -> int:
-        return sum(ledger.length + len(ledger.nodes) for ledger in self._ledgers.values())
+        return sum(held.ledger.length + len(held.ledger.nodes) for held in self._sequences.values())
 
-    def _exit(self, rows: Sequence[Row]) -> Outcome:
-        """The outcome of rows in flight by the table of the early exit."""
-        paths: dict[tuple[int, int], int] = {}
-        for row in rows:
-            above = paths.get((row.seq, row.parent))
-            above = self._paths[row.seq][row.parent] if above is None else above
-            paths[row.seq, row.node] = _step(above, row.token)
-        return _TableOutcome(self._early, list(paths.values()), False)
+    @property
+    def saved_prefixes(self) -> int:
+        """Prefixes kept aside, for tests of leaks."""
+        return len(self._saved)
+
+    def forget_prefixes(self) -> None:
+        """Lose what was kept aside: a fault, for tests."""
+        self._saved.clear()
+
+    def _open(self, seq: int) -> _TableSequence:
+        sequence = self._sequences.get(seq)
+        if sequence is None:
+            raise UnknownNode(f"sequence {seq} is not open")
+        return sequence
+
+    def _new(self) -> _TableSequence:
+        if len(self._sequences) >= self.limits.sequences:
+            raise TooManyLeaves(f"all {self.limits.sequences} sequences of the engine are open")
+        return _TableSequence()
 
     def _forward(self, tokens: list[int], early: Callable[[], None] | None = None) -> bool:
         number, self._forwards = self._forwards, self._forwards + 1
@@ -173,6 +165,21 @@ class TableEngine:
 
     def _outcome(self, paths: list[int], spoilt: bool) -> Outcome:
         return _TableOutcome(self._table, paths, spoilt)
+
+
+@dataclass(slots=True)
+class _TableSequence:
+    """A sequence's books, the hash of the token path to each of its nodes, and that after each committed token."""
+
+    ledger: Ledger = field(default_factory=Ledger)
+    paths: dict[int, int] = field(default_factory=lambda: {0: 0})
+    trail: list[int] = field(default_factory=list)
+
+    def undo(self, rows: Sequence[Row]) -> None:
+        """Take rows back that were entered for a forward that failed."""
+        self.ledger.undo(rows)
+        for row in rows:
+            self.paths.pop(row.node, None)
 
 
 class _TableOutcome(Outcome):

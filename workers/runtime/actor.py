@@ -21,15 +21,15 @@ class WorkerActor:
         self._worker.start()
 
     def status(self) -> dict[str, Any]:
-        return self._worker.status()
+        return self._worker.status().plain()
 
     def ready(self) -> dict[str, Any]:
         """Waits until the model is loaded or has failed to; returns the status."""
         self._worker.settled.wait()
-        return self._worker.status()
+        return self._worker.status().plain()
 
-    def link(self, endpoint: str) -> None:
-        self._worker.link(endpoint)
+    def link(self, endpoint: str, index: int = 0) -> None:
+        self._worker.link(endpoint, index)
 
     def allow(self, keys: list[str]) -> None:
         self._worker.allow(keys)
@@ -37,7 +37,7 @@ class WorkerActor:
     def hold(self) -> str:
         """Returns when the worker ends; fails when its process dies. Returns its failure, or ""."""
         self._worker.ended.wait()
-        return str(self._worker.status()["failure"])
+        return str(self._worker.status().failure)
 
     def stop(self) -> None:
         self._worker.stop()
@@ -45,3 +45,11 @@ class WorkerActor:
     def die(self) -> None:
         """End this process at once; Ray then starts the next incarnation."""
         os._exit(1)
+
+
+class VerifierActor(WorkerActor):
+    """The target's worker; the class gives its process a name."""
+
+
+class DrafterActor(WorkerActor):
+    """The drafter's."""

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+
 # What each kind of GPU calls the list of those a process may see. HIP also heeds CUDA's.
 _VISIBLE = {"cuda": "CUDA_VISIBLE_DEVICES", "rocm": "HIP_VISIBLE_DEVICES", "vulkan": "GGML_VK_VISIBLE_DEVICES"}
+
+
+def keep_memory() -> None:
+    """Let the C library keep what is freed, so that numpy's arrays of a megabyte are not faulted in anew at each use:
+    that took three quarters of the time to sample from a vocabulary of 131,072."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's alone
+    if mallopt is not None:
+        mallopt(_MMAP_THRESHOLD, 32 << 20)
+        mallopt(_TRIM_THRESHOLD, 256 << 20)
 
 
 def pin(cores: Sequence[int], gpu: int | None, kind: str = "cuda") -> None:
@@ -24,6 +36,7 @@ def pin(cores: Sequence[int], gpu: int | None, kind: str = "cuda") -> None:
         os.environ[variable] = "" if wanted is None else names[wanted] if wanted < len(names) else str(wanted)
     if kind == "rocm" and gpu is not None:
         del os.environ[_VISIBLE["cuda"]]
+    keep_memory()
     sys.setswitchinterval(0.0005)  # the socket thread must not wait 5 ms for the interpreter
     if not cores:
         return

@@ -1,7 +1,7 @@
 """A worker as a plain process, without Ray: ``python -m hetero.workers SPEC``, SPEC as JSON (``runtime.spec``).
 
-Prints its status as one JSON line when it is loaded. Lines on standard input are orders: ``link ENDPOINT`` tells a
-drafter where its verifier listens, ``allow KEY ...`` whose keys a secure verifier lets in, ``status`` asks for another
+Prints its status as one JSON line when it is loaded. Lines on standard input are orders: ``link INDEX ENDPOINT`` tells
+a drafter where a verifier listens, ``allow KEY ...`` whose keys a secure verifier lets in, ``status`` asks for another
 status line; the end of input stops the worker.
 """
 
@@ -23,7 +23,8 @@ def main() -> int:
     for line in sys.stdin:
         order, _, what = line.strip().partition(" ")
         if order == "link":
-            actor.link(what)
+            index, _, endpoint = what.partition(" ")
+            actor.link(endpoint, int(index))
         elif order == "allow":
             actor.allow(what.split())
         elif order == "status":

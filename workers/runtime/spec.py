@@ -9,10 +9,12 @@ import msgspec
 
 
 class WorkerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One worker. ``engine``: a name in ``engines.registry``; ``cores``: the CPU cores it is confined to (empty: all);
-    ``gpu``: a GPU of that ``kind`` or None;
-    ``trace``: a file to append a trace to; ``host``, ``ports`` (first and last): where a verifier listens; ``secure``:
-    whether both roles speak CURVE; ``cached``: tokens of finished sequences to keep as prefixes."""
+    """One worker. ``index``: which of its role it is; ``engine``: a name in ``engines.registry``.
+
+    ``cores``: the CPU cores it is confined to (empty: all); ``gpu``: a GPU of that ``kind`` or None; ``trace``: a file
+    to append a trace to; ``host``, ``ports`` (first and last): where a verifier listens; ``secure``: whether both roles
+    speak CURVE; ``cached``: tokens of finished sequences to keep as prefixes.
+    """
 
     role: Literal["target", "drafter"]
     model: str
@@ -31,6 +33,7 @@ class WorkerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     secure: bool = False
     ports: list[int] = []
     trace: str = ""
+    index: int = 0
 
     @property
     def path(self) -> Path:

@@ -14,12 +14,14 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import psutil
 import zmq
 
 from hetero.placement.errors import HeteroError
 from hetero.workers.decoding.drafter import Drafter
+from hetero.workers.decoding.peers import DrafterPeer
 from hetero.workers.decoding.policy.strategy import strategy
 from hetero.workers.decoding.protocol import Extend, Job
 from hetero.workers.decoding.verifier import Verifier
@@ -27,6 +29,7 @@ from hetero.workers.engines.base import Engine, Outcome, Row
 from hetero.workers.errors import EngineError, WireError
 from hetero.workers.runtime.loading import Loaded, load
 from hetero.workers.runtime.spec import WorkerSpec
+from hetero.workers.runtime.status import DrafterStatus, SpeedStatus, WorkerStatus
 from hetero.workers.runtime.trace import FileTrace
 from hetero.workers.wire.codec import decode, encode
 from hetero.workers.wire.endpoints import Dialling, Listening
@@ -46,7 +49,7 @@ class Worker:
         self.settled = threading.Event()  # loaded, or failed to
         self.ended = threading.Event()
         self._load = load
-        self._phase = "loading"
+        self._phase: Literal["loading", "ready", "stopped", "failed"] = "loading"
         self._failure = ""
         self._endpoint = ""
         self._loaded_s = 0.0
@@ -65,35 +68,42 @@ class Worker:
     def start(self) -> None:
         self._thread.start()
 
-    def status(self) -> dict[str, Any]:
-        """Plain facts: phase ("loading", "ready", "stopped", "failed"), epoch, endpoint, sequences, memory."""
+    def status(self) -> WorkerStatus:
+        """An account of the worker as it is now."""
         machine, engine = self._machine, self._engine
-        return {
-            "role": self.spec.role,
-            "phase": self._phase,
-            "failure": self._failure,
-            "epoch": self.epoch,
-            "endpoint": self._endpoint,
-            "public": self._keys.public if self._keys is not None else "",
-            "turned_away": self._door.turned_away if self._door is not None else 0,
-            "pid": os.getpid(),
-            "loaded_s": self._loaded_s,
-            "load": list(machine.load) if machine is not None else [0, 0],
-            "idle": machine.idle if machine is not None else True,
-            "cells": self._cells,
-            "gpu": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
-            "prefixes": list(machine.prefixes.facts) if machine is not None else [0, 0],
-            "dropped": machine.dropped if machine is not None else 0,
-            "memory": _resident(),
-            "busy_s": self._busy,
-            "landings": machine.landings if isinstance(machine, Drafter) else {},
-            "speeds": machine.speeds.facts() if isinstance(machine, Verifier) else {},
-            "early_exit": engine.limits.early_exit if engine is not None else False,
-        }
+        active, waiting = machine.counts if machine is not None else (0, 0)
+        prefixes, prefix_tokens = machine.prefixes.facts if machine is not None else (0, 0)
+        verifier = machine if isinstance(machine, Verifier) else None
+        return WorkerStatus(
+            role=self.spec.role,
+            index=self.spec.index,
+            phase=self._phase,
+            failure=self._failure,
+            epoch=self.epoch,
+            endpoint=self._endpoint,
+            public=self._keys.public if self._keys is not None else "",
+            turned_away=self._door.turned_away if self._door is not None else 0,
+            pid=os.getpid(),
+            loaded_s=self._loaded_s,
+            active=active,
+            waiting=waiting,
+            idle=machine.idle if machine is not None else True,
+            cells=self._cells,
+            gpu=os.environ.get("CUDA_VISIBLE_DEVICES", ""),
+            prefixes=prefixes,
+            prefix_tokens=prefix_tokens,
+            dropped=machine.dropped if machine is not None else 0,
+            memory=int(psutil.Process().memory_info().rss),
+            busy_s=self._busy,
+            early_exit=engine.limits.early_exit if engine is not None else False,
+            landings=dict(machine.landings) if isinstance(machine, Drafter) else {},
+            speeds=_speeds(verifier) if verifier is not None else None,
+            drafters=[_drafter(peer) for peer in verifier.drafters] if verifier is not None else [],
+        )
 
-    def link(self, endpoint: str) -> None:
-        """A drafter's order: the verifier listens here now."""
-        self._post("link", endpoint)
+    def link(self, endpoint: str, index: int = 0) -> None:
+        """A drafter's order: the verifier of this index listens here now."""
+        self._post("link", (index, endpoint))
 
     def allow(self, keys: list[str]) -> None:
         """A verifier's order: peers with these public keys (hex) may come in, and no others."""
@@ -152,7 +162,7 @@ class Worker:
 
     def _link(self, context: zmq.Context[Any]) -> Listening | Dialling:
         if self.spec.role == "drafter":
-            return Dialling(context, self.epoch, self._keys)
+            return Dialling(context, f"drafter-{self.spec.index}-{self.epoch:x}".encode(), self._keys)
         ports = (self.spec.ports[0], self.spec.ports[1]) if self.spec.ports else None
         link = Listening(context, self.spec.host, ports, self._keys)
         self._door = link.door
@@ -168,7 +178,7 @@ class Worker:
             if chosen.hints and not limits.early_exit:
                 _log.warning("engine %s has no early exit: branches start at the drafter's candidates", spec.engine)
             return Verifier(self.epoch, limits, vocabulary, chosen, trace=trace, cached=spec.cached)
-        return Drafter(self.epoch, limits, vocabulary.ends, chosen, trace=trace, cached=spec.cached)
+        return Drafter(self.epoch, limits, vocabulary.ends, chosen, trace=trace, cached=spec.cached, index=spec.index)
 
     def _loop(self, machine: Verifier | Drafter, link: Listening | Dialling, engine: Engine) -> None:
         clock = time.monotonic
@@ -208,9 +218,9 @@ class Worker:
             if kind == "stop":
                 return False
             if kind == "link" and isinstance(link, Dialling) and isinstance(machine, Drafter):
-                machine.linked(link.dial(what))
-            elif kind == "hint" and isinstance(machine, Verifier):
-                machine.hinted(what, now)
+                machine.linked(link.dial(*what))
+            elif kind == "early exit" and isinstance(machine, Verifier):
+                machine.early_exit(what, now)
             elif kind == "done":
                 outcome, elapsed = what
                 machine.completed(outcome, elapsed, now)
@@ -227,7 +237,7 @@ class Worker:
         began = time.monotonic()
         outcome: Outcome | EngineError | None
         try:
-            outcome = job.execute(engine, self._hinted)
+            outcome = job.execute(engine, self._early_exit)
         except EngineError as error:
             outcome = error
         except Exception as error:  # whatever a library throws must not end the loop
@@ -239,8 +249,8 @@ class Worker:
         self._busy += elapsed
         return outcome, elapsed
 
-    def _hinted(self, early: Outcome) -> None:
-        self._post("hint", early)
+    def _early_exit(self, early: Outcome) -> None:
+        self._post("early exit", early)
 
     def _post(self, kind: str, what: Any) -> None:
         self._inbox.put((kind, what))
@@ -261,8 +271,17 @@ def _row_seconds(engine: Engine) -> float:
         engine.close(0)
 
 
-def _resident() -> int:
-    """Bytes of memory this process holds."""
-    import psutil
+def _speeds(verifier: Verifier) -> SpeedStatus:
+    speeds = verifier.speeds
+    forward, plain = speeds.forward.points, speeds.plain.points
+    return SpeedStatus(
+        alpha=speeds.alpha,
+        beta=speeds.beta,
+        rate=speeds.rate(),
+        forward=list(zip(forward.rows, forward.seconds, strict=True)),
+        plain=list(zip(plain.rows, plain.seconds, strict=True)),
+    )
 
-    return int(psutil.Process().memory_info().rss)
+
+def _drafter(peer: DrafterPeer) -> DrafterStatus:
+    return DrafterStatus(peer.index, peer.drafted, peer.accepted, peer.speeds.step, peer.speeds.answer)

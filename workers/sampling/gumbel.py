@@ -26,6 +26,7 @@ _Words: TypeAlias = NDArray[np.uint64]
 CUT = 6.0
 _LOUD = np.uint64(int(2**64 * float(np.exp(-np.exp(-CUT)))))
 _GOLDEN = 0x9E3779B97F4A7C15
+_NEARLY_LOUD = _LOUD >> np.uint64(33) << np.uint64(33)  # what the upper 31 bits must reach
 _BLOCK = 1 << 16  # ids hashed in one go: up to 16 positions of a small vocabulary, one of a large one
 _KEPT = 64  # blocks that stay cached, per sequence
 
@@ -68,10 +69,16 @@ class GumbelNoise:
         return found[at]
 
     def _hash(self, positions: range, vocabulary: int) -> list[tuple[Ids, Floats]]:
+        """The loud ids of positions, with their noise."""
         keys = np.array([self._key(position) for position in positions], dtype=np.uint64)
-        bits = _mix(_counter(vocabulary) + keys[:, None])
-        rows, ids = np.nonzero(bits >= _LOUD)
-        noise = _gumbel(bits[rows, ids])
+        x = _counter(vocabulary) + keys[:, None]
+        _mix_most(x)
+        # Few are loud, so only those few get the hash's last step.
+        rows, ids = np.nonzero(x >= _NEARLY_LOUD)
+        bits = x[rows, ids]
+        bits ^= bits >> np.uint64(31)
+        loud = bits >= _LOUD
+        rows, ids, noise = rows[loud], ids[loud], _gumbel(bits[loud])
         bounds = np.searchsorted(rows, np.arange(len(positions) + 1))
         return [(ids[a:b], noise[a:b]) for a, b in itertools.pairwise(bounds)]
 
@@ -91,12 +98,19 @@ def _counter(vocabulary: int) -> _Words:
 
 def _mix(x: _Words) -> _Words:
     """SplitMix64's finaliser (Steele et al. 2014), in place: output ids * golden ratio + key of its stream."""
-    x ^= x >> np.uint64(30)
-    x *= np.uint64(0xBF58476D1CE4E5B9)
-    x ^= x >> np.uint64(27)
-    x *= np.uint64(0x94D049BB133111EB)
+    _mix_most(x)
     x ^= x >> np.uint64(31)
     return x
+
+
+def _mix_most(x: _Words) -> None:
+    """All of it but the last step, which leaves the upper 31 bits as they are."""
+    shifted = x >> np.uint64(30)
+    x ^= shifted
+    x *= np.uint64(0xBF58476D1CE4E5B9)
+    np.right_shift(x, np.uint64(27), out=shifted)
+    x ^= shifted
+    x *= np.uint64(0x94D049BB133111EB)
 
 
 def _gumbel(bits: _Words) -> Floats:

@@ -60,51 +60,58 @@ class Listening:
 
 
 class Dialling:
-    """The drafter's end: a DEALER to the verifier of the day."""
+    """The drafter's end: a DEALER to each of its verifiers, by their index."""
 
     endpoint = ""
     door = None
 
-    def __init__(self, context: zmq.Context[Any], epoch: int, keys: Keys | None) -> None:
+    def __init__(self, context: zmq.Context[Any], identity: bytes, keys: Keys | None) -> None:
         self._context = context
         self._keys = keys
-        self._identity = b"drafter-%x" % epoch
+        self._identity = identity
         self._poller = zmq.Poller()
-        self._socket: zmq.Socket[Any] | None = None
+        self._sockets: dict[bytes, zmq.Socket[Any]] = {}
 
-    def dial(self, endpoint: str) -> bytes:
-        """Connect to a verifier, leaving the last one; returns its name as a peer."""
-        self.close()
-        self._socket = connect_dealer(self._context, endpoint, self._identity, self._keys)
-        self._poller.register(self._socket, zmq.POLLIN)
-        return b"verifier"
+    def dial(self, index: int, endpoint: str) -> bytes:
+        """Connect to the verifier of an index, leaving its last incarnation; returns its name as a peer."""
+        peer = b"verifier-%d" % index
+        self._hang_up(peer)
+        socket = self._sockets[peer] = connect_dealer(self._context, endpoint, self._identity, self._keys)
+        self._poller.register(socket, zmq.POLLIN)
+        return peer
 
     def wait(self, wake_fd: int, seconds: float) -> None:
         _wait(self._poller, wake_fd, seconds)
 
     def receive(self, most: int) -> list[tuple[bytes, bytes]]:
         found: list[tuple[bytes, bytes]] = []
-        while self._socket is not None and len(found) < most:
-            try:
-                found.append((b"verifier", self._socket.recv(zmq.NOBLOCK)))
-            except zmq.Again:
-                break
+        for peer, socket in self._sockets.items():
+            for _ in range(most):
+                try:
+                    found.append((peer, socket.recv(zmq.NOBLOCK)))
+                except zmq.Again:
+                    break
         return found
 
     def send(self, peer: bytes, frame: bytes) -> bool:
-        if self._socket is None:
+        socket = self._sockets.get(peer)
+        if socket is None:
             return False
         try:
-            self._socket.send(frame, zmq.NOBLOCK)
+            socket.send(frame, zmq.NOBLOCK)
         except zmq.Again:
             return False
         return True
 
     def close(self) -> None:
-        if self._socket is not None:
-            self._poller.unregister(self._socket)
-            self._socket.close(0)
-            self._socket = None
+        for peer in list(self._sockets):
+            self._hang_up(peer)
+
+    def _hang_up(self, peer: bytes) -> None:
+        socket = self._sockets.pop(peer, None)
+        if socket is not None:
+            self._poller.unregister(socket)
+            socket.close(0)
 
 
 def _wait(poller: zmq.Poller, wake_fd: int, seconds: float) -> None:

@@ -205,11 +205,13 @@ class Failed(_Message, frozen=True):
 
 
 class Ping(_Message, frozen=True):
-    """A peer lives. A drafter adds the length it holds of each sequence (``[seq, length]`` pairs)."""
+    """A peer lives: the worker (``role``, ``index``), or a gateway. A drafter adds the length it holds of each sequence
+    (``[seq, length]`` pairs)."""
 
     role: Annotated[str, Meta(max_length=16)]
     epoch: Epoch
     lengths: Annotated[list[tuple[Seq, Length]], Meta(max_length=65536)]
+    index: Annotated[int, Meta(ge=0, lt=1 << 10)] = 0
 
 
 class Pong(_Message, frozen=True):

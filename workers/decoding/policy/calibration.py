@@ -10,10 +10,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from math import exp
 
-RANKS = 6
-_EDGES = (0.1, 0.25, 0.5, 0.8, 1.2, 1.8, 2.6)  # nats
-_PRIOR = 6.0  # weight of the prior, in observations
-_KEPT = 4000.0  # observations of a cell after which old ones fade
+from hetero.workers.decoding.policy.tuning import BUCKETS, KEPT_OBSERVATIONS, PRIOR_WEIGHT, RANKS
 
 
 class Calibration:
@@ -21,14 +18,16 @@ class Calibration:
     the others how far they stand behind the first."""
 
     def __init__(self) -> None:
-        self._hits = [[_prior(rank, bucket) * _PRIOR for bucket in range(len(_EDGES) + 1)] for rank in range(RANKS)]
-        self._seen = [[_PRIOR] * (len(_EDGES) + 1) for _ in range(RANKS)]
+        self._hits = [
+            [_prior(rank, bucket) * PRIOR_WEIGHT for bucket in range(len(BUCKETS) + 1)] for rank in range(RANKS)
+        ]
+        self._seen = [[PRIOR_WEIGHT] * (len(BUCKETS) + 1) for _ in range(RANKS)]
 
     def chances(self, confidences: Sequence[float]) -> list[float]:
         """Chance of each of up to RANKS candidates, best first; below 1 in sum."""
         found = []
         for rank, confidence in enumerate(confidences):
-            bucket = bisect_right(_EDGES, confidence)
+            bucket = bisect_right(BUCKETS, confidence)
             found.append(self._hits[rank][bucket] / self._seen[rank][bucket])
         total = sum(found)
         return found if total < 0.995 else [chance * 0.995 / total for chance in found]
@@ -36,9 +35,9 @@ class Calibration:
     def observe(self, confidences: Sequence[float], taken: int | None) -> None:
         """The target took the candidate of rank ``taken``, or none of them."""
         for rank, confidence in enumerate(confidences):
-            bucket = bisect_right(_EDGES, confidence)
+            bucket = bisect_right(BUCKETS, confidence)
             hits, seen = self._hits[rank], self._seen[rank]
-            if seen[bucket] >= _KEPT:
+            if seen[bucket] >= KEPT_OBSERVATIONS:
                 hits[bucket] *= 0.5
                 seen[bucket] *= 0.5
             seen[bucket] += 1.0
@@ -48,5 +47,5 @@ class Calibration:
 
 def _prior(rank: int, bucket: int) -> float:
     """A prior to begin with: surer firsts are likelier, later ranks and those far behind less so."""
-    nats = _EDGES[min(bucket, len(_EDGES) - 1)]
+    nats = BUCKETS[min(bucket, len(BUCKETS) - 1)]
     return 0.45 + 0.45 * (1.0 - exp(-nats)) if rank == 0 else 0.35 * exp(-nats) * 0.6**rank

@@ -1,6 +1,6 @@
 """How a drafter's tree grows: which nodes to expand next, and which of their candidates to add.
 
-The strategy picks a expansion. A node's value is the calibrated chance that the target reaches it, so that leaves of
+The strategy picks the policy. A node's value is the calibrated chance that the target reaches it, so that leaves of
 several sequences can be compared.
 """
 
@@ -9,17 +9,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from heapq import heapify, heappop, heappush
 
-from hetero.workers.decoding.policy.calibration import RANKS, Calibration
-from hetero.workers.decoding.policy.strategy import Growth, Strategy
+from hetero.workers.decoding.policy.calibration import Calibration
+from hetero.workers.decoding.policy.strategy import GrowthRule, Strategy
+from hetero.workers.decoding.policy.tuning import BRANCH_WIDTH, RANKS, REACH_FLOOR
 from hetero.workers.decoding.tree import DraftTree
 from hetero.workers.sampling.sampler import Candidates
 
-_KAPPA = 4  # own candidates a window's node gets as branches in Mirror-SD's growth
-_FLOOR = 0.00002  # nodes reached less often are not worth a row
-
 
 class ExpansionPolicy(ABC):
-    """Grows one tree. Leaves are given out by ``leaves``, and come back by ``put_back`` or ``grown``."""
+    """Grows one tree. Leaves are given out by ``leaves``, and come back by ``put_back`` or ``expanded``."""
 
     width = 1  # candidates wanted per expansion
 
@@ -34,7 +32,7 @@ class ExpansionPolicy(ABC):
         """Up to ``most`` nodes to expand, (value, node), best first."""
 
     @abstractmethod
-    def grown(self, leaf: int, candidates: Candidates) -> list[int]:
+    def expanded(self, leaf: int, candidates: Candidates) -> list[int]:
         """A leaf was expanded: add what is worth it below; returns those nodes."""
 
     def put_back(self, leaf: int) -> None:
@@ -72,7 +70,7 @@ class ChainExpansion(ExpansionPolicy):
             return []
         return [(tree.reach(last.id), last.id)]
 
-    def grown(self, leaf: int, candidates: Candidates) -> list[int]:
+    def expanded(self, leaf: int, candidates: Candidates) -> list[int]:
         self._seen[leaf] = candidates
         (chance,) = self._calibration.chances(candidates.confidences[:1])
         return [self._tree.add(leaf, candidates.tokens[0], chance)]
@@ -95,7 +93,7 @@ class TreeExpansion(ExpansionPolicy):
             if leaf not in self._tree or leaf in self._seen:  # gone, or expanded by the prompt's forward
                 continue
             reach = self._tree.reach(leaf)
-            if reach < _FLOOR:
+            if reach < REACH_FLOOR:
                 heappush(self._heap, (surprisal, leaf))
                 break
             found.append((reach, leaf))
@@ -105,9 +103,9 @@ class TreeExpansion(ExpansionPolicy):
         if leaf in self._tree:
             heappush(self._heap, (self._tree[leaf].surprisal, leaf))
 
-    def grown(self, leaf: int, candidates: Candidates) -> list[int]:
+    def expanded(self, leaf: int, candidates: Candidates) -> list[int]:
         self._seen[leaf] = candidates
-        least = _FLOOR / self._tree.reach(leaf)
+        least = REACH_FLOOR / self._tree.reach(leaf)
         new = []
         for token, chance in zip(candidates.tokens, self._calibration.chances(candidates.confidences), strict=True):
             if chance >= least:
@@ -133,12 +131,12 @@ class BranchExpansion(ExpansionPolicy):
     Branches start at the target's early exit when it hints, and at the drafter's own next candidates.
     """
 
-    width = _KAPPA
+    width = BRANCH_WIDTH
 
     def __init__(self, tree: DraftTree, calibration: Calibration, ends: frozenset[int], gamma: int) -> None:
         super().__init__(tree, calibration, ends)
         self._gamma = gamma
-        self.hinted: set[int] = set()  # branches that a hint started
+        self.hint_started: set[int] = set()  # branches that a hint started
         self._hints: dict[int, tuple[list[int], Calibration]] = {}  # what was expected below a node
 
     def leaves(self, most: int) -> list[tuple[float, int]]:
@@ -150,7 +148,7 @@ class BranchExpansion(ExpansionPolicy):
         ends = [window[-1], *(end for start in starts if (end := self._end(start)) is not None)]
         return sorted(((tree.reach(end), end) for end in ends if self._expandable(end)), reverse=True)[:most]
 
-    def grown(self, leaf: int, candidates: Candidates) -> list[int]:
+    def expanded(self, leaf: int, candidates: Candidates) -> list[int]:
         self._seen[leaf] = candidates
         chances = self._calibration.chances(candidates.confidences)
         count = self.width if leaf in self.window() else 1
@@ -162,7 +160,7 @@ class BranchExpansion(ExpansionPolicy):
         self._hints[node] = tokens, calibration
         for token, chance in zip(tokens, calibration.chances([0.0] * len(tokens)), strict=True):
             if token not in self._tree[node].children:
-                self.hinted.add(self._tree.add(node, token, chance))
+                self.hint_started.add(self._tree.add(node, token, chance))
 
     def committing(self, token: int) -> None:
         super().committing(token)
@@ -172,7 +170,7 @@ class BranchExpansion(ExpansionPolicy):
     def committed(self) -> None:
         super().committed()
         self._hints = {node: hint for node, hint in self._hints.items() if node in self._tree}
-        self.hinted = {node for node in self.hinted if node in self._tree}
+        self.hint_started = {node for node in self.hint_started if node in self._tree}
 
     def landing(self) -> str:
         """Where the last commit came down: on a branch that is "complete" (gamma long), "partial" or "missed"."""
@@ -199,10 +197,10 @@ def make_expansion(
 ) -> ExpansionPolicy:
     """The expansion policy of a strategy."""
     match strategy.growth:
-        case Growth.TREE:
+        case GrowthRule.TREE:
             return TreeExpansion(tree, calibration, ends)
-        case Growth.BRANCHES:
+        case GrowthRule.BRANCHES:
             return BranchExpansion(tree, calibration, ends, strategy.gamma)
-        case Growth.CHAIN:
+        case GrowthRule.CHAIN:
             return ChainExpansion(tree, calibration, ends, 2 * strategy.gamma)
     return ChainExpansion(tree, calibration, ends, strategy.gamma)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-_BLOCK = 32  # tokens after which the balance is drawn
-_PROBE = 3  # tokens decided plainly to learn what plain decoding costs
-_REST = 64  # tokens of the first rest; each further one in a row doubles
-_LONGEST = 1024
-_RENEW = 1024  # tokens of speculation after which plain decoding is measured again
+from hetero.workers.decoding.policy import tuning
 
 
 class SpeculationSwitch:
@@ -16,8 +12,8 @@ class SpeculationSwitch:
         """``probe``: whether what plain decoding costs is not known yet."""
         self.plain = 0  # tokens decided plainly because speculation lost
         self._probing = probe
-        self._left = _PROBE if probe else 0
-        self._rest = _REST
+        self._left = tuning.PROBE if probe else 0
+        self._rest = tuning.FIRST_REST
         self._tokens = self._since = 0
         self._balance = 0.0
 
@@ -35,14 +31,14 @@ class SpeculationSwitch:
         self._tokens += tokens
         self._since += tokens
         self._balance += seconds - tokens * plain
-        if self._tokens < _BLOCK:
+        if self._tokens < tuning.BLOCK:
             return
         if plain and self._balance > 0:
-            self._left, self._rest = self._rest, min(_LONGEST, 2 * self._rest)
+            self._left, self._rest = self._rest, min(tuning.LONGEST_REST, 2 * self._rest)
             self._probing = False
         else:
-            self._rest = _REST
-            if self._since >= _RENEW:
-                self._left, self._since = _PROBE, 0
+            self._rest = tuning.FIRST_REST
+            if self._since >= tuning.RENEW:
+                self._left, self._since = tuning.PROBE, 0
                 self._probing = True
         self._tokens, self._balance = 0, 0.0

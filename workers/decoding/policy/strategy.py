@@ -15,17 +15,18 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from hetero.placement.errors import ConfigError
+from hetero.workers.decoding.policy.tuning import MOST_GAMMA, USUAL_GAMMA
 
 
-class Start(Enum):
+class StartRule(Enum):
     """When a window starts."""
 
     AT_ONCE = auto()
     WITH_GAMMA = auto()
-    GOODPUT = auto()  # when waiting stops paying (placement.cost)
+    GOODPUT = auto()  # when waiting stops paying (``placement.cost``)
 
 
-class Growth(Enum):
+class GrowthRule(Enum):
     """Which nodes a drafter expands."""
 
     NONE = auto()
@@ -41,49 +42,47 @@ class Strategy:
 
     name: str
     gamma: int
-    start: Start
-    growth: Growth
+    start: StartRule
+    growth: GrowthRule
     rows: int
 
     @property
     def drafts(self) -> bool:
-        return self.growth is not Growth.NONE
+        return self.growth is not GrowthRule.NONE
 
     @property
     def adapts(self) -> bool:
         """Whether speculation that loses is switched off."""
-        return self.start is Start.GOODPUT
+        return self.start is StartRule.GOODPUT
 
     @property
     def shares(self) -> bool:
         """Whether a sequence that would wait for more draft joins a forward that starts anyway: beside the others its
         rows cost less than a forward of their own, and its drafts go on growing."""
-        return self.start is Start.GOODPUT
+        return self.start is StartRule.GOODPUT
 
     @property
     def hints(self) -> bool:
         """Whether the target's early exit is asked."""
-        return self.growth is Growth.BRANCHES
+        return self.growth is GrowthRule.BRANCHES
 
 
 def strategy(name: str, gamma: int = 0) -> Strategy:
     """The strategy of a name. ``gamma``: most draft tokens of a window; 0: as measured speeds have it, up to
-    MOST, or USUAL where they are fixed. Raises ConfigError."""
-    fixed, most = gamma or USUAL, gamma or MOST
+    MOST_GAMMA, or USUAL_GAMMA where they are fixed. Raises ConfigError."""
+    fixed, most = gamma or USUAL_GAMMA, gamma or MOST_GAMMA
     match name:
         case "off":
-            return Strategy(name, 0, Start.AT_ONCE, Growth.NONE, 1)
+            return Strategy(name, 0, StartRule.AT_ONCE, GrowthRule.NONE, 1)
         case "serial":
-            return Strategy(name, fixed, Start.WITH_GAMMA, Growth.WINDOW, fixed + 1)
+            return Strategy(name, fixed, StartRule.WITH_GAMMA, GrowthRule.WINDOW, fixed + 1)
         case "pearl":
-            return Strategy(name, fixed, Start.AT_ONCE, Growth.CHAIN, most + 1)
+            return Strategy(name, fixed, StartRule.AT_ONCE, GrowthRule.CHAIN, most + 1)
         case "mirror":
-            return Strategy(name, fixed, Start.WITH_GAMMA, Growth.BRANCHES, fixed + 1)
+            return Strategy(name, fixed, StartRule.WITH_GAMMA, GrowthRule.BRANCHES, fixed + 1)
         case "ahead":
-            return Strategy(name, fixed, Start.GOODPUT, Growth.TREE, most + 1)
+            return Strategy(name, fixed, StartRule.GOODPUT, GrowthRule.TREE, most + 1)
     raise ConfigError(f"strategy {name!r} is unknown: choose {', '.join(NAMES)}")
 
 
-USUAL = 4  # draft tokens of a window where nothing else is asked
-MOST = 15
 NAMES = ("off", "serial", "pearl", "mirror", "ahead")

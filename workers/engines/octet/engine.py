@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hetero.workers.engines.base import EngineLimits, Hinted, Outcome, Row, check_rows
-from hetero.workers.engines.kv_slots import Slots, SlotSequence, saved_under
+from hetero.workers.engines.base import EngineLimits, OnEarlyExit, Outcome, Row
+from hetero.workers.engines.kv_slots import Slots, saved_under
+from hetero.workers.engines.ledger import entered, row_order
 from hetero.workers.engines.octet.library import CLayer, CMatrix, CPart, CShape, library, why_not
 from hetero.workers.engines.octet.weights import Weights, load_weights
 from hetero.workers.errors import Aborted, EngineError, Unsupported
@@ -95,48 +96,32 @@ class OctetEngine:
         ledger.length += count
         return _OctetOutcome(self._logits, [0])
 
-    def extend(self, rows: Sequence[Row], hinted: Hinted | None = None) -> Outcome:
-        check_rows(rows, self.limits)
-        by_seq: dict[int, list[int]] = {}
-        for at, row in enumerate(rows):
-            by_seq.setdefault(row.seq, []).append(at)
-        order = [at for places in by_seq.values() for at in places]
-        entered: list[tuple[SlotSequence, list[Row], dict[int, int]]] = []
-        parts: list[CPart] = []
-        positions: list[int] = []
-        cells: list[int] = []
-        try:
-            for seq, places in by_seq.items():
-                held = self._slots[seq]
-                own = [rows[at] for at in places]
-                before = dict(held.cells)
-                parts.append(CPart(held.slot, len(positions), len(own), held.ledger.length))
-                positions += held.ledger.append(own, self.limits)
-                entered.append((held, own, before))
-                free = held.free_cells(len(own), self._capacity)
-                held.enter(own, free)
+    def extend(self, rows: Sequence[Row], on_early_exit: OnEarlyExit | None = None) -> Outcome:
+        with entered(rows, self.limits, self._slots.__getitem__) as entries:
+            parts: list[CPart] = []
+            positions: list[int] = []
+            cells: list[int] = []
+            paths: list[list[int]] = []
+            for entry in entries:
+                held = entry.sequence
+                parts.append(CPart(held.slot, len(positions), len(entry.rows), held.ledger.length))
+                positions += entry.positions
+                free = held.free_cells(len(entry.rows), self._capacity)
+                held.enter(entry.rows, free)
                 cells += free
-            longest = max(positions[p.first + n] - p.prefix + 1 for p in parts for n in range(p.count))
-            paths = np.zeros((len(rows), longest), np.int32)
-            for (held, own, _), part in zip(entered, parts, strict=True):
-                for n, row in enumerate(own):
-                    path = held.path_cells(row.node)
-                    paths[part.first + n, : len(path)] = path
+                paths += [held.path_cells(row.node) for row in entry.rows]
+            table = np.zeros((len(rows), max(map(len, paths))), np.int32)
+            for n, path in enumerate(paths):
+                table[n, : len(path)] = path
             self._run(
-                [rows[at].token for at in order],
+                [row.token for entry in entries for row in entry.rows],
                 np.array(positions, np.int32),
                 np.array(cells, np.int32),
                 parts,
-                paths,
+                table,
                 list(range(len(rows))),
             )
-        except BaseException:
-            for held, own, before in entered:
-                held.ledger.undo(own)
-                held.cells = before
-            raise
-        place = {at: n for n, at in enumerate(order)}
-        return _OctetOutcome(self._logits, [place[at] for at in range(len(rows))])
+        return _OctetOutcome(self._logits, row_order(entries))
 
     def commit(self, seq: int, node: int, keep: Collection[int] = ()) -> None:
         held = self._slots[seq]
@@ -149,16 +134,16 @@ class OctetEngine:
     def close(self, seq: int) -> None:
         self._slots.close(seq)
 
-    def save(self, seq: int, key: int, length: int) -> None:
+    def save_prefix(self, seq: int, key: int, length: int) -> None:
         kept = np.empty(self._lib.octet_saved_size(self._model, length), np.uint8)
         self._lib.octet_save(self._model, self._slots[seq].slot, length, kept.ctypes.data)
         self._saved[key] = kept, length
 
-    def load(self, seq: int, key: int, length: int) -> None:
+    def load_prefix(self, seq: int, key: int, length: int) -> None:
         kept, size = saved_under(self._saved, key)
         self._lib.octet_load(self._model, self._slots.open(seq, length).slot, size, kept.ctypes.data)
 
-    def drop(self, key: int) -> None:
+    def drop_prefix(self, key: int) -> None:
         self._saved.pop(key, None)
 
     def abort(self) -> None:

@@ -17,8 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hetero.workers.engines.base import EngineLimits, Hinted, Outcome, Row, check_rows
+from hetero.workers.engines.base import EngineLimits, OnEarlyExit, Outcome, Row
 from hetero.workers.engines.kv_slots import Slots, SlotSequence, saved_under
+from hetero.workers.engines.ledger import entered, row_order
 from hetero.workers.engines.torch.attention import BLOCK, Forward, Part, Seen
 from hetero.workers.engines.torch.checkpoint import exit_layer, load_model
 from hetero.workers.engines.torch.graphs import Record, Replays
@@ -94,33 +95,17 @@ class TorchEngine:
         ledger.length += count
         return _TorchOutcome(logits)
 
-    def extend(self, rows: Sequence[Row], hinted: Hinted | None = None) -> Outcome:
-        check_rows(rows, self.limits)
-        by_seq: dict[int, list[int]] = {}
-        for at, row in enumerate(rows):
-            by_seq.setdefault(row.seq, []).append(at)
-        tokens: list[list[int]] = []
-        parts: list[Seen] = []
-        order: list[int] = []
-        entered: list[tuple[SlotSequence, list[Row], dict[int, int]]] = []
-        try:
-            for seq, places in by_seq.items():
-                held = self._slots[seq]
-                own = [rows[i] for i in places]
-                where = held.ledger.append(own, self.limits)
-                entered.append((held, own, dict(held.cells)))
-                parts.append(self._enter(held, own, where))
-                tokens.append([row.token for row in own] + [0] * (len(parts[-1].cells) - len(own)))
-                order += places
-            place = {at: n for n, at in enumerate(order)}
-            with self._early(hinted, [place[at] for at in range(len(rows))]):
-                logits = self._run(tokens, parts, 0, replay=hinted is None)
-        except BaseException:
-            for held, own, cells in entered:
-                held.ledger.undo(own)
-                held.cells = cells
-            raise
-        return _TorchOutcome(logits, [place[at] for at in range(len(rows))])
+    def extend(self, rows: Sequence[Row], on_early_exit: OnEarlyExit | None = None) -> Outcome:
+        with entered(rows, self.limits, self._slots.__getitem__) as entries:
+            parts = [self._enter(entry.sequence, entry.rows, entry.positions) for entry in entries]
+            tokens = []
+            for entry, part in zip(entries, parts, strict=True):
+                padding = [0] * (len(part.cells) - len(entry.rows))
+                tokens.append([*(row.token for row in entry.rows), *padding])
+            order = row_order(entries)
+            with self._early(on_early_exit, order):
+                logits = self._run(tokens, parts, 0, replay=on_early_exit is None)
+        return _TorchOutcome(logits, order)
 
     def commit(self, seq: int, node: int, keep: Collection[int] = ()) -> None:
         held = self._slots[seq]
@@ -133,20 +118,20 @@ class TorchEngine:
     def close(self, seq: int) -> None:
         self._slots.close(seq)
 
-    def save(self, seq: int, key: int, length: int) -> None:
+    def save_prefix(self, seq: int, key: int, length: int) -> None:
         slot = self._slots[seq].slot
         self._saved[key] = tuple(
             cache[:, slot, :, :length].to("cpu", copy=True) for cache in (self._keys, self._values)
         )
 
-    def load(self, seq: int, key: int, length: int) -> None:
+    def load_prefix(self, seq: int, key: int, length: int) -> None:
         saved = saved_under(self._saved, key)
         slot = self._slots.open(seq, length).slot
         self._clear(slot)
         for cache, kept in zip((self._keys, self._values), saved, strict=True):
             cache[:, slot, :, :length] = kept[:, :, :length].to(self._device)
 
-    def drop(self, key: int) -> None:
+    def drop_prefix(self, key: int) -> None:
         self._saved.pop(key, None)
 
     def abort(self) -> None:
@@ -171,17 +156,17 @@ class TorchEngine:
             self._values[:, slot] = 0
 
     @contextmanager
-    def _early(self, hinted: Hinted | None, place: list[int]) -> Iterator[None]:
-        """Within, a forward shows ``hinted`` the LM head's logits of half the layers (Mirror-SD, section 3)."""
+    def _early(self, on_early_exit: OnEarlyExit | None, place: list[int]) -> Iterator[None]:
+        """Within, a forward shows ``on_early_exit`` the LM head's logits of half the layers (Mirror-SD, section 3)."""
         layer = exit_layer(self._model)
-        if hinted is None or layer is None:
+        if on_early_exit is None or layer is None:
             yield
             return
 
         def show(module: object, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
             hidden = output if isinstance(output, Tensor) else output[0]
             logits = self._model.get_output_embeddings()(self._model.model.norm(hidden))[0]
-            hinted(_TorchOutcome(logits, place))
+            on_early_exit(_TorchOutcome(logits, place))
 
         handle = layer.register_forward_hook(show)
         try:

@@ -1,0 +1,220 @@
+"""The octet engine: width-independent bits, the model's own function, the quality of its int8, its cache on disk."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from helpers.builtin_pair import DRAFTER, PROMPTS, TARGET
+from helpers.real_workers import Client, eager, opening, until, workers
+
+from hetero.workers.engines.base import Row
+from hetero.workers.engines.octet.engine import OctetEngine, OctetSettings
+from hetero.workers.engines.octet.library import why_not
+from hetero.workers.engines.octet.source import open_source
+from hetero.workers.engines.octet.weights import cache_folder, load_weights, pack, pack_fine
+from hetero.workers.engines.torch.engine import TorchEngine, TorchSettings
+from hetero.workers.errors import ModelError, Unsupported
+from hetero.workers.models.tokenizer import GgufTokenizer
+from hetero.workers.runtime.spec import WorkerSpec
+
+pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+
+
+def engine(threads: int = 2, **settings) -> OctetEngine:
+    return OctetEngine(TARGET, OctetSettings(threads=threads, **settings))
+
+
+def random_tokens(seed: int, count: int) -> list[int]:
+    return np.random.default_rng(seed).integers(3, 4096, count).tolist()
+
+
+def prefill(made, seq: int, tokens: list[int], chunk: int) -> bytes:
+    for first in range(0, len(tokens), chunk):
+        outcome = made.prefill(seq, tokens[first : first + chunk])
+    return outcome.logits(0).tobytes()
+
+
+@pytest.mark.parametrize("bits, threads", [(8, 1), (8, 2), (4, 2)])
+def test_bits_do_not_depend_on_width_company_tree_chunks_or_threads(bits, threads):
+    """Widths 1 to 32, trees, several sequences, contexts to 2k: one row's bits are always the same."""
+    made = engine(threads, context=2048, sequences=4, bits=bits)
+    reference = engine(1, context=2048, sequences=1, bits=bits)
+    rng = random.Random(threads)
+    for length in (1, 15, 16, 100, 1000, 2010):
+        prompt, path = random_tokens(length, length), random_tokens(length + 1, 32)
+        last = prefill(reference, 1, prompt, 128)
+        want = []
+        for n, token in enumerate(path):  # one row at a time
+            want.append(reference.extend([Row(1, n + 1, n, token)]).logits(0).tobytes())
+            reference.commit(1, n + 1)
+        reference.close(1)
+        other = random_tokens(7, 50)
+        prefill(made, 9, other, 64)
+        for width in (2, 3, 4, 5, 7, 8, 9, 13, 16, 17, 31, 32):
+            assert prefill(made, 1, prompt, rng.choice([37, 64, 128])) == last
+            node, done, next_id = 0, 0, 1
+            while done < 32:
+                mine = [
+                    Row(1, next_id + n, node if n == 0 else next_id + n - 1, t)
+                    for n, t in enumerate(path[done : done + rng.randint(1, width)])
+                ]
+                next_id += len(mine)
+                # Wrong branches and another sequence's rows share the forward, in any order.
+                extra = []
+                for _ in range(rng.randint(0, 6)):
+                    parent = rng.choice([node, *[row.node for row in mine]])
+                    extra.append(Row(1, next_id, parent, rng.randrange(3, 4096)))
+                    next_id += 1
+                company = [Row(9, 1000 * length + next_id * 40 + n, 0, 5 + n) for n in range(rng.randint(0, 3))]
+                rows = [*company, *mine, *extra] if rng.random() < 0.5 else [*mine, *company, *extra]
+                outcome = made.extend(rows)
+                got = {row.node: outcome.logits(i).tobytes() for i, row in enumerate(rows) if row.seq == 1}
+                for n, row in enumerate(mine):
+                    assert got[row.node] == want[done + n], (length, width, done + n)
+                keep = frozenset()
+                children = [row.node for row in extra if row.parent == mine[-1].node]
+                if children and rng.random() < 0.5:
+                    keep = frozenset(children[:1])
+                node = mine[-1].node
+                done += len(mine)
+                made.commit(1, node, keep)
+                made.commit(9, 0)
+            made.close(1)
+        made.close(9)
+        assert made.used_cells == 0
+    made.shutdown()
+    reference.shutdown()
+
+
+FAMILIES = {
+    "llama": transformers.LlamaConfig,
+    "mistral": transformers.MistralConfig,
+    "qwen2": transformers.Qwen2Config,
+    "qwen3": transformers.Qwen3Config,
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("tied", [False, True])
+def test_families_compute_the_models_function(family, tied, tmp_path):
+    more = {"head_dim": 48} if family == "qwen3" else {}
+    config = FAMILIES[family](
+        vocab_size=300, hidden_size=64, intermediate_size=112, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=tied, **more,
+    )  # fmt: skip
+    torch.manual_seed(3)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias") or "norm" in name:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+            else:
+                parameter.mul_(3.0)
+    model.save_pretrained(tmp_path)
+    made = OctetEngine(tmp_path, OctetSettings(threads=1, context=128))
+    plain = TorchEngine(tmp_path, TorchSettings(context=128))
+    prompt = np.random.default_rng(0).integers(0, 300, 60).tolist()
+    rows = [Row(1, 1, 0, 5), Row(1, 2, 1, 6), Row(1, 3, 0, 7)]
+    pairs = []
+    for one in (made, plain):
+        first = one.prefill(1, prompt).logits(0).copy()
+        outcome = one.extend(rows)
+        pairs.append([first, *[outcome.logits(n).copy() for n in range(3)]])
+        one.shutdown()
+    for got, want in zip(*pairs, strict=True):
+        assert np.corrcoef(got, want)[0, 1] > 0.999
+        assert np.abs(got - want).max() < 0.06 * np.abs(want).max()
+
+
+def test_quality_stays_within_one_percent_of_float32():
+    """Perplexity on this very file and its neighbours, against the float32 model."""
+    from hetero.bench.quality import held_out, perplexity
+
+    text = held_out(GgufTokenizer(TARGET), 1200)
+    found = {}
+    for name, make in (
+        ("float32", lambda: TorchEngine(TARGET, TorchSettings(context=2048))),
+        ("octet", lambda: engine(context=2048)),
+        ("octet4", lambda: engine(context=2048, bits=4)),
+    ):
+        made = make()
+        found[name] = perplexity(made, text)
+        made.shutdown()
+    assert 2 < found["float32"] < 200
+    assert abs(found["octet"] / found["float32"] - 1) < 0.01
+    assert abs(found["octet4"] / found["float32"] - 1) < 0.06
+
+
+def test_packing_keeps_what_it_can():
+    matrix = np.random.default_rng(0).standard_normal((50, 300)).astype(np.float32)
+    tiles, scales = pack(matrix)
+    assert tiles.shape == (2, 75, 32, 4) and scales.shape == (2, 2, 32)
+    back = (tiles.astype(np.float32) - 128).transpose(0, 2, 1, 3).reshape(64, 300)
+    back[:, :256] *= scales[:, 0].reshape(64, 1)
+    back[:, 256:] *= scales[:, 1].reshape(64, 1)
+    assert np.abs(back[:50] - matrix).max() <= 0.51 * scales.max()
+    assert not back[50:].any()
+
+
+def test_fine_packing_is_within_a_step():
+    matrix = np.random.default_rng(0).standard_normal((50, 96)).astype(np.float32)
+    tiles, scales = pack_fine(matrix)
+    assert tiles.shape == (2, 24, 16, 4) and scales.shape == (2, 3, 32)
+    nibbles = np.stack([tiles & 15, tiles >> 4], axis=2).astype(np.float32) - 8  # [2, 24, 2, 16, 4]
+    back = nibbles.transpose(0, 2, 3, 1, 4).reshape(64, 3, 32) * scales.transpose(0, 2, 1).reshape(64, 3)[:, :, None]
+    step = np.abs(scales.transpose(0, 2, 1).reshape(64, 3))[:50, :, None]
+    assert (np.abs(back[:50] - matrix.reshape(50, 3, 32)) <= 1.01 * step).all()
+
+
+def test_a_model_is_converted_once_and_anew_when_it_changes(tmp_path):
+    copy = tmp_path / "model.gguf"
+    copy.write_bytes(DRAFTER.read_bytes())
+    before = set(cache_folder().iterdir()) if cache_folder().is_dir() else set()
+    load_weights(copy)
+    made = set(cache_folder().iterdir()) - before
+    assert len(made) == 1
+    load_weights(copy)
+    assert set(cache_folder().iterdir()) - before == made
+    copy.write_bytes(DRAFTER.read_bytes() + b"\0" * 32)
+    load_weights(copy)
+    assert len(set(cache_folder().iterdir()) - before) == 2
+
+
+def test_unfit_models_are_refused(tmp_path):
+    config = transformers.GPT2Config(n_layer=1, n_embd=32, n_head=2, vocab_size=64)
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    with pytest.raises((Unsupported, ModelError), match="octet"):
+        open_source(tmp_path)
+
+
+def test_end_to_end_texts_do_not_depend_on_the_drafter_without_padding(monkeypatch):
+    """``--exact``'s promise without its price: trees of work, batches of sequences, any strategy."""
+    eager(monkeypatch)
+    tokenizer = GgufTokenizer(TARGET)
+    found = []
+    plans = [("off", 1, 1), ("serial", 6, 4), ("pearl", 0, 4), ("mirror", 3, 2), ("ahead", 0, 4)]
+    for plan, gamma, sequences, quick in [
+        *((*plan, False) for plan in plans),
+        ("pearl", 0, 4, True),
+        ("ahead", 0, 4, True),
+    ]:
+        common = {"strategy": plan, "gamma": gamma, "context": 512, "sequences": sequences}
+        target = WorkerSpec("target", str(TARGET), "octet", cores=[0], **common)
+        drafter = None if plan == "off" else WorkerSpec("drafter", str(DRAFTER), "llama_cpp", cores=[0], **common)
+        with workers(target, drafter, quick) as (verifier, *_), Client(verifier.status().endpoint) as client:
+            if drafter:
+                until(lambda v=verifier: v.status().drafters)
+            asked = [
+                opening(n + 1, tokenizer.encode(PROMPTS[n % 4]), 120, temperature, seed=n)
+                for n, temperature in enumerate([0.0, 0.8, 0.8, 1.0, 0.0, 0.8])
+            ]
+            answers = client.ask(*asked)
+            found.append([answers[o.seq][0] for o in asked])
+            if drafter and not quick:
+                accepted = sum(answers[o.seq][2].stats.draft_n_accepted for o in asked)
+                assert accepted > 50
+    assert all(texts == found[0] for texts in found)

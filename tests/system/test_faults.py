@@ -1,0 +1,121 @@
+"""What happens when a worker is killed: the same texts, a pause at most. Real processes, ``--exact``."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+from helpers.builtin_pair import PROMPTS
+from helpers.running_server import RunningServer
+
+from hetero.workers.wire.codec import encode
+from hetero.workers.wire.messages import Cancel
+
+
+@pytest.fixture(scope="module")
+def exact():
+    stack = RunningServer(exact=True, strategy="serial", port=0)
+    yield stack
+    stack.close()
+
+
+def streams(stack, max_tokens: int, seeds: list[int], meanwhile=None, **fields) -> list[tuple[str, dict]]:
+    """All prompts at once, streamed; texts and last chunks. ``meanwhile`` runs when all have begun."""
+    begun = [threading.Event() for _ in seeds]
+
+    def one(n: int) -> tuple[str, dict]:
+        text, last = "", {}
+        body = {
+            "prompt": PROMPTS[n % 4],
+            "max_tokens": max_tokens,
+            "seed": seeds[n],
+            "temperature": 0.8,
+            "stream": True,
+            **fields,
+        }
+        with httpx.stream("POST", f"{stack.url}/v1/completions", json=body, timeout=120) as answer:
+            for line in answer.iter_lines():
+                if not line.startswith("data: {"):
+                    continue
+                chunk = json.loads(line[6:])
+                assert "error" not in chunk, chunk
+                text += chunk["choices"][0]["text"]
+                last = chunk
+                if len(text) > 40:
+                    begun[n].set()
+        begun[n].set()
+        return text, last
+
+    with ThreadPoolExecutor(len(seeds)) as pool:
+        found = [pool.submit(one, n) for n in range(len(seeds))]
+        if meanwhile is not None:
+            for event in begun:
+                assert event.wait(60)
+            meanwhile()
+        return [future.result() for future in found]
+
+
+def kill(stack, role: str) -> None:
+    os.kill(stack.status(role).pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("role", ["drafter", "target"])
+def test_killed_in_mid_stream_the_texts_stay_the_same(exact, role):
+    calm = streams(exact, 500, [11, 12, 13, 14])
+    assert sum(last["timings"]["draft_n_accepted"] for _, last in calm) > 50
+    before = exact.status(role)
+    stormy = streams(exact, 500, [11, 12, 13, 14], meanwhile=lambda: kill(exact, role))
+    assert [text for text, _ in stormy] == [text for text, _ in calm]
+    end = time.monotonic() + 30
+    while exact.session.coordinator.statuses[role].epoch == before.epoch:
+        assert time.monotonic() < end, exact.events
+        time.sleep(0.05)
+    # It is back for good: drafts are accepted again.
+    again = streams(exact, 100, [11, 12])
+    assert [text for text, _ in again] == [text[: len(again[n][0])] for n, (text, _) in enumerate(calm[:2])]
+    assert sum(last["timings"]["draft_n_accepted"] for _, last in again) > 5
+    exact.settled()
+
+
+def test_penalties_and_grammars_are_taken_up_where_they_were(exact):
+    """The verifier that comes back counts what was said and knows how far the JSON had come."""
+    schema = {"type": "object", "properties": {"text": {"type": "string", "minLength": 400}}, "required": ["text"]}
+    shaped = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    for fields in ({"frequency_penalty": 0.7, "logit_bias": {"0": -100, "2": -100}}, {"response_format": shaped}):
+        calm = streams(exact, 300, [31, 32], **fields)
+        stormy = streams(exact, 300, [31, 32], meanwhile=lambda: kill(exact, "target"), **fields)
+        assert [text for text, _ in stormy] == [text for text, _ in calm]
+        assert len(calm[0][0]) > 100
+    assert calm[0][0].startswith('{"text": "') or calm[0][0].startswith('{"text":"')
+    exact.settled()
+
+
+def test_a_worker_that_ends_by_itself_is_started_again(exact):
+    """Not only a kill: its loop may end while its process lives on."""
+    before = exact.status("target")
+    calm = streams(exact, 200, [3])
+    exact.session.coordinator.restart("target")
+    again = streams(exact, 200, [3])
+    assert again[0][0] == calm[0][0]
+    assert exact.status("target").epoch != before.epoch
+    exact.settled()
+
+
+def test_a_gateway_that_was_silent_resumes_what_the_verifier_let_go(exact):
+    calm = streams(exact, 400, [5])
+    client = exact.session.client
+
+    def forget() -> None:
+        # The verifier hears that the gateway is gone: it frees the sequence without a word.
+        sequences = list(client._live)
+        exact.on_loop(lambda: [client._socket.send(encode(Cancel(seq))) for seq in sequences])
+
+    again = streams(exact, 400, [5], meanwhile=forget)
+    assert again[0][0] == calm[0][0]
+    exact.settled()

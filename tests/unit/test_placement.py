@@ -1,0 +1,75 @@
+"""Device names, defaults, memory, and plans by default."""
+
+from __future__ import annotations
+
+import pytest
+
+from hetero.config import make_config
+from hetero.placement.device import Device, Gpu, Inventory, check_device, default_devices, parse_device
+from hetero.placement.errors import DeviceError, MemoryShortage
+from hetero.placement.memory import ModelShape, check_memory, footprint
+from hetero.plan import make_plan
+
+
+@pytest.mark.parametrize(
+    "name, device",
+    [
+        ("cpu", Device("cpu")),
+        ("cpu:0-3", Device("cpu", (0, 1, 2, 3))),
+        ("cpu:0,2-3", Device("cpu", (0, 2, 3))),
+        ("cuda:1", Device("cuda", (1,))),
+        ("cuda", Device("cuda", (0,))),
+        ("big-pc/cpu:0", Device("cpu", (0,), "big-pc")),
+        ("10.0.0.2/cuda:0", Device("cuda", (0,), "10.0.0.2")),
+    ],
+)
+def test_device_names(name, device):
+    assert parse_device(name) == device
+    assert parse_device(str(device)) == device
+
+
+@pytest.mark.parametrize("name", ["", "gpu:0", "cpu:", "cpu:3-1", "cpu:x", "cuda:0,1", "a/b/cpu", "cpu:0-99999999"])
+def test_bad_device_names_are_refused(name):
+    with pytest.raises(DeviceError, match="device"):
+        parse_device(name)
+
+
+def test_devices_are_checked_against_the_machine():
+    inventory = Inventory((0, 1), 8 << 30)
+    assert check_device(parse_device("cpu"), inventory) == Device("cpu", (0, 1))
+    for name in ("cpu:2", "cuda:0"):
+        with pytest.raises(DeviceError, match=name):
+            check_device(parse_device(name), inventory)
+
+
+def test_default_devices():
+    two = Inventory((0, 1), 8 << 30)
+    assert default_devices(two, 1, True) == (Device("cpu", (0,)), Device("cpu", (1,)))
+    assert default_devices(two, 1, False)[0] == Device("cpu", (0, 1))
+    weak = Inventory((0, 1), 8 << 30, (Gpu("cuda", 0, "weak", 2 << 30),))
+    assert default_devices(weak, 40 << 30, True) == (Device("cpu", (0, 1)), Device("cuda", (0,)))
+    strong = Inventory((0, 1), 8 << 30, (Gpu("cuda", 0, "a", 80 << 30), Gpu("cuda", 1, "b", 80 << 30)))
+    assert default_devices(strong, 40 << 30, True) == (Device("cuda", (0,)), Device("cuda", (1,)))
+
+
+def test_a_role_not_placed_by_hand_takes_the_cores_the_other_leaves():
+    four = Inventory((0, 1, 2, 3), 64 << 30)
+    for fields, want in (
+        ({}, ("cpu:0-2", "cpu:3")),
+        ({"draft_device": "cpu:0"}, ("cpu:1-3", "cpu:0")),
+        ({"target_device": "cpu:0-1"}, ("cpu:0-1", "cpu:2-3")),
+        ({"target_device": "cpu:0-1", "draft_device": "cpu:1"}, ("cpu:0-1", "cpu:1")),
+        ({"draft": "none"}, ("cpu:0-3", None)),
+    ):
+        plan = make_plan(make_config(fields), four)
+        assert (str(plan.target.device), str(plan.drafter.device) if plan.drafter else None) == want
+
+
+def test_memory():
+    shape = ModelShape(weights=1000, parameters=500, layers=2, kv_heads=3, head_dim=5, vocabulary=7)
+    found = footprint(shape, cells=11, width=2, rows=1)
+    assert found.kv == 2 * 2 * 3 * 5 * 11 * 2
+    assert found.total > 1000 + found.kv
+    check_memory("x", 5, 5)
+    with pytest.raises(MemoryShortage, match="x needs"):
+        check_memory("x", 6, 5)

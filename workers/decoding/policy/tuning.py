@@ -1,0 +1,52 @@
+"""Every number the policies are tuned by, and where it comes from.
+
+*Simulated*: several values were compared with ``hetero bench regimes``. *Chosen*: reasoned out, no other was tried.
+"""
+
+from __future__ import annotations
+
+# The draft length
+
+USUAL_GAMMA = 4  # draft tokens of a window where they are fixed and nothing else is asked. Chosen
+MOST_GAMMA = 15  # where measured speeds decide: a window of 16 rows. Chosen
+
+# Waiting for more draft
+
+# A second of waiting counts as so many: while a window is checked the drafter prepares the next one, while the verifier
+# waits it does not. Simulated: 1 to 1.6 are equally fast, the larger keeps the verifier busier.
+IMPATIENCE = 1.6
+# Longest wait for the next draft: so many draft steps and answers (commit told -> first draft below it), and a little
+# for the clocks; never beyond a second. Chosen: waits that pay end long before.
+PATIENCE_STEPS, PATIENCE_ANSWERS, PATIENCE_S, PATIENCE_MOST = 4.0, 1.5, 2e-3, 1.0
+LATE_STEPS = 0.1  # of its steps a drafter rests beyond the time at which it was told to expect a commit. Chosen
+
+# Growing the tree
+
+# Candidates of a node that can become children. Chosen: the target's sample is among the built-in drafter's four best
+# in 0.90 of positions (temperature 0.8), so six leave little out.
+RANKS = 6
+REACH_FLOOR = 2e-5  # nodes reached less often are not worth a row, however cheap it is. Chosen
+MOST_LEAVES = 16  # leaves expanded in one forward. Chosen; measured speeds decide below it
+BRANCH_WIDTH = 4  # own candidates that a window's node gets as branches. Mirror-SD's kappa, which it has at 8 to 1
+HINT_WIDTH = 4  # likeliest next tokens of an early exit that a hint carries, per row: the same kappa
+
+# Learning the drafter's chances: per rank, and per bucket of confidence
+
+BUCKETS = (0.1, 0.25, 0.5, 0.8, 1.2, 1.8, 2.6)  # borders in nats; samplers report 3 at most. Chosen
+PRIOR_WEIGHT = 6.0  # in observations. Chosen: a first miss must not close a rank
+KEPT_OBSERVATIONS = 4000.0  # of a bucket, after which old ones fade. Chosen
+
+# Learning speeds: weights of the newest sample, and what is kept of sums at each window. All chosen
+
+FORWARD_WEIGHT = 0.2  # of T(n), of the seconds between commits, of answers
+STEP_WEIGHT = 0.1  # of draft steps as the verifier hears of them: many, and noisy
+RATE_KEEP = 0.98  # of the long-run rate: about the last fifty windows
+CHANCE_KEEP = 0.998  # of alpha and beta: about the last five hundred
+ALPHA_START, BETA_START, START_WEIGHT = 0.7, 0.8, 10.0  # to begin with, as if seen so often
+
+# Switching speculation off. Chosen
+
+BLOCK = 32  # tokens after which the balance is drawn
+PROBE = 3  # tokens decided plainly to learn what plain decoding costs
+FIRST_REST, LONGEST_REST = 64, 1024  # tokens without drafts after a loss; each further one in a row doubles
+RENEW = 1024  # tokens of speculation after which plain decoding is measured again: 0.3 % of them

@@ -1,0 +1,143 @@
+"""What the target's engine does next: cache operations, a chunk of a prompt, or the windows of sequences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import inf
+
+from hetero.workers.decoding.policy.strategy import Strategy
+from hetero.workers.decoding.policy.window import Hold, Window, WindowPolicy
+from hetero.workers.decoding.prefix_cache import PrefixCache
+from hetero.workers.decoding.protocol import Extend, Free, Job, Operation, Prefill
+from hetero.workers.decoding.roster import Roster
+from hetero.workers.decoding.target_sequence import TargetSequence
+from hetero.workers.engines.base import EngineLimits, Row
+
+
+@dataclass(slots=True)
+class Flight:
+    """The job the engine is busy with: the ``windows`` it will decide, and whose prompt it is a ``chunk`` of."""
+
+    windows: list[Window] = field(default_factory=list)
+    chunk: TargetSequence | None = None
+
+
+class Scheduler:
+    """Chooses jobs. Prompt chunks and windows take turns; ready sequences share a forward where the engine can."""
+
+    def __init__(
+        self, limits: EngineLimits, strategy: Strategy, roster: Roster, windows: WindowPolicy, prefixes: PrefixCache
+    ) -> None:
+        self.flight: Flight | None = None  # None: the engine is idle
+        self._limits = limits
+        self._strategy = strategy
+        self._roster = roster
+        self._windows = windows
+        self._prefixes = prefixes
+        self._operations: list[Operation] = []  # go before the next forward
+        self._decoded_last = False
+        self._alone: set[int] = set()  # sequences that were in a failed forward: run one by one
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is under way or waits to be done."""
+        return self.flight is None and not self._operations
+
+    def next_job(self, hint: bool, now: float) -> tuple[Job | None, float]:
+        """A job for the idle engine, or when to look again. ``hint``: somebody would use an early exit."""
+        before, self._operations = self._operations, []
+        ready, wake = self._ready(now)
+        prefilling = next((s for s in self._roster.active.values() if not s.prompt.complete), None)
+        if prefilling is not None and (not ready or self._decoded_last):
+            self._decoded_last = False
+            return Job(before, self._prefill(prefilling, before)), inf
+        if not ready:
+            if before:  # cache operations alone
+                self.flight = Flight()
+                return Job(before, None), wake
+            return None, wake
+        if self._limits.exact or self._alone:
+            ready = [next((s for s in ready if s.seq in self._alone), ready[0])]
+        self._decoded_last = True
+        rows: list[Row] = []
+        self.flight = Flight()
+        for sequence in ready:
+            room = self._limits.rows - len(rows)
+            if room <= 0:
+                break
+            keep = sequence.cursor.keep(drafts=False)
+            if keep is not None:
+                before.append(keep)
+            window, own = self._windows.window(sequence, room, len(rows), now)
+            rows.extend(own)
+            self.flight.windows.append(window)
+            self._roster.serve(sequence)
+        return Job(before, Extend(rows, hint and self._strategy.hints and self._limits.early_exit)), inf
+
+    def landed(self) -> Flight:
+        """The job ended; returns what it was."""
+        flight, self.flight = self.flight or Flight(), None
+        return flight
+
+    def decided(self, sequence: TargetSequence) -> None:
+        """A forward with this sequence succeeded."""
+        self._alone.discard(sequence.seq)
+
+    def failed(self, flight: Flight) -> TargetSequence | None:
+        """A forward failed, of one sequence at most: it is returned where it is known, else each is tried alone."""
+        chunk = flight.chunk
+        if chunk is not None and chunk.prompt.prefix:  # the cached prefix may be at fault: once more without
+            self._operations += [Free(chunk.seq), self._prefixes.forget(chunk.prompt.prefix)]
+            chunk.prompt.restart()
+            chunk.costs.cached = 0
+            return None
+        involved = [chunk] if chunk is not None else [window.sequence for window in flight.windows]
+        if len(involved) == 1:
+            return involved[0]
+        self._alone.update(sequence.seq for sequence in involved)
+        return None
+
+    def free(self, sequence: TargetSequence, save: bool) -> None:
+        """Free what the engine holds of a sequence that ended. ``save``: it may be kept as a prefix."""
+        self._alone.discard(sequence.seq)
+        prefilling = self.flight is not None and self.flight.chunk is sequence
+        if save and sequence.prompt.complete and not prefilling:
+            # In exact mode only chunks of a prompt are as they would be in the next one.
+            output = [] if self._limits.exact else sequence.output.committed
+            self._operations += self._prefixes.retire(sequence.cursor, [*sequence.prompt.tokens, *output])
+        self._operations.append(Free(sequence.seq))
+
+    def _ready(self, now: float) -> tuple[list[TargetSequence], float]:
+        """Sequences whose window should start now, and with them those that may join; else when the first wait ends."""
+        ready: list[TargetSequence] = []
+        held: list[TargetSequence] = []
+        wake = inf
+        for sequence in self._roster.active.values():
+            if not sequence.prompt.complete:
+                continue
+            decision = self._windows.decide(sequence, now)
+            if isinstance(decision, Hold):
+                if sequence.wait.since is None:
+                    sequence.wait.since = now
+                wake = min(wake, decision.until)
+                held.append(sequence)
+            else:
+                sequence.wait.vain = decision.vain
+                ready.append(sequence)
+        if self._strategy.shares and ready:
+            ready += held
+        return ready, wake
+
+    def _prefill(self, sequence: TargetSequence, before: list[Operation]) -> Prefill:
+        """The next chunk of a prompt; ``before`` may get what loads its beginning."""
+        prompt = sequence.prompt
+        if not prompt.evaluated and (load := self._prefixes.load(sequence.seq, prompt.tokens)) is not None:
+            before.append(load)
+            prompt.evaluated = sequence.costs.cached = load.length
+            prompt.prefix = load.key
+        chunk = prompt.tokens[prompt.evaluated : prompt.evaluated + self._limits.chunk]
+        prompt.evaluated += len(chunk)
+        first = prompt.complete and not sequence.output.committed
+        rows = {0: 0} if first else {}
+        self.flight = Flight([Window(sequence, rows, 0, first)] if prompt.complete else [], sequence)
+        return Prefill(sequence.seq, chunk)

@@ -1,0 +1,71 @@
+"""What a worker tells of itself: one immutable account, plain enough to travel over Ray."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+
+class DrafterStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A drafter as its verifier sees it: nodes it brought to draft trees, how many of them were accepted; seconds of
+    its draft step, and from a commit told to the first draft below it."""
+
+    index: int
+    drafted: int
+    accepted: int
+    step_s: float
+    answer_s: float
+
+
+class SpeedStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a verifier has measured: chances that a drafter's first candidate, or any, is right; committed tokens a
+    second; and seconds of a forward by its rows, with drafts and (by sequences) without."""
+
+    alpha: float
+    beta: float
+    rate: float
+    forward: list[tuple[int, float]]
+    plain: list[tuple[int, float]]
+
+
+class WorkerStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``phase``: where the worker stands, with its ``failure`` in one line; ``endpoint``, ``public``: where a verifier
+    listens, and its key (hex); ``turned_away``: peers without a known key; ``active``, ``waiting``: sequences;
+    ``cells``: KV cells held when it was last idle; ``prefixes``: cached ones, with their tokens; ``memory`` in bytes;
+    ``busy_s``: seconds its engine worked; ``landings``: where commits came down on Mirror-SD's branches."""
+
+    role: Literal["target", "drafter"]
+    index: int
+    phase: Literal["loading", "ready", "stopped", "failed"]
+    failure: str
+    epoch: int
+    endpoint: str
+    public: str
+    turned_away: int
+    pid: int
+    loaded_s: float
+    active: int
+    waiting: int
+    idle: bool
+    cells: int
+    gpu: str
+    prefixes: int
+    prefix_tokens: int
+    dropped: int
+    memory: int
+    busy_s: float
+    early_exit: bool
+    landings: dict[str, int] = {}
+    speeds: SpeedStatus | None = None
+    drafters: list[DrafterStatus] = []
+
+    def plain(self) -> dict[str, Any]:
+        """As builtins."""
+        built: dict[str, Any] = msgspec.to_builtins(self)
+        return built
+
+
+def read_status(plain: dict[str, Any]) -> WorkerStatus:
+    """The inverse of ``plain``; raises msgspec.ValidationError."""
+    return msgspec.convert(plain, WorkerStatus)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -63,6 +65,10 @@ class RunningServer:
 
     def status(self, role: str) -> WorkerStatus:
         return self.session.coordinator.status(role)
+
+    def kill(self, role: str) -> None:
+        """Kill a worker's process."""
+        os.kill(self.status(role).pid, signal.SIGKILL)
 
     def on_loop(self, what: Callable[[], object]) -> None:
         """Have the gateway's event loop do something."""

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 
-import httpx
 import pytest
-from helpers.builtin_pair import PROMPTS
 from helpers.running_server import RunningServer
+from helpers.streams import streams
 
 from hetero.workers.wire.codec import encode
 from hetero.workers.wire.messages import Cancel
@@ -25,52 +19,12 @@ def exact():
     stack.close()
 
 
-def streams(stack, max_tokens: int, seeds: list[int], meanwhile=None, **fields) -> list[tuple[str, dict]]:
-    """All prompts at once, streamed; texts and last chunks. ``meanwhile`` runs when all have begun."""
-    begun = [threading.Event() for _ in seeds]
-
-    def one(n: int) -> tuple[str, dict]:
-        text, last = "", {}
-        body = {
-            "prompt": PROMPTS[n % 4],
-            "max_tokens": max_tokens,
-            "seed": seeds[n],
-            "temperature": 0.8,
-            "stream": True,
-            **fields,
-        }
-        with httpx.stream("POST", f"{stack.url}/v1/completions", json=body, timeout=120) as answer:
-            for line in answer.iter_lines():
-                if not line.startswith("data: {"):
-                    continue
-                chunk = json.loads(line[6:])
-                assert "error" not in chunk, chunk
-                text += chunk["choices"][0]["text"]
-                last = chunk
-                if len(text) > 40:
-                    begun[n].set()
-        begun[n].set()
-        return text, last
-
-    with ThreadPoolExecutor(len(seeds)) as pool:
-        found = [pool.submit(one, n) for n in range(len(seeds))]
-        if meanwhile is not None:
-            for event in begun:
-                assert event.wait(60)
-            meanwhile()
-        return [future.result() for future in found]
-
-
-def kill(stack, role: str) -> None:
-    os.kill(stack.status(role).pid, signal.SIGKILL)
-
-
 @pytest.mark.parametrize("role", ["drafter", "target"])
 def test_killed_in_mid_stream_the_texts_stay_the_same(exact, role):
     calm = streams(exact, 500, [11, 12, 13, 14])
     assert sum(last["timings"]["draft_n_accepted"] for _, last in calm) > 50
     before = exact.status(role)
-    stormy = streams(exact, 500, [11, 12, 13, 14], meanwhile=lambda: kill(exact, role))
+    stormy = streams(exact, 500, [11, 12, 13, 14], meanwhile=lambda: exact.kill(role))
     assert [text for text, _ in stormy] == [text for text, _ in calm]
     end = time.monotonic() + 30
     while exact.session.coordinator.statuses[role].epoch == before.epoch:
@@ -89,7 +43,7 @@ def test_penalties_and_grammars_are_taken_up_where_they_were(exact):
     shaped = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     for fields in ({"frequency_penalty": 0.7, "logit_bias": {"0": -100, "2": -100}}, {"response_format": shaped}):
         calm = streams(exact, 300, [31, 32], **fields)
-        stormy = streams(exact, 300, [31, 32], meanwhile=lambda: kill(exact, "target"), **fields)
+        stormy = streams(exact, 300, [31, 32], meanwhile=lambda: exact.kill("target"), **fields)
         assert [text for text, _ in stormy] == [text for text, _ in calm]
         assert len(calm[0][0]) > 100
     assert calm[0][0].startswith('{"text": "') or calm[0][0].startswith('{"text":"')

@@ -8,8 +8,8 @@ import pytest
 import ray
 import zmq
 from helpers.running_server import RunningServer
+from helpers.streams import streams
 from ray.cluster_utils import Cluster as RayCluster
-from test_faults import kill, streams
 
 from hetero.cluster.cluster import Cluster
 from hetero.cluster.inventory import take_inventory
@@ -52,7 +52,7 @@ def test_each_role_on_its_own_node_and_killed_in_turn_the_texts_stay(stack):
     assert sum(last["timings"]["draft_n_accepted"] for _, last in calm) > 30
     for role in ("drafter", "target"):
         before = stack.status(role)
-        stormy = streams(stack, 300, [11, 12, 13], meanwhile=lambda role=role: kill(stack, role))
+        stormy = streams(stack, 300, [11, 12, 13], meanwhile=lambda role=role: stack.kill(role))
         assert [text for text, _ in stormy] == [text for text, _ in calm]
         end = time.monotonic() + 60
         while stack.session.coordinator.statuses[role].epoch == before.epoch:

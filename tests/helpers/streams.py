@@ -11,7 +11,9 @@ import httpx
 from helpers.builtin_pair import PROMPTS
 
 
-def streams(stack, max_tokens: int, seeds: list[int], meanwhile=None, **fields) -> list[tuple[str, dict]]:
+def streams(
+    server: RunningServer, max_tokens: int, seeds: list[int], meanwhile=None, **fields
+) -> list[tuple[str, dict]]:
     """All prompts at once, streamed; texts and last chunks. ``meanwhile`` runs when all have begun."""
     begun = [threading.Event() for _ in seeds]
 

@@ -9,10 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 
 from helpers.builtin_pair import PROMPTS
+from helpers.running_server import RunningServer
 
 
 def streams(
-    server: RunningServer, max_tokens: int, seeds: list[int], meanwhile=None, **fields
+    server: RunningServer, max_tokens: int, seeds: list[int], meanwhile=None, **fields: object
 ) -> list[tuple[str, dict]]:
     """All prompts at once, streamed; texts and last chunks. ``meanwhile`` runs when all have begun."""
     begun = [threading.Event() for _ in seeds]

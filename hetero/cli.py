@@ -24,18 +24,32 @@ if TYPE_CHECKING:
     from hetero.cluster.cluster import Cluster
     from hetero.plan import Plan
 
+# What may be left out of an installation (pyproject.toml), by the modules whose lack shows it.
+EXTRAS = {
+    "llama": ("llama_cpp",),
+    "torch": ("torch", "transformers", "accelerate", "safetensors"),
+    "serve": ("fastapi", "uvicorn", "jinja2", "prometheus_client", "starlette", "pydantic", "anyio"),
+}
+
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 class _Group(click.Group):
-    """Shows hetero's own errors as one line on standard error, and exits with 1."""
+    """Shows hetero's own errors, and packages that are not installed, as one line on standard error; exits with 1."""
 
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)
         except HeteroError as error:
-            Console(stderr=True).print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
-            context.exit(1)
+            line = str(error)
+        except ModuleNotFoundError as error:
+            extra = next((extra for extra, modules in EXTRAS.items() if error.name in modules), None)
+            if extra is None:
+                raise
+            line = f"this needs the package {error.name}: pip install 'hetero[{extra}]'"
+        Console(stderr=True).print(f"error: {line}", highlight=False, markup=False, soft_wrap=True)
+        context.exit(1)
+        return None
 
 
 def _read_config(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
@@ -168,11 +182,15 @@ def doctor(**values: Any) -> None:
 @main.command()
 def version() -> None:
     """Print the version of hetero and of what it stands on."""
+    from importlib.metadata import PackageNotFoundError
     from importlib.metadata import version as of
 
     click.echo(f"hetero {__version__}")
     for name in ("torch", "transformers", "llama-cpp-python", "ray", "pyzmq"):
-        click.echo(f"{name} {of(name)}")
+        try:
+            click.echo(f"{name} {of(name)}")
+        except PackageNotFoundError:
+            click.echo(f"{name} is not installed")
 
 
 main.add_command(bench)

@@ -147,9 +147,9 @@ def inflate(source: str, target: Path, width: int, layers: int, ffn: int, kind: 
 
     SOURCE is a GGUF file, 'builtin' (the built-in target) or 'builtin-drafter'.
     """
-    from hetero.bench.inflate import Size
-    from hetero.bench.inflate import inflate as run
     from hetero.data import PAIR
+    from hetero.workers.models.inflate import Size
+    from hetero.workers.models.inflate import inflate as run
 
     own = {"builtin": PAIR / "target.gguf", "builtin-drafter": PAIR / "drafter.gguf"}
     weights = run(own.get(source, Path(source)), target, Size(width, layers, ffn), kind)

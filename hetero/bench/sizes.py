@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hetero.bench.inflate import Size, inflate
 from hetero.data import PAIR
 from hetero.workers.engines.octet.weights import cache_folder
+from hetero.workers.models.inflate import Size, inflate
 
 SIZES = {
     "9M": ("target", None),

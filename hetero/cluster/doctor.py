@@ -31,7 +31,15 @@ from hetero.workers.engines.registry import ENGINES
 from hetero.workers.models.model import Model, check_vocabularies
 
 GOOD, ODD, BAD = "ok", "note", "PROBLEM"
-_PACKAGES = ("torch", "transformers", "llama-cpp-python", "ray", "pyzmq", "llguidance")
+# Each with the extra that brings it; "": it is always needed.
+_PACKAGES = {
+    "ray": "",
+    "pyzmq": "",
+    "llguidance": "",
+    "llama-cpp-python": "llama",
+    "torch": "torch",
+    "fastapi": "serve",
+}
 _STORE = 128 << 20  # bytes Ray needs of shared memory
 _FILES = 4096  # open files for some hundred clients
 _ANSWER = 120  # seconds an engine may take to try itself
@@ -59,11 +67,12 @@ def examine(config: Config) -> Iterator[Finding]:
 def installation(config: Config) -> Iterator[Finding]:
     """Versions."""
     yield Finding("Python", GOOD, f"{platform.python_version()} on {platform.platform(terse=True)}")
-    for name in _PACKAGES:
+    for name, extra in _PACKAGES.items():
         try:
             yield Finding(name, GOOD, version(name))
         except PackageNotFoundError:
-            yield Finding(name, BAD, "not installed", "pip install hetero")
+            line = f"pip install 'hetero[{extra}]'" if extra else "pip install hetero"
+            yield Finding(name, ODD if extra else BAD, "not installed", line)
 
 
 def hardware(config: Config) -> Iterator[Finding]:
@@ -145,7 +154,7 @@ def llama_build(config: Config) -> Iterator[Finding]:
 
 def engines(config: Config) -> Iterator[Finding]:
     """Each engine runs a tiny model in a process of its own, for it may die of an instruction the CPU lacks."""
-    from hetero.bench.inflate import Size, inflate
+    from hetero.workers.models.inflate import Size, inflate
 
     with tempfile.TemporaryDirectory(prefix="hetero-doctor-") as folder:
         small = Path(folder) / "q8_0.gguf"  # quantised weights take the instructions that builds get wrong

@@ -12,7 +12,6 @@ import pytest
 from click.testing import CliRunner
 from helpers.builtin_pair import DRAFTER
 
-from hetero.bench.inflate import Size, inflate
 from hetero.bench.quality import held_out
 from hetero.bench.speed import read_questions
 from hetero.cli import main
@@ -20,12 +19,13 @@ from hetero.errors import ConfigError
 from hetero.workers.engines.base import Row
 from hetero.workers.engines.llama_cpp import LlamaEngine, LlamaSettings
 from hetero.workers.engines.octet.library import why_not
+from hetero.workers.models.inflate import Size, inflate
 from hetero.workers.models.tokenizer import GgufTokenizer
 
 _TRY = """
 import sys
 from pathlib import Path
-from hetero.bench.inflate import Size, inflate
+from hetero.workers.models.inflate import Size, inflate
 from hetero.workers.engines.llama_cpp import LlamaEngine, LlamaSettings
 inflate(Path(sys.argv[1]), Path(sys.argv[2]), Size(128, 4, 384), "q8_0")
 LlamaEngine(Path(sys.argv[2]), LlamaSettings(threads=1, sequences=1, context=64, chunk=8)).prefill(1, [1, 2, 3])

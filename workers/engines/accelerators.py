@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 from hetero.workers.errors import ModelError
@@ -30,6 +31,8 @@ class Accelerator:
 @cache
 def llama_gpus() -> tuple[Accelerator, ...]:
     """The GPUs that llama-cpp-python was built for and finds."""
+    if find_spec("llama_cpp") is None:
+        return ()
     import llama_cpp
     from llama_cpp import _ggml
 
@@ -71,6 +74,8 @@ def llama_kinds() -> frozenset[str]:
 
 def torch_kinds() -> frozenset[str]:
     """The kinds of GPU the installed torch was built for, without loading it."""
+    if find_spec("torch") is None:
+        return frozenset()
     build = version("torch").partition("+")[2]
     if platform.system() == "Darwin":
         return frozenset({"mps"} if platform.machine() == "arm64" else ())

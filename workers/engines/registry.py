@@ -57,7 +57,8 @@ class EngineEntry:
     kv_width: Callable[[str], int]
     always_exact: bool = False
     gpus: bool = True
-    package: str = ""  # the import it needs
+    package: str = ""  # the import it needs, and
+    extra: str = ""  # what of hetero brings it
 
     def objection(self, kind: str, here: bool) -> str | None:
         """Why the engine cannot run on a kind of device; of another machine (not ``here``) only what is always so."""
@@ -66,7 +67,7 @@ class EngineEntry:
         if not here:
             return None
         if self.package and find_spec(self.package) is None:
-            return f"{self.name} needs the package {self.package}, which is not installed"
+            return f"{self.name} needs the package {self.package}: pip install 'hetero[{self.extra}]'"
         return self.why_not(kind)
 
 
@@ -152,6 +153,7 @@ _ENTRIES = (
         weight_bytes=lambda shape, dtype: shape.weights,
         kv_width=lambda dtype: 2,
         package="llama_cpp",
+        extra="llama",
     ),
     EngineEntry(
         name="torch",
@@ -162,6 +164,7 @@ _ENTRIES = (
         weight_bytes=lambda shape, dtype: shape.parameters * _WIDTHS[dtype],  # GGUF, too, is unpacked
         kv_width=lambda dtype: _WIDTHS[dtype],
         package="torch",
+        extra="torch",
     ),
     EngineEntry(
         name="octet",

@@ -15,7 +15,8 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from hetero.errors import ConfigError, ModelError
+from hetero.placement.errors import ConfigError
+from hetero.workers.errors import ModelError
 
 Matrix = NDArray[np.float32]
 TYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16", "q8_0": "Q8_0", "q4_0": "Q4_0"}

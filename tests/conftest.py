@@ -26,5 +26,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """``-m quick``: what needs neither Ray nor a real model's time, by folder."""
     for item in items:
-        if item.path.parent.name in ("unit", "simulation") and item.get_closest_marker("long") is None:
+        thorough = item.get_closest_marker("long") or item.get_closest_marker("thorough")
+        if item.path.parent.name in ("unit", "simulation") and not thorough:
             item.add_marker(pytest.mark.quick)

@@ -28,16 +28,19 @@ def overhead(json_file: Path | None, rounds: int) -> None:
 
 @bench.command()
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
-@click.option(
-    "--size", "sizes", multiple=True, default=("240M",), show_default=True, help="9M, 240M or 1B; repeatable."
-)
+@click.option("--size", "sizes", multiple=True, help="9M, 240M or 1B, inflated; repeatable. Default: 240M.")
+@click.option("--model", "models", multiple=True, type=click.Path(exists=True, dir_okay=False),
+              help="A GGUF file as it is, by every engine that runs it; repeatable.")  # fmt: skip
 @click.option("--threads", multiple=True, type=click.IntRange(1), default=(1, 2), show_default=True)
 @click.option("--repeats", default=9, show_default=True, type=click.IntRange(1))
-def engines(json_file: Path | None, sizes: tuple[str, ...], threads: tuple[int, ...], repeats: int) -> None:
-    """T(n), the time to check n rows: octet against llama.cpp on the same inflated models, with the floor."""
+def engines(
+    json_file: Path | None, sizes: tuple[str, ...], models: tuple[str, ...], threads: tuple[int, ...], repeats: int
+) -> None:
+    """T(n), the time to check n rows, and perplexity: octet against llama.cpp on the same models, with the floor."""
     from hetero.bench.engines import run
 
-    run(list(sizes), list(threads), repeats, json_file, Console())
+    asked = sizes or (() if models else ("240M",))
+    run([*asked, *models], list(threads), repeats, json_file, Console())
 
 
 @bench.command()
@@ -133,6 +136,17 @@ def lanes(file: Path) -> None:
     from hetero.bench.regimes import draw
 
     draw(file)
+
+
+@bench.command("page")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default="docs/benchmarks")
+def page_(folder: Path) -> None:
+    """Write FOLDER.md from the figures in FOLDER: JSON files as the other commands write them."""
+    from hetero.bench.page import page
+
+    target = folder.with_suffix(".md")
+    target.write_text(page(folder))
+    click.echo(f"wrote {target}")
 
 
 @bench.command()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +21,35 @@ def report(name: str, rows: list[dict[str, Any]], json_file: Path | None, consol
     for column in rows[0]:
         table.add_column(column, justify="right" if isinstance(rows[0][column], int | float) else "left")
     for row in rows:
-        table.add_row(*[_shown(value) for value in row.values()])
+        table.add_row(*[shown(value) for value in row.values()])
     if not console.is_terminal:
         console.width = max(console.width, 140)
     console.print(table)
     machine = machine_line()
     console.print(f"hetero {__version__} on {machine}", highlight=False)
     if json_file is not None:
-        found = {"benchmark": name, "version": __version__, "machine": machine, "rows": rows}
-        json_file.write_text(json.dumps(found, indent=2) + "\n")
+        found = {
+            "benchmark": name,
+            "command": _command(),
+            "version": __version__,
+            "date": date.today().isoformat(),
+            "machine": machine,
+            "rows": rows,
+        }
+        json_file.write_text(json.dumps(found, indent=1) + "\n")
 
 
-def _shown(value: object) -> str:
+def _command() -> str:
+    """The command line that made the figures, without where they are written."""
+    words = ["hetero", *sys.argv[1:]]
+    if "--json" in words:
+        at = words.index("--json")
+        del words[at : at + 2]
+    return " ".join(words)
+
+
+def shown(value: object) -> str:
+    """A figure as people read it."""
     if not isinstance(value, float):
         return str(value)
     return f"{value:,.2f}" if abs(value) < 10 else f"{value:,.1f}"

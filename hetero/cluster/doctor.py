@@ -160,7 +160,7 @@ def engines(config: Config) -> Iterator[Finding]:
         small = Path(folder) / "q8_0.gguf"  # quantised weights take the instructions that builds get wrong
         inflate(PAIR / "drafter.gguf", small, Size(128, 4, 384), "q8_0")
         for name in ENGINES:
-            yield _tried(name, small if name == "llama_cpp" else PAIR / "drafter.gguf")
+            yield _tried(name, small)
 
 
 def _tried(name: str, model: Path) -> Finding:
@@ -172,8 +172,7 @@ def _tried(name: str, model: Path) -> Finding:
     last = (done.stdout.strip().splitlines() or done.stderr.strip().splitlines() or [""])[-1]
     if done.returncode < 0:
         cause = signal.Signals(-done.returncode).name
-        fix = install_line("cpu") if name == "llama_cpp" else "take another engine"
-        return Finding(f"engine {name}", BAD, f"died of {cause}: it was built for another CPU", fix)
+        return Finding(f"engine {name}", BAD, f"died of {cause}: it was built for another CPU", ENGINES[name].repair())
     return Finding(f"engine {name}", {0: GOOD, 3: ODD}.get(done.returncode, BAD), last)
 
 

@@ -118,3 +118,15 @@ def test_decoding_does_no_io_and_knows_no_clock():
 def test_modules_are_small():
     for path in FILES:
         assert len(path.read_text().splitlines()) <= 400, path
+
+
+def test_tuned_numbers_stand_in_one_place():
+    """No policy has a constant of its own but in ``tuning``, where its origin stands beside it."""
+    for path in sources("workers/decoding/policy"):
+        if path.name == "tuning.py":
+            continue
+        for node in ast.parse(path.read_text()).body:
+            numbers = isinstance(node, ast.Assign) and any(
+                isinstance(part, ast.Constant) and isinstance(part.value, int | float) for part in ast.walk(node.value)
+            )
+            assert not numbers, f"{path.name}:{node.lineno}"

@@ -59,6 +59,7 @@ class EngineEntry:
     gpus: bool = True
     package: str = ""  # the import it needs, and
     extra: str = ""  # what of hetero brings it
+    repair: Callable[[], str] = lambda: "take another engine"  # what to do where it dies of an instruction
 
     def objection(self, kind: str, here: bool) -> str | None:
         """Why the engine cannot run on a kind of device; of another machine (not ``here``) only what is always so."""
@@ -91,6 +92,12 @@ def _no_llama(kind: str) -> str | None:
     if kind == "cpu" or kind in llama_kinds():
         return None
     return f"llama-cpp-python was built without {kind}: use torch, or reinstall it: {install_line(kind)}"
+
+
+def _repair_llama() -> str:
+    from hetero.workers.engines.accelerators import install_line
+
+    return install_line("cpu")
 
 
 def _load_torch(settings: EngineSettings) -> Engine:
@@ -154,6 +161,7 @@ _ENTRIES = (
         kv_width=lambda dtype: 2,
         package="llama_cpp",
         extra="llama",
+        repair=_repair_llama,
     ),
     EngineEntry(
         name="torch",

@@ -78,7 +78,9 @@ def pair(
 @click.option("--target", default="1B", show_default=True, help="A model, or an inflated one: 9M, 240M, 1B.")
 @click.option("--draft", default="draft-50M", show_default=True, help="A model, or draft-1M or draft-50M.")
 @click.option("--engine", default="octet4", show_default=True, help="Engine of both roles.")
-@click.option("--strategy", "plans", multiple=True, default=("serial", "pearl", "mirror", "ahead"), show_default=True)
+@click.option(
+    "--strategy", "strategies", multiple=True, default=("serial", "pearl", "mirror", "ahead"), show_default=True
+)
 @click.option("--gamma", default=0, type=click.IntRange(0, 63), help="As in serve.")
 @click.option("--prompts", "source", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="Spec-Bench's question.jsonl, or text in paragraphs. Default: built-in.")  # fmt: skip
@@ -89,13 +91,13 @@ def pair(
 @click.option("--repeats", default=2, show_default=True, type=click.IntRange(1))
 @click.option("--cores", default=2, show_default=True, type=click.IntRange(1), help="Cores the pair has.")
 def speed(
-    json_file: Path | None, plot: Path | None, source: Path | None, count: int, plans: tuple[str, ...], cores: int,
+    json_file: Path | None, plot: Path | None, source: Path | None, count: int, strategies: tuple[str, ...], cores: int,
     **values: Any,
 ) -> None:  # fmt: skip
     """Strategies for real: plain decoding and each strategy over the same prompts, interleaved."""
     from hetero.bench.speed import Settings, run
 
-    run(Settings(plans=plans, cores=list(range(cores)), **values), source, count, json_file, plot, Console())
+    run(Settings(strategies=strategies, cores=list(range(cores)), **values), source, count, json_file, plot, Console())
 
 
 @bench.command()
@@ -119,14 +121,16 @@ def chat(json_file: Path | None, target: str, draft: str, engine: str, turns: in
 @bench.command()
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
 @click.option("--tokens", default=50_000, show_default=True, type=click.IntRange(1000), help="Tokens per cell.")
-@click.option("--strategy", "plans", multiple=True, default=NAMES, show_default=True)
+@click.option("--strategy", "strategies", multiple=True, default=NAMES, show_default=True)
 @click.option("--regime", "names", multiple=True, help="Regimes whose name starts so: A, B, C, D. Default: all.")
 @click.option("--streams", default=1, show_default=True, type=click.IntRange(1, 16), help="Also so many at once.")
-def regimes(json_file: Path | None, tokens: int, plans: tuple[str, ...], names: tuple[str, ...], streams: int) -> None:
+def regimes(
+    json_file: Path | None, tokens: int, strategies: tuple[str, ...], names: tuple[str, ...], streams: int
+) -> None:
     """Strategies on the simulator, in percent of the verifier bound."""
     from hetero.bench.regimes import run
 
-    run(tokens, plans, names, streams, json_file, Console())
+    run(tokens, strategies, names, streams, json_file, Console())
 
 
 @bench.command()

@@ -109,16 +109,22 @@ def _pairs(size: str, draft: str, cores: list[int], gammas: list[int]) -> list[C
     found = []
     target, drafter = str(sized(size, "bf16")), str(sized(draft, "bf16"))
     places = {"own cores": (cores[:-1] or cores, cores[-1:]), "shared cores": (cores, cores)}
-    plans = [("off", 1, "shared cores")]
-    plans += [(plan, gamma, "own cores") for plan in ("serial", "ahead") for gamma in gammas]
-    plans += [("serial", gamma, "shared cores") for gamma in gammas]
-    for engine, (plan, gamma, place) in product(("octet", "octet4"), plans):
-        common: dict[str, Any] = {"engine": engine, "strategy": plan, "gamma": gamma, "sequences": 1, "context": 1024}
+    settings = [("off", 1, "shared cores")]
+    settings += [(strategy, gamma, "own cores") for strategy in ("serial", "ahead") for gamma in gammas]
+    settings += [("serial", gamma, "shared cores") for gamma in gammas]
+    for engine, (strategy, gamma, place) in product(("octet", "octet4"), settings):
+        common: dict[str, Any] = {
+            "engine": engine,
+            "strategy": strategy,
+            "gamma": gamma,
+            "sequences": 1,
+            "context": 1024,
+        }
         mine, theirs = places[place]
         one = WorkerSpec("target", target, cores=mine, **common)
-        two = None if plan == "off" else WorkerSpec("drafter", drafter, cores=theirs, **common)
+        two = None if strategy == "off" else WorkerSpec("drafter", drafter, cores=theirs, **common)
         pair = Pair(one, two)
-        name = f"hetero {engine} {plan}" + ("" if plan == "off" else f" {gamma}") + f", {place}"
+        name = f"hetero {engine} {strategy}" + ("" if strategy == "off" else f" {gamma}") + f", {place}"
         found.append(Contender(name, True, engine, _ask_pair(pair), pair.close))
     return found
 

@@ -180,17 +180,17 @@ def best_gamma(regime: Regime) -> int:
     return max(range(1, WINDOW), key=rate)
 
 
-def _cell(name: str, plan: str, tokens: int, streams: int) -> dict[str, Any]:
+def _cell(name: str, chosen: str, tokens: int, streams: int) -> dict[str, Any]:
     regime = next(regime for regime in REGIMES if regime.name == name)
     bound = chain_bound(regime)
-    found = Play(regime, plan, best_gamma(regime), tokens, seed=1).result()
+    found = Play(regime, chosen, best_gamma(regime), tokens, seed=1).result()
     shared: dict[str, Any] = {}
     if streams > 1:
-        together = Play(regime, plan, best_gamma(regime), tokens, seed=1, sequences=streams).result()
+        together = Play(regime, chosen, best_gamma(regime), tokens, seed=1, sequences=streams).result()
         shared[f"x with {streams} streams"] = together.rate / found.rate
     return {
         "regime": name,
-        "strategy": plan,
+        "strategy": chosen,
         "tokens/s": found.rate,
         "% of chain bound": 100 * found.rate / bound,
         "+-": 100 * found.interval / bound,
@@ -204,11 +204,11 @@ def _cell(name: str, plan: str, tokens: int, streams: int) -> dict[str, Any]:
 
 
 def run(
-    tokens: int, plans: Sequence[str], names: Sequence[str], streams: int, json_file: Path | None, console: Console
+    tokens: int, strategies: Sequence[str], names: Sequence[str], streams: int, json_file: Path | None, console: Console
 ) -> list[dict[str, Any]]:
     """Print percent of the bounds for every regime whose name starts with one of ``names`` (none: all)."""
     chosen = [regime for regime in REGIMES if not names or any(regime.name.startswith(name) for name in names)]
-    cells = [(regime.name, plan) for regime in chosen for plan in plans]
+    cells = [(regime.name, name) for regime in chosen for name in strategies]
     # Cells are simulated, not timed: they may share the machine. Those with the most leaves take longest.
     order = sorted(cells, key=lambda cell: (cell[1] != "ahead", "B=32" not in cell[0]))
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
@@ -224,9 +224,9 @@ def draw(file: Path) -> None:
 
     regime = Regime("", 4e-3, flat(0.060), 1e-3, 8, early=True)
     traces: dict[str, tuple[Recorder, float, float]] = {}
-    for plan in NAMES:
+    for name in NAMES:
         events = Recorder()
-        Play(regime, plan, 6, 400, seed=1, trace=events)
+        Play(regime, name, 6, 400, seed=1, trace=events)
         first = next(begin for lane, _, begin, *_ in events.spans if lane == "verifier" and begin > 2.0)
-        traces[plan] = (events, first - 0.004, first + 0.4)
+        traces[name] = (events, first - 0.004, first + 0.4)
     lanes(traces, file)

@@ -71,7 +71,7 @@ class Settings:
     target: str
     draft: str
     engine: str
-    plans: Sequence[str]
+    strategies: Sequence[str]
     gamma: int
     cores: list[int]
     temperature: float
@@ -168,9 +168,9 @@ def _contenders(settings: Settings, target: Path, draft: Path) -> dict[str, Pair
         spec = WorkerSpec("target", str(model), engine, "off", 0, cores=cores, **common)
         found[f"off, {engine}"] = Pair(spec, None)
     mine, theirs = cores[:-1] or cores, cores[-1:]
-    for plan in settings.plans:
-        own: dict[str, Any] = {"engine": settings.engine, "strategy": plan, "gamma": settings.gamma, **common}
-        found[plan] = Pair(
+    for name in settings.strategies:
+        own: dict[str, Any] = {"engine": settings.engine, "strategy": name, "gamma": settings.gamma, **common}
+        found[name] = Pair(
             WorkerSpec("target", str(target), cores=mine, **own),
             WorkerSpec("drafter", str(draft), cores=theirs, **own),
         )

@@ -196,15 +196,15 @@ def test_end_to_end_texts_do_not_depend_on_the_drafter_without_padding(monkeypat
     eager(monkeypatch)
     tokenizer = GgufTokenizer(TARGET)
     found = []
-    plans = [("off", 1, 1), ("serial", 6, 4), ("pearl", 0, 4), ("mirror", 3, 2), ("ahead", 0, 4)]
-    for plan, gamma, sequences, quick in [
-        *((*plan, False) for plan in plans),
+    strategies = [("off", 1, 1), ("serial", 6, 4), ("pearl", 0, 4), ("mirror", 3, 2), ("ahead", 0, 4)]
+    for strategy, gamma, sequences, quick in [
+        *((*strategy, False) for strategy in strategies),
         ("pearl", 0, 4, True),
         ("ahead", 0, 4, True),
     ]:
-        common = {"strategy": plan, "gamma": gamma, "context": 512, "sequences": sequences}
+        common = {"strategy": strategy, "gamma": gamma, "context": 512, "sequences": sequences}
         target = WorkerSpec("target", str(TARGET), "octet", cores=[0], **common)
-        drafter = None if plan == "off" else WorkerSpec("drafter", str(DRAFTER), "llama_cpp", cores=[0], **common)
+        drafter = None if strategy == "off" else WorkerSpec("drafter", str(DRAFTER), "llama_cpp", cores=[0], **common)
         with workers(target, drafter, quick) as (verifier, *_), Client(verifier.status().endpoint) as client:
             if drafter:
                 until(lambda v=verifier: v.status().drafters)

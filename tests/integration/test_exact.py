@@ -12,17 +12,17 @@ from hetero.workers.runtime.spec import WorkerSpec
 LENGTH = 80
 
 
-def pair(plan: str, engine: str = "llama_cpp") -> tuple[WorkerSpec, WorkerSpec | None]:
-    common = {"strategy": plan, "gamma": 7, "context": 512}
+def pair(strategy: str, engine: str = "llama_cpp") -> tuple[WorkerSpec, WorkerSpec | None]:
+    common = {"strategy": strategy, "gamma": 7, "context": 512}
     target = WorkerSpec("target", str(TARGET), engine, cores=[0], exact=True, **common)
-    return target, None if plan == "off" else WorkerSpec("drafter", str(DRAFTER), "llama_cpp", cores=[0], **common)
+    return target, None if strategy == "off" else WorkerSpec("drafter", str(DRAFTER), "llama_cpp", cores=[0], **common)
 
 
-def texts(plan: str, engine: str, together: bool) -> tuple[dict[tuple[int, float], list[int]], int]:
+def texts(strategy: str, engine: str, together: bool) -> tuple[dict[tuple[int, float], list[int]], int]:
     """Output tokens of each (prompt, temperature), asked four at once or one by one; and accepted drafts."""
     tokenizer = GgufTokenizer(TARGET)
     found, accepted = {}, 0
-    with workers(*pair(plan, engine)) as (verifier, *others), Client(verifier.status().endpoint) as client:
+    with workers(*pair(strategy, engine)) as (verifier, *others), Client(verifier.status().endpoint) as client:
         if others:
             until(lambda: verifier.status().drafters)
         asked = {}
@@ -46,8 +46,15 @@ def test_exact_texts_are_equal_with_and_without_a_drafter_alone_and_together(eng
     eager(monkeypatch)
     plain, _ = texts("off", engine, together=False)
     assert all(len(tokens) == LENGTH for tokens in plain.values())
-    plans = [("off", True), ("serial", False), ("pearl", True), ("mirror", True), ("ahead", False), ("ahead", True)]
-    for plan, together in plans:
-        found, accepted = texts(plan, engine, together)
-        assert found == plain, (plan, together)
-        assert accepted > 50 or plan == "off"
+    strategies = [
+        ("off", True),
+        ("serial", False),
+        ("pearl", True),
+        ("mirror", True),
+        ("ahead", False),
+        ("ahead", True),
+    ]
+    for strategy, together in strategies:
+        found, accepted = texts(strategy, engine, together)
+        assert found == plain, (strategy, together)
+        assert accepted > 50 or strategy == "off"

@@ -47,20 +47,20 @@ def test_the_tokenizers_read_the_same_tokens():
         assert b"".join(ours.vocabulary.pieces[i] for i in ids).decode() == prompt
 
 
-@pytest.mark.parametrize("plan", list(NAMES))
-def test_greedy_equals_transformers_generate(reference, plan):
+@pytest.mark.parametrize("strategy", list(NAMES))
+def test_greedy_equals_transformers_generate(reference, strategy):
     assert len(reference) == 30
     tokenizer = GgufTokenizer(TARGET)
-    common = {"strategy": plan, "gamma": 5, "context": 512}
+    common = {"strategy": strategy, "gamma": 5, "context": 512}
     target = WorkerSpec("target", str(TARGET), "torch", cores=[0], **common)
-    drafter = None if plan == "off" else WorkerSpec("drafter", str(DRAFTER), "llama_cpp", cores=[0], **common)
+    drafter = None if strategy == "off" else WorkerSpec("drafter", str(DRAFTER), "llama_cpp", cores=[0], **common)
     with workers(target, drafter) as (verifier, *others):
         with Client(verifier.status().endpoint) as client:
             if drafter:
                 until(lambda: verifier.status().drafters)
             asked = [opening(n + 1, tokenizer.encode(prompt), LENGTH, 0.0) for n, prompt in enumerate(PROMPTS)]
             answers = client.ask(*asked)
-        if plan == "mirror":  # the torch engine's early exit was asked, its branches used
+        if strategy == "mirror":  # the torch engine's early exit was asked, its branches used
             assert others[0].status().landings["hinted"] > 0
     assert [answers[o.seq][0] for o in asked] == reference
     if drafter:

@@ -11,9 +11,9 @@ from hetero.workers.wire.messages import Ping
 
 def test_table_pair_over_sockets_is_independent_of_strategy():
     found = []
-    for plan, quick in (("off", False), ("serial", False), ("ahead", False), ("ahead", True)):
-        target = WorkerSpec("target", "", "table", plan, 4)
-        drafter = None if plan == "off" else WorkerSpec("drafter", "", "table", plan, 4)
+    for strategy, quick in (("off", False), ("serial", False), ("ahead", False), ("ahead", True)):
+        target = WorkerSpec("target", "", "table", strategy, 4)
+        drafter = None if strategy == "off" else WorkerSpec("drafter", "", "table", strategy, 4)
         with workers(target, drafter, quick) as (verifier, *_), Client(verifier.status().endpoint) as client:
             if drafter:
                 until(lambda v=verifier: v.status().drafters)
@@ -22,7 +22,7 @@ def test_table_pair_over_sockets_is_independent_of_strategy():
             found.append([answers[o.seq][0] for o in asked])
             if drafter and not quick:
                 accepted = sum(answers[o.seq][2].stats.draft_n_accepted for o in asked)
-                assert accepted > (20 if plan == "serial" else 0)
+                assert accepted > (20 if strategy == "serial" else 0)
             until(lambda v=verifier: v.status().idle)
             # Garbage on the socket is dropped and counted, and hurts nobody.
             for frame in (b"", b"\x80\x04N.", b"x" * 1000, encode(Ping("x", 1, []))[:-1]):

@@ -82,18 +82,18 @@ KINDS = {
 QUICK = ("absent", "lossy", "everything")
 
 
-@pytest.mark.parametrize("plan", list(NAMES))
+@pytest.mark.parametrize("strategy", list(NAMES))
 @pytest.mark.parametrize(
     "kind", [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.thorough) for kind in KINDS]
 )
-def test_tokens_do_not_depend_on_the_drafter(kind: str, plan: str) -> None:
+def test_tokens_do_not_depend_on_the_drafter(kind: str, strategy: str) -> None:
     agreement, faults = KINDS[kind]
     drafted = accepted = 0
     for seed in range(SCHEDULES):
         rng = random.Random(seed)
         world = World(
             seed,
-            plan,
+            strategy,
             gamma=rng.randint(1, 8),
             agreement=agreement,
             faults=faults,
@@ -105,7 +105,7 @@ def test_tokens_do_not_depend_on_the_drafter(kind: str, plan: str) -> None:
         check(world)
         drafted += world.pair.drafted
         accepted += sum(s.end.stats.draft_n_accepted for s in world.stories)
-    if plan != "off" and agreement is not None:
+    if strategy != "off" and agreement is not None:
         assert drafted > 0
         if agreement >= 0.8 and kind not in ("slow",):
             assert accepted > 0

@@ -16,9 +16,9 @@ from hetero.workers.simulation.recorder import Recorder
 PAIR = Regime("test", 4e-3, flat(0.060), 1e-3, 8, early=True)
 
 
-def play(plan: str, tokens: int = 600, sequences: int = 1, regime: Regime = PAIR) -> tuple[Play, Recorder]:
+def play(strategy: str, tokens: int = 600, sequences: int = 1, regime: Regime = PAIR) -> tuple[Play, Recorder]:
     events = Recorder()
-    return Play(regime, plan, 5, tokens, seed=1, sequences=sequences, trace=events), events
+    return Play(regime, strategy, 5, tokens, seed=1, sequences=sequences, trace=events), events
 
 
 def windows(events: Recorder) -> list[tuple[float, float, dict]]:
@@ -115,9 +115,9 @@ def test_ahead_shares_every_forward_among_its_sequences():
     assert len(begun) < 1.5 * one.pair.client.finished[0].stats.forwards_n  # for twice the tokens
 
 
-@pytest.mark.parametrize("plan", NAMES)
-def test_the_simulator_counts_every_token_once(plan):
-    played, _ = play(plan, tokens=300)
+@pytest.mark.parametrize("strategy", NAMES)
+def test_the_simulator_counts_every_token_once(strategy):
+    played, _ = play(strategy, tokens=300)
     assert sum(count for _, count in played.pair.client.times) == 300
     assert played.pair.client.finished[0].stats.predicted_n == 300
 
@@ -128,7 +128,8 @@ def test_regimes_in_short():
     for regime in REGIMES:
         if regime.name in aims:
             rates = {
-                plan: Play(regime, plan, best_gamma(regime), 2000, 1).result().rate for plan in ("serial", "ahead")
+                strategy: Play(regime, strategy, best_gamma(regime), 2000, 1).result().rate
+                for strategy in ("serial", "ahead")
             }
             assert 100 * rates["ahead"] / chain_bound(regime) > aims[regime.name]
             assert rates["ahead"] > 1.1 * rates["serial"]

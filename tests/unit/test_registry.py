@@ -29,7 +29,11 @@ def test_no_other_module_compares_engine_names():
                 continue
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Compare):
-                    names = {n.value for n in ast.walk(node) if isinstance(n, ast.Constant)} & ENGINES.keys()
+                    sides = [node.left, *node.comparators]
+                    sides += [
+                        e for side in sides if isinstance(side, ast.Tuple | ast.List | ast.Set) for e in side.elts
+                    ]
+                    names = {side.value for side in sides if isinstance(side, ast.Constant)} & ENGINES.keys()
                     assert not names, f"{where}:{node.lineno} compares with {names}"
 
 

@@ -9,7 +9,7 @@ from helpers.real_workers import Client, eager, opening, until, workers
 from hetero.workers.models.tokenizer import GgufTokenizer
 from hetero.workers.runtime.spec import WorkerSpec
 
-LENGTH = 80
+LENGTH = 64
 
 
 def pair(strategy: str, engine: str = "llama_cpp") -> tuple[WorkerSpec, WorkerSpec | None]:

@@ -20,7 +20,7 @@ PROMPTS = [
     for head in ("import os\n", "class A:\n    ", "def f(x):\n    ", "# Test\n", "x = [", "from typing import Any\n")
     for body in ("", "return ", "for i in range(", "    def __init__(self", "if __name__")
 ]
-LENGTH = 128
+LENGTH = 96
 
 
 @pytest.fixture(scope="module")

@@ -30,16 +30,23 @@ def traps(tmp_path):
     assert not list(tmp_path.glob("sprung-*"))
 
 
+def environment() -> dict[str, str]:
+    """A user's: without what tests, and commands run within them, have set."""
+    ours = ("RAY_AUTH", "PYTHONSAFEPATH")
+    return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+
+
 def run(folder: Path, *args: str) -> str:
     command = Path(sys.executable).parent / "hetero"
-    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    env = environment()
     done = subprocess.run([str(command), *args], cwd=folder, capture_output=True, text=True, timeout=120, env=env)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
 def test_the_traps_work(traps):
-    done = subprocess.run([sys.executable, "-c", "import torch"], cwd=traps, capture_output=True, text=True)
+    command = [sys.executable, "-c", "import torch"]
+    done = subprocess.run(command, cwd=traps, capture_output=True, text=True, env=environment())
     assert "trap torch" in done.stderr
     for mark in traps.parent.glob("sprung-*"):
         mark.unlink()

@@ -12,9 +12,11 @@ import yaml
 from msgspec import Meta
 
 from hetero.errors import ConfigError
+from hetero.workers.decoding.policy.strategy import NAMES
 from hetero.workers.engines.registry import ENGINES, GGUF, SAFETENSORS, default_engine
 
-_DEFAULTS = ", ".join(f"{default_engine(form, 'cpu', here=False).name} for {form}" for form in (GGUF, SAFETENSORS))
+_ENGINES = "; ".join(f"{entry.name}: {entry.summary}" for entry in ENGINES.values())
+_DEFAULTS = ", ".join(f"{default_engine(form, 'cpu').name} for {form}" for form in (GGUF, SAFETENSORS))
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -30,11 +32,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         str, Meta(description="Where the target runs: cpu, cpu:0-3, cuda:0, rocm:0, vulkan:0, mps, NODE/cpu:0.")
     ] = ""
     draft_device: Annotated[str, Meta(description="Where the drafter runs, likewise.")] = ""
-    target_engine: Annotated[str, Meta(description=f"{', '.join(ENGINES)}. Default: {_DEFAULTS}.")] = ""
+    target_engine: Annotated[str, Meta(description=f"{_ENGINES}. Default: {_DEFAULTS}.")] = ""
     draft_engine: Annotated[str, Meta(description="The drafter's engine, likewise.")] = ""
-    strategy: Annotated[
-        str, Meta(description="off, serial, pearl, mirror or ahead. Default: ahead with a drafter, off without.")
-    ] = ""
+    strategy: Annotated[str, Meta(description=f"{', '.join(NAMES)}. Default: ahead with a drafter, off without.")] = ""
     gamma: Annotated[
         int,
         Meta(

@@ -150,7 +150,9 @@ def _place(
     """One role on its device; ``cache``: MiB for prefixes."""
     field = "target_engine" if role == "target" else "draft_engine"
     form, here = GGUF if model.is_gguf else SAFETENSORS, device.node is None
-    chosen = find_engine(engine, field) if engine else default_engine(form, device.kind, here)
+    chosen = (
+        find_engine(engine, field) if engine else default_engine(form, device.kind)
+    )  # other machines are taken to be installed alike
     if form not in chosen.formats:
         runs = ", ".join(chosen.formats)
         raise ConfigError(f"{field}: {chosen.name} runs {runs}; {model.path} is {form}: use torch")

@@ -16,9 +16,9 @@ class Average:
 
     __slots__ = ("_weight", "value")
 
-    def __init__(self, weight: float = 0.2, value: float | None = None) -> None:
+    def __init__(self, weight: float = 0.2) -> None:
         self._weight = weight
-        self.value = value
+        self.value: float | None = None
 
     def add(self, sample: float) -> None:
         self.value = sample if self.value is None else self.value + self._weight * (sample - self.value)

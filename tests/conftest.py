@@ -11,7 +11,7 @@ import pytest
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = "0123456789abcdef" * 4
 
-# As in workers (workers.pinning): forwards' threads that spin long starve each other on a busy machine.
+# As in workers (``runtime.pinning``): forwards' threads that spin long starve each other on a busy machine.
 os.environ["GOMP_SPINCOUNT"] = "1000"
 
 

@@ -1,4 +1,4 @@
-"""``python -m hetero.workers SPEC``: a worker as a plain process."""
+"""``python -P -m hetero.workers SPEC``: a worker as a plain process."""
 
 import sys
 

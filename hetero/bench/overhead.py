@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,35 +37,25 @@ class _Timed(SimulatedWorker):
         super().__init__(*args)
         self.rounds: list[float] = []
         self._spent = 0.0
-        self._depth = 0
 
     def receive(self, peer: bytes, frame: Any) -> None:
-        with self._counted():
-            super().receive(peer, frame)
+        self._timed(lambda: super(_Timed, self).receive(peer, frame))
 
-    def poke(self) -> None:
-        with self._counted():
-            super().poke()
+    def _awake(self) -> None:
+        self._timed(super()._awake)
 
     def _completed(self, ran: Ran) -> None:
-        with self._counted():
-            super()._completed(ran)
+        self._timed(lambda: super(_Timed, self)._completed(ran))
 
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
+    def _timed(self, event: Callable[[], None]) -> None:
         device = self.device
         assert isinstance(device, _Device)
-        self._depth += 1
         began, inside = time.perf_counter(), device.inside
-        try:
-            yield
-        finally:
-            self._depth -= 1
-            if self._depth == 0:
-                self._spent += time.perf_counter() - began - (device.inside - inside)
-                if device.forwards > len(self.rounds):
-                    self.rounds.append(self._spent)
-                    self._spent = 0.0
+        event()
+        self._spent += time.perf_counter() - began - (device.inside - inside)
+        if device.forwards > len(self.rounds):
+            self.rounds.append(self._spent)
+            self._spent = 0.0
 
 
 class _Device(TableDevice):

@@ -47,7 +47,7 @@ class Pair:
         return self.ask_all([(prompt, sampling)], count)[0]
 
     def ask_all(self, asked: list[tuple[list[int], Sampling]], count: int) -> list[Generation]:
-        """Several sequences at once; the runs in order. ``seconds`` count from each one's own first token."""
+        """Several sequences at once; the generations in order. ``seconds`` count from each one's own first token."""
         self._socket.send(encode(Ping("gateway", 0, [])))
         openings = [Open(secrets.randbits(62), 0, p, [], s, count, []) for p, s in asked]
         tokens: dict[int, list[int]] = {o.seq: [] for o in openings}

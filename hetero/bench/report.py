@@ -41,7 +41,7 @@ def report(name: str, rows: list[dict[str, Any]], json_file: Path | None, consol
 
 def _command() -> str:
     """The command line that made the figures, without where they are written."""
-    words = ["hetero", *sys.argv[1:]]
+    words = ["hetero", *(word for word in sys.argv[1:] if not word.startswith("--json="))]
     if "--json" in words:
         at = words.index("--json")
         del words[at : at + 2]

@@ -62,6 +62,8 @@ def examine(config: Config) -> Iterator[Finding]:
             yield from check(config)
         except HeteroError as error:
             yield Finding(check.__name__, BAD, str(error))
+        except ModuleNotFoundError as error:  # of an extra that is not installed
+            yield Finding(check.__name__, ODD, f"cannot be looked at without {error.name}", "pip install 'hetero[all]'")
 
 
 def installation(config: Config) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""The routes. A request's way: schema -> answering -> client (and on to the verifier) -> format."""
+"""The routes. A request's way: schema -> handlers -> client (and on to the verifier) -> responses."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def make_app(state: GatewayState) -> FastAPI:
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
         if name != state.name:
-            raise RequestError(f"model {name!r} is not state here: {state.name!r} is", "model", 404)
+            raise RequestError(f"model {name!r} is not served here: {state.name!r} is", "model", 404)
         return _model(state, created)
 
     @app.post("/v1/completions")

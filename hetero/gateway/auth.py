@@ -1,4 +1,4 @@
-"""Who may ask, and how much at once: API keys and the size of bodies, before anything is parsed."""
+"""Who may ask, and how large a body may be: looked at before anything is parsed."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ async def respond(
     """The answer to a checked request: ``limit`` output tokens for each choice of each prompt, ``echoes`` (one for each
     prompt) in front of their texts. Raises RequestError, Busy, SequenceFailed."""
     if body.model not in ("", state.name):
-        raise RequestError(f"model {body.model!r} is not state here: {state.name!r} is", "model", 404)
+        raise RequestError(f"model {body.model!r} is not served here: {state.name!r} is", "model", 404)
     if body.stream_options is not None and not body.stream:
         raise RequestError("stream_options: only with stream = true", "stream_options")
     if not state.ready():

@@ -55,3 +55,10 @@ def test_what_is_missing_is_told_in_one_line(extra):
 def test_devices_are_listed_without_any_engine():
     done = run("hetero.cli", [*EXTRAS["torch"], *EXTRAS["llama"], *EXTRAS["serve"]], "devices")
     assert done.returncode == 0 and "cpu:" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_the_doctor_says_what_is_missing_and_goes_on(extra):
+    done = run("hetero.cli", list(EXTRAS[extra]), "doctor", "--port", "0")
+    assert "Traceback" not in done.stderr, done.stderr
+    assert "problems" in done.stdout or "1 problem" in done.stdout

@@ -48,6 +48,7 @@ def test_help_and_errors_name_every_engine():
 def test_defaults_read_the_format_and_run_on_the_device():
     assert default_engine(GGUF, "cpu").name == "llama_cpp"
     assert default_engine(SAFETENSORS, "cpu").name == "torch"
+    assert default_engine(GGUF, "cuda").name in ("llama_cpp", "torch")
     for entry in ENGINES.values():
         assert set(entry.formats) <= {GGUF, SAFETENSORS} and entry.summary
         assert entry.weight_bytes(SHAPE, "float32") > 0 and entry.kv_width("bfloat16") == 2
@@ -61,3 +62,10 @@ def test_what_an_engine_takes():
     assert find_engine("torch").weight_bytes(SHAPE, "float32") == 4000
     assert find_engine("torch").weight_bytes(SHAPE, "bfloat16") == 2000
     assert find_engine("octet4").weight_bytes(SHAPE, "float32") < find_engine("octet").weight_bytes(SHAPE, "float32")
+
+
+def test_the_engine_of_another_machines_gpu_is_one_that_this_installation_could_use(monkeypatch):
+    """The stock CPU build of llama.cpp beside a CUDA torch: a drafter on the other PC's GPU runs on torch."""
+    monkeypatch.setattr("hetero.workers.engines.accelerators.llama_kinds", lambda: frozenset())
+    monkeypatch.setattr("hetero.workers.engines.accelerators.torch_kinds", lambda: frozenset({"cuda"}))
+    assert default_engine(GGUF, "cuda").name == "torch"

@@ -9,7 +9,7 @@ from hetero.workers.decoding.kv_cursor import KvCursor
 from hetero.workers.decoding.policy.calibration import Calibration
 from hetero.workers.decoding.policy.expansion import BranchExpansion, ExpansionPolicy
 from hetero.workers.decoding.policy.tuning import RANKS
-from hetero.workers.decoding.target_sequence import Prompt, sampler_of
+from hetero.workers.decoding.target_sequence import PrefixProgress, sampler_of
 from hetero.workers.wire.messages import MAX_NODES, Draft, Hint, Open
 
 
@@ -26,7 +26,7 @@ class DraftSequence:
         self.sampler = sampler_of(opening)
         for token in opening.committed:
             self.sampler.processor.commit(token)
-        self.prefix = Prompt(self.tokens)
+        self.prefix = PrefixProgress(self.tokens)  # what is committed meanwhile belongs to it
         self.growth: Growth | None = None
         self.failures = 0
         self.told_at: float | None = None  # when the last commit came

@@ -234,9 +234,14 @@ class Drafter:
 
     def _choose(self, now: float) -> Job | None:
         before, self._operations = self._operations, []
+        held = sum(
+            sequence.growth is not None or sequence.prefix.evaluated > 0 for sequence in self._sequences.values()
+        )
         for sequence in self._sequences.values():
             waits = sequence.growth is None and sequence.failures < _TRIES
-            if waits and self._worth(sequence, len(sequence.tokens)):
+            # Several verifiers together may ask for more sequences than this engine holds: the others wait.
+            fits = sequence.prefix.evaluated > 0 or held < self._limits.sequences
+            if waits and fits and self._worth(sequence, len(sequence.tokens)):
                 self._busy = True
                 return Job(before, self._prefill(sequence, before))
         rows: list[Row] = []
@@ -256,7 +261,7 @@ class Drafter:
         load = self.prefixes.load(sequence.id, sequence.tokens) if not prefix.evaluated else None
         if load is not None:
             before.append(load)
-            prefix.evaluated, prefix.prefix = load.length, load.key
+            prefix.evaluated, prefix.cache_key = load.length, load.key
         chunk = sequence.tokens[prefix.evaluated : prefix.evaluated + self._limits.chunk]
         self._chunk = sequence, len(chunk)
         return Prefill(sequence.id, chunk)
@@ -335,8 +340,8 @@ class Drafter:
     def _failed(self, sequences: list[DraftSequence]) -> None:
         """Rebuild what was in a failed forward; a sequence that fails again and again is left alone."""
         for sequence in sequences:
-            if sequence.prefix.prefix and sequence.growth is None:  # the cached prefix may be at fault
-                self._operations.append(self.prefixes.forget(sequence.prefix.prefix))
+            if sequence.prefix.cache_key and sequence.growth is None:  # the cached prefix may be at fault
+                self._operations.append(self.prefixes.forget(sequence.prefix.cache_key))
             sequence.failures += 1
             sequence.restart()
             if self._sequences.get((sequence.verifier, sequence.opening.seq)) is sequence:

@@ -59,7 +59,7 @@ class Drafters:
         for sequence in sequences:
             sequence.drafters.pop(peer.index, None)
             if not sequence.drafters:
-                sequence.wait.since = None
+                sequence.waiting_since = None
 
     def silent(self, now: float) -> list[DrafterPeer]:
         """Those that should be given up."""
@@ -79,9 +79,10 @@ class Drafters:
             length = lengths.get(sequence.seq)
             if length is None or not len(sequence.prompt.tokens) <= length <= sequence.length:
                 sends += self._offer(peer, sequence, now)
-            elif length < sequence.length and not sequence.switch.resting:
-                view = sequence.drafters.setdefault(peer.index, DrafterView(length, now))
-                view.length = length
+                continue
+            view = sequence.drafters.setdefault(peer.index, DrafterView(length, now))
+            view.length = length
+            if length < sequence.length and not sequence.switch.resting:
                 sends += self._tell(peer, view, sequence, now, 0.0)
         return sends
 
@@ -103,8 +104,10 @@ class Drafters:
         return [(self._peers[index].socket, message) for index in sequence.drafters]
 
     def close(self, sequence: TargetSequence) -> Sends:
-        """The sequence is over."""
-        return self.send(sequence, Close(sequence.seq, self._epoch))
+        """The sequence is over: nothing more is said of it."""
+        sends = self.send(sequence, Close(sequence.seq, self._epoch))
+        sequence.drafters.clear()
+        return sends
 
     def _offer(self, peer: DrafterPeer, sequence: TargetSequence, now: float) -> Sends:
         asked = sequence.opening

@@ -86,15 +86,15 @@ class Scheduler:
     def failed(self, flight: Flight) -> TargetSequence | None:
         """A forward failed, of one sequence at most: it is returned where it is known, else each is tried alone."""
         chunk = flight.chunk
-        if chunk is not None and chunk.prompt.prefix:  # the cached prefix may be at fault: once more without
-            self._operations += [Free(chunk.seq), self._prefixes.forget(chunk.prompt.prefix)]
+        if chunk is not None and chunk.prompt.cache_key:  # the cached prefix may be at fault: once more without
+            self._operations += [Free(chunk.seq), self._prefixes.forget(chunk.prompt.cache_key)]
             chunk.prompt.restart()
             chunk.costs.cached = 0
             return None
         involved = [chunk] if chunk is not None else [window.sequence for window in flight.windows]
         if len(involved) == 1:
             return involved[0]
-        self._alone.update(sequence.seq for sequence in involved)
+        self._alone.update(sequence.seq for sequence in involved if sequence.seq in self._roster.active)
         return None
 
     def free(self, sequence: TargetSequence, save: bool) -> None:
@@ -117,12 +117,11 @@ class Scheduler:
                 continue
             decision = self._windows.decide(sequence, now)
             if isinstance(decision, Hold):
-                if sequence.wait.since is None:
-                    sequence.wait.since = now
+                if sequence.waiting_since is None:
+                    sequence.waiting_since = now
                 wake = min(wake, decision.until)
                 held.append(sequence)
             else:
-                sequence.wait.vain = decision.vain
                 ready.append(sequence)
         if self._strategy.shares and ready:
             ready += held
@@ -134,7 +133,7 @@ class Scheduler:
         if not prompt.evaluated and (load := self._prefixes.load(sequence.seq, prompt.tokens)) is not None:
             before.append(load)
             prompt.evaluated = sequence.costs.cached = load.length
-            prompt.prefix = load.key
+            prompt.cache_key = load.key
         chunk = prompt.tokens[prompt.evaluated : prompt.evaluated + self._limits.chunk]
         prompt.evaluated += len(chunk)
         first = prompt.complete and not sequence.output.committed

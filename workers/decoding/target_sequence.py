@@ -36,12 +36,13 @@ def objection(opening: Open, context: int, vocabulary: int) -> str | None:
 
 
 @dataclass(slots=True)
-class Prompt:
-    """How far the engine has come with a prompt. ``prefix``: key of the cached prefix it began with, 0 for none."""
+class PrefixProgress:
+    """How far the engine has come with the tokens a sequence begins with (the list may grow meanwhile). ``cache_key``:
+    of the cached prefix it began with, 0 for none."""
 
     tokens: list[int]
     evaluated: int = 0
-    prefix: int = 0
+    cache_key: int = 0
 
     @property
     def complete(self) -> bool:
@@ -49,26 +50,19 @@ class Prompt:
 
     def restart(self) -> None:
         """Nothing of it is evaluated any more."""
-        self.evaluated = self.prefix = 0
+        self.evaluated = self.cache_key = 0
 
 
 @dataclass(slots=True)
 class DrafterView:
     """What one drafter knows of a sequence: the ``length`` it is known to hold, and when (seconds) it was last told of
-    commits and last brought a new draft. ``news``: there are commits to tell it."""
+    commits and last brought a new draft. ``news``: there are commits to tell it; ``vain``: the last wait for it brought
+    nothing, so nobody waits for it until it drafts again."""
 
     length: int
     told_at: float
     drafted_at: float = -inf
     news: bool = False
-
-
-@dataclass(slots=True)
-class Wait:
-    """How a sequence waits for more draft: ``since`` when (None: it does not); ``vain``: the last wait brought nothing,
-    so do not wait again until a draft comes."""
-
-    since: float | None = None
     vain: bool = False
 
 
@@ -83,11 +77,11 @@ class TargetSequence:
         self.gateway = gateway
         self.switch = switch
         self.sampler = sampler_of(opening, vocabulary.grammars.start(opening.grammar) if opening.grammar else None)
-        self.prompt = Prompt(opening.prompt)
+        self.prompt = PrefixProgress(opening.prompt)
         self.output = Output(len(opening.prompt), limit, self.sampler, vocabulary, opening.stop)
         self.cursor = KvCursor(opening.seq, len(opening.prompt) - 1, opening.prompt[-1])
         self.drafters: dict[int, DrafterView] = {}  # by the drafter's index; only those it is open at
-        self.wait = Wait()
+        self.waiting_since: float | None = None  # held back for more draft
         self.costs = Costs(len(opening.committed), now)
         self.draft_s = 0.0  # time of draft steps since the last window
         self._vocabulary = len(vocabulary)
@@ -113,7 +107,6 @@ class TargetSequence:
         fresh = graft(self.cursor.tree, draft, since, room, self._vocabulary, source)
         if fresh:
             self.draft_s += draft.seconds
-            self.wait.vain = False
         return fresh
 
     def stats(self, plain_s: float, now: float) -> Stats:

@@ -1,7 +1,7 @@
 """The draft tree of one sequence: drafted tokens below the newest committed one.
 
 Whoever proposes tokens only adds paths; a commit re-roots the tree: the surviving subtree stays, the rest goes.
-DraftNode ids are never reused and parents come before children, so they serve as the engine's node ids too.
+Node ids are never reused and parents come before children, so they serve as the engine's node ids too.
 """
 
 from __future__ import annotations

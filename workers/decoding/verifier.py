@@ -220,7 +220,7 @@ class Verifier:
             return
         drafter.heard = now
         view = sequence.drafters.get(drafter.index)
-        if view is None:  # not opened there by this incarnation of ours: the next ping does it
+        if view is None:  # not known to be open there: the next ping tells
             return
         fresh = sequence.graft(draft, self._tree_nodes, drafter.index)
         view.length = max(view.length, min(draft.base, sequence.length))
@@ -230,6 +230,7 @@ class Verifier:
             if view.drafted_at < view.told_at and draft.base == sequence.length:
                 drafter.speeds.answered(now - view.told_at)
             view.drafted_at = now
+            view.vain = False
 
     def _tell(self, started: bool, now: float) -> None:
         """Tell the drafters what was committed and, when windows start, how long they should take."""

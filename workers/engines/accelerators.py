@@ -87,7 +87,7 @@ def torch_kinds() -> frozenset[str]:
 def install_line(kind: str) -> str:
     """The command that builds llama-cpp-python for a kind of GPU, or ("cpu") for the plainest CPU of this family."""
     flags = _FLAGS.get(kind, "-DGGML_NATIVE=OFF")
-    wanted = f"llama-cpp-python=={version('llama-cpp-python')}"
+    wanted = f"llama-cpp-python=={version('llama-cpp-python')}" if find_spec("llama_cpp") else "'hetero[llama]'"
     return (
         f"CMAKE_ARGS='{flags}' pip install --force-reinstall --no-cache-dir --no-deps "
         f"--no-binary llama-cpp-python {wanted}"

@@ -32,7 +32,7 @@ class EngineLimits:
     ``context``: tokens a sequence may reach; ``rows``: rows of one ``extend``; ``chunk``: tokens of one
     ``prefill``; ``sequences``: open at once; ``exact``: whether it runs in exact mode (chains of one sequence
     a forward); ``draft_nodes``: evaluated nodes a sequence may hold below its committed ones; ``branches``: how many of
-    them may be leaves, over all sequences; ``early_exit``: whether ``extend`` serves a ``Hint``.
+    them may be leaves, over all sequences; ``early_exit``: whether ``extend`` hands out an early exit.
     """
 
     vocabulary: int

@@ -64,7 +64,7 @@ class EngineEntry:
     def objection(self, kind: str, here: bool) -> str | None:
         """Why the engine cannot run on a kind of device; of another machine (not ``here``) only what is always so."""
         if kind != "cpu" and not self.gpus:
-            return f"{self.name} runs on CPUs only"
+            return f"{self.name} runs on CPUs only; use llama_cpp or torch"
         if not here:
             return None
         if self.package and find_spec(self.package) is None:
@@ -208,7 +208,7 @@ def find_engine(name: str, field: str = "engine") -> EngineEntry:
     return entry
 
 
-def default_engine(form: str, kind: str, here: bool = True) -> EngineEntry:
+def default_engine(form: str, kind: str) -> EngineEntry:
     """The engine of a format on a kind of device: the first that can run there, else the first that reads it."""
     reading = [entry for entry in ENGINES.values() if form in entry.formats]
-    return next((entry for entry in reading if entry.objection(kind, here) is None), reading[0])
+    return next((entry for entry in reading if entry.objection(kind, here=True) is None), reading[0])

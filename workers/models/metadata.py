@@ -20,6 +20,7 @@ from hetero.workers.models.directory import check_directory
 _STRING, _ARRAY = 8, 9
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _MOST_KEYS = 1 << 16
+_MOST_ENTRIES = 1 << 24  # of an array
 _LONGEST_KEY = 1 << 16
 _LARGEST = 1 << 31  # of a number that counts something: more is a damaged file
 
@@ -47,6 +48,7 @@ class Metadata:
     experts: int = 0
     window: int = 0
     quantisation: str = ""
+    missing: tuple[str, ...] = ()  # numbers the file does not tell, and that were guessed
 
 
 def read_metadata(path: Path) -> Metadata:
@@ -58,25 +60,26 @@ def _of_header(path: Path) -> Metadata:
     header = read_header(path)
     family = str(header.get("general.architecture", ""))
     numbers = _Numbers({key.removeprefix(f"{family}."): value for key, value in header.items()})
-    heads = numbers.count("attention.head_count", 1)
-    width = numbers.count("embedding_length", heads)
+    heads = numbers.count("attention.head_count", 1, must=True)
+    width = numbers.count("embedding_length", heads, must=True)
     scaling = str(header.get(f"{family}.rope.scaling.type", "none"))
     return Metadata(
         family=family,
-        layers=numbers.count("block_count", 1),
+        layers=numbers.count("block_count", 1, must=True),
         width=width,
         heads=heads,
         kv_heads=numbers.count("attention.head_count_kv", heads),
         head=numbers.count("attention.key_length", max(1, width // heads)),
-        ffn=numbers.count("feed_forward_length", 4 * width),
+        ffn=numbers.count("feed_forward_length", 4 * width, must=True),
         context=numbers.count("context_length", 2048),
         vocabulary=numbers.count("vocab_size", numbers.count("tokenizer.ggml.tokens", 0)),
-        epsilon=numbers.real("attention.layer_norm_rms_epsilon", 1e-6),
+        epsilon=numbers.real("attention.layer_norm_rms_epsilon", 1e-6, must=True),
         theta=numbers.real("rope.freq_base", 10000.0),
         scaling="" if scaling == "none" else scaling,
         experts=numbers.count("expert_count", 0),
         window=numbers.count("attention.sliding_window", 0),
         quantisation=_file_type(header.get("general.file_type")),
+        missing=tuple(numbers.missing),
     )
 
 
@@ -90,26 +93,27 @@ def _of_config(path: Path) -> Metadata:
     config = check_directory(path)
     config = {**config, **(config.get("text_config") or {})}
     numbers = _Numbers(config)
-    heads = numbers.count("num_attention_heads", 1)
-    width = numbers.count("hidden_size", heads)
+    heads = numbers.count("num_attention_heads", 1, must=True)
+    width = numbers.count("hidden_size", heads, must=True)
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     scaling = str(rope.get("rope_type", rope.get("type", "default")))
     return Metadata(
         family=str(config.get("model_type", "")),
-        layers=numbers.count("num_hidden_layers", 1),
+        layers=numbers.count("num_hidden_layers", 1, must=True),
         width=width,
         heads=heads,
         kv_heads=numbers.count("num_key_value_heads", heads),
         head=numbers.count("head_dim", max(1, width // heads)),
-        ffn=numbers.count("intermediate_size", 4 * width),
+        ffn=numbers.count("intermediate_size", 4 * width, must=True),
         context=numbers.count("max_position_embeddings", 2048),
-        vocabulary=numbers.count("vocab_size", 0),
+        vocabulary=numbers.count("vocab_size", 0, must=True),
         epsilon=numbers.real("rms_norm_eps", 1e-6),
         theta=float(rope.get("rope_theta") or numbers.real("rope_theta", 10000.0)),
         scaling="" if scaling == "default" else scaling,
         experts=numbers.count("num_local_experts", numbers.count("num_experts", 0)),
         window=numbers.count("sliding_window", 0) if config.get("use_sliding_window", True) else 0,
         quantisation=str(config.get("dtype") or config.get("torch_dtype") or "safetensors"),
+        missing=tuple(numbers.missing),
     )
 
 
@@ -117,18 +121,25 @@ class _Numbers:
     """Values by key, of which only sensible ones count."""
 
     def __init__(self, values: dict[str, Any]) -> None:
+        self.missing: list[str] = []
         self._values = values
 
-    def count(self, key: str, default: int) -> int:
-        """A whole number above zero."""
+    def count(self, key: str, default: int, must: bool = False) -> int:
+        """A whole number above zero. ``must``: a model of its kind has it."""
         value = self._values.get(key)
         if isinstance(value, list):  # one for each layer: the most any needs
             value = max(value, default=None)
-        return value if type(value) is int and 0 < value < _LARGEST else default
+        if type(value) is int and 0 < value < _LARGEST:
+            return value
+        self.missing += [key] * must
+        return default
 
-    def real(self, key: str, default: float) -> float:
+    def real(self, key: str, default: float, must: bool = False) -> float:
         value = self._values.get(key)
-        return float(value) if isinstance(value, int | float) and value > 0 else default
+        if isinstance(value, int | float) and value > 0:
+            return float(value)
+        self.missing += [key] * must
+        return default
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -141,7 +152,7 @@ def read_header(path: Path) -> dict[str, Any]:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             try:
                 return _Header(data).pairs()
-            except (struct.error, ValueError, UnicodeDecodeError) as error:
+            except (struct.error, ValueError, OverflowError) as error:
                 raise ModelError(f"{path}: its GGUF header is damaged ({error})") from None
 
 
@@ -182,6 +193,8 @@ class _Header:
         return self._take(_SCALARS[kind])
 
     def _array(self, kind: int, count: int) -> Any:
+        if count > min(_MOST_ENTRIES, len(self._data)):
+            raise ValueError(f"an array of {count} entries")
         if kind == _STRING:
             unpack, data, at = struct.Struct("<Q").unpack_from, self._data, self._at
             for _ in range(count):
@@ -191,8 +204,6 @@ class _Header:
         if kind not in _SCALARS:  # arrays of arrays: no model has them
             raise ValueError(f"an array of type {kind}")
         form = f"<{count}{_SCALARS[kind][1]}"
-        if count > len(self._data):
-            raise ValueError(f"an array of {count} entries")
         values = list(struct.unpack_from(form, self._data, self._at))
         self._at += struct.calcsize(form)
         return values

@@ -1,4 +1,4 @@
-"""A worker as a plain process, without Ray: ``python -m hetero.workers SPEC``, SPEC as JSON (``runtime.spec``).
+"""A worker as a plain process, without Ray: ``python -P -m hetero.workers SPEC``, SPEC as JSON (``runtime.spec``).
 
 Prints its status as one JSON line when it is loaded. Lines on standard input are orders: ``link INDEX ENDPOINT`` tells
 a drafter where a verifier listens, ``allow KEY ...`` whose keys a secure verifier lets in, ``status`` asks for another

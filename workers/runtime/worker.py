@@ -37,7 +37,7 @@ from hetero.workers.wire.sockets import Doorkeeper, make_keys
 
 _log = logging.getLogger("hetero.worker")
 _QUICK = 3e-3  # seconds: a drafter's forwards below this run on the socket thread
-_BURST = 256  # messages taken in before the machine decides again
+_BURST = 256  # messages of a socket taken in before the machine decides again
 
 
 class Worker:
@@ -103,7 +103,7 @@ class Worker:
 
     def link(self, endpoint: str, index: int = 0) -> None:
         """A drafter's order: the verifier of this index listens here now."""
-        self._post("link", (index, endpoint))
+        self._post("link", (endpoint, index))
 
     def allow(self, keys: list[str]) -> None:
         """A verifier's order: peers with these public keys (hex) may come in, and no others."""

@@ -36,7 +36,7 @@ class Candidates:
 
 
 class Sampler:
-    """Samples positions of one sequence by the one rule. What was committed counts: tell it with ``commit``."""
+    """Samples positions of one sequence by the one rule. What was committed counts: tell its ``processor``."""
 
     def __init__(self, spec: Sampling, digest: bytes, grammar: Grammar | None = None) -> None:
         self.spec = spec

@@ -1,4 +1,4 @@
-"""Verifiers, drafters and a client on one virtual clock: what benchmarks, tests and planners all drive."""
+"""Verifiers, drafters and a client on one virtual clock: what benchmarks and tests drive."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class Dialling:
         self._poller = zmq.Poller()
         self._sockets: dict[bytes, zmq.Socket[Any]] = {}
 
-    def dial(self, index: int, endpoint: str) -> bytes:
+    def dial(self, endpoint: str, index: int) -> bytes:
         """Connect to the verifier of an index, leaving its last incarnation; returns its name as a peer."""
         peer = b"verifier-%d" % index
         self._hang_up(peer)

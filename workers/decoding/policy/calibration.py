@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from math import exp
 
+from hetero.workers.decoding.policy import tuning
 from hetero.workers.decoding.policy.tuning import BUCKETS, KEPT_OBSERVATIONS, PRIOR_WEIGHT, RANKS
 
 
@@ -48,4 +49,6 @@ class Calibration:
 def _prior(rank: int, bucket: int) -> float:
     """A prior to begin with: surer firsts are likelier, later ranks and those far behind less so."""
     nats = BUCKETS[min(bucket, len(BUCKETS) - 1)]
-    return 0.45 + 0.45 * (1.0 - exp(-nats)) if rank == 0 else 0.35 * exp(-nats) * 0.6**rank
+    if rank == 0:
+        return tuning.FIRST_LOW + tuning.FIRST_MORE * (1.0 - exp(-nats))
+    return tuning.LATER * exp(-nats) * tuning.LATER_FALL**rank

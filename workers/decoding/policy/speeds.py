@@ -11,8 +11,8 @@ class Speeds:
     """Of the verifier itself, and of how good the drafts are that it gets."""
 
     def __init__(self) -> None:
-        self.forward = Curve()  # T_v(n)
-        self.plain = Curve()  # of forwards without drafts, while the drafters rest, by sequences
+        self.forward = Curve(tuning.FORWARD_WEIGHT)  # T_v(n)
+        self.plain = Curve(tuning.FORWARD_WEIGHT)  # of forwards without drafts, while the drafters rest, by sequences
         self.rate = Rate(tuning.RATE_KEEP)  # committed tokens a second, waits included
         self._alpha, self._beta = Rate(tuning.CHANCE_KEEP), Rate(tuning.CHANCE_KEEP)
         self._alpha.add(tuning.ALPHA_START * tuning.START_WEIGHT, tuning.START_WEIGHT)
@@ -52,12 +52,12 @@ class DrafterSpeeds:
     @property
     def step(self) -> float:
         """Seconds of a draft forward."""
-        return max(self._step(0.01), 1e-6)
+        return max(self._step(tuning.STEP_START), 1e-6)
 
     @property
     def answer(self) -> float:
         """Seconds from a commit told to the first draft below it."""
-        return self._answer(2.0 * self.step)
+        return self._answer(tuning.ANSWER_STEPS * self.step)
 
     @property
     def patience(self) -> float:

@@ -1,4 +1,4 @@
-"""Every number the policies are tuned by, and where it comes from.
+"""The numbers the policies are tuned by, and where each comes from.
 
 *Simulated*: several values were compared with ``hetero bench regimes``. *Chosen*: reasoned out, no other was tried.
 """
@@ -33,12 +33,16 @@ HINT_WIDTH = 4  # likeliest next tokens of an early exit that a hint carries, pe
 # Learning the drafter's chances: per rank, and per bucket of confidence
 
 BUCKETS = (0.1, 0.25, 0.5, 0.8, 1.2, 1.8, 2.6)  # borders in nats; samplers report 3 at most. Chosen
+# Before anything was seen: the chance of a first candidate from FIRST_LOW by up to FIRST_MORE, the surer it is; of a
+# later one LATER, less by LATER_FALL a rank. Chosen near the built-in pair's
+FIRST_LOW, FIRST_MORE, LATER, LATER_FALL = 0.45, 0.45, 0.35, 0.6
 PRIOR_WEIGHT = 6.0  # in observations. Chosen: a first miss must not close a rank
 KEPT_OBSERVATIONS = 4000.0  # of a bucket, after which old ones fade. Chosen
 
 # Learning speeds: weights of the newest sample, and what is kept of sums at each window. All chosen
 
 FORWARD_WEIGHT = 0.2  # of T(n), of the seconds between commits, of answers
+STEP_START, ANSWER_STEPS = 0.01, 2.0  # seconds of a draft step, and steps of an answer, until one is measured
 STEP_WEIGHT = 0.1  # of draft steps as the verifier hears of them: many, and noisy
 RATE_KEEP = 0.98  # of the long-run rate: about the last fifty windows
 CHANCE_KEEP = 0.998  # of alpha and beta: about the last five hundred

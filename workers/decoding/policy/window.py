@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from math import inf
+from typing import TypeAlias
 
 from hetero.placement.cost import Outlook, rows_worth
 from hetero.workers.decoding.peers import DrafterPeer, Drafters
 from hetero.workers.decoding.policy import tuning
 from hetero.workers.decoding.policy.speeds import Speeds
 from hetero.workers.decoding.policy.strategy import GrowthRule, StartRule, Strategy
-from hetero.workers.decoding.target_sequence import TargetSequence
+from hetero.workers.decoding.target_sequence import DrafterView, TargetSequence
 from hetero.workers.decoding.tree import DraftNode, DraftTree
 from hetero.workers.engines.base import EngineLimits, Row
 
@@ -33,9 +34,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """The window should start now. ``vain``: it was held back for a draft that did not come in time."""
-
-    vain: bool = False
+    """The window should start now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +42,9 @@ class Hold:
     """More draft is worth waiting for, ``until`` that time at most."""
 
     until: float
+
+
+Hopes: TypeAlias = list[tuple[int, DrafterView]]  # drafters that may still bring something, by index
 
 
 class WindowPolicy:
@@ -61,14 +63,16 @@ class WindowPolicy:
 
     def decide(self, sequence: TargetSequence, now: float) -> Start | Hold:
         """Whether a sequence's window should start."""
-        if not sequence.drafters or sequence.wait.vain or sequence.switch.resting or self._enough(sequence, now):
+        hopes = [(index, view) for index, view in sequence.drafters.items() if not view.vain]
+        if not hopes or sequence.switch.resting or self._enough(sequence, hopes, now):
             return Start()
-        since = sequence.wait.since if sequence.wait.since is not None else now
-        until = max(
-            max(since, view.drafted_at) + self._drafters[index].speeds.patience
-            for index, view in sequence.drafters.items()
-        )
-        return Hold(until) if now < until else Start(vain=True)
+        since = sequence.waiting_since if sequence.waiting_since is not None else now
+        until = -inf
+        for index, view in hopes:
+            end = max(since, view.drafted_at) + self._drafters[index].speeds.patience
+            view.vain = now >= end
+            until = max(until, end)
+        return Hold(until) if now < until else Start()
 
     def window(self, sequence: TargetSequence, room: int, first: int, now: float) -> tuple[Window, list[Row]]:
         """The window of a sequence: its rows, at most ``room``, are rows ``first``.. of the forward."""
@@ -80,13 +84,13 @@ class WindowPolicy:
             drafts = drafts[: rows_worth(reaches, self._speeds.forward, self._speeds.rate(), first + due)]
         rows = cursor.rows([node.id for node in drafts], room)
         index = {row.node: first + at for at, row in enumerate(rows)}
-        waited = now - sequence.wait.since if sequence.wait.since is not None else 0.0
-        sequence.wait.since = None
+        waited = now - sequence.waiting_since if sequence.waiting_since is not None else 0.0
+        sequence.waiting_since = None
         root = cursor.tree.root in index
         return Window(sequence, index, len(drafts) if root else 0, root, waited), rows
 
-    def _enough(self, sequence: TargetSequence, now: float) -> bool:
-        """Whether there is enough to check already."""
+    def _enough(self, sequence: TargetSequence, hopes: Hopes, now: float) -> bool:
+        """Whether there is enough to check already, or the drafters hoped for bring too little."""
         if len(sequence.cursor.pending) >= self._limits.rows:  # a replay
             return True
         match self._strategy.start:
@@ -96,7 +100,7 @@ class WindowPolicy:
                 most = min(self._strategy.gamma, sequence.output.remaining - 1, self._limits.rows - 1)
                 return sum(1 for _ in islice(sequence.cursor.tree.chain(), most)) >= most
             case StartRule.GOODPUT:
-                return not self._pays(sequence, now)
+                return not self._pays(sequence, hopes, now)
 
     def _drafts(self, sequence: TargetSequence, room: int) -> list[DraftNode]:
         """The draft tokens that could be checked now, likeliest first."""
@@ -115,7 +119,7 @@ class WindowPolicy:
     def _of(self, sequence: TargetSequence) -> Sequence[DrafterPeer]:
         return [self._drafters[index] for index in sequence.drafters]
 
-    def _pays(self, sequence: TargetSequence, now: float) -> bool:
+    def _pays(self, sequence: TargetSequence, hopes: Hopes, now: float) -> bool:
         """Whether more draft is worth the wait: the goodput rule, on what was measured."""
         speeds, tree = self._speeds, sequence.cursor.tree
         rate = speeds.rate()
@@ -128,7 +132,7 @@ class WindowPolicy:
         pending = len(sequence.cursor.pending)
         full = [speeds.alpha**n for n in range(1, most + 1)]
         room = rows_worth(full, speeds.forward, rate, pending)
-        due, step = self._next_draft(sequence)
+        due, step = self._next_draft(hopes)
         outlook = Outlook(
             reaches=[tree.reach(node.id) for node in drafts[:room]],
             leaf=tree.reach(open_.id),
@@ -142,10 +146,10 @@ class WindowPolicy:
         )
         return outlook.pays(tuning.IMPATIENCE * rate)
 
-    def _next_draft(self, sequence: TargetSequence) -> tuple[float, float]:
-        """When the first of its drafters should bring more, and the seconds of that drafter's step."""
+    def _next_draft(self, hopes: Hopes) -> tuple[float, float]:
+        """When the first of some drafters should bring more, and the seconds of that drafter's step."""
         soonest = inf, 0.0
-        for index, view in sequence.drafters.items():
+        for index, view in hopes:
             speeds = self._drafters[index].speeds
             fresh = view.drafted_at >= view.told_at
             due = view.drafted_at + speeds.step if fresh else view.told_at + speeds.answer

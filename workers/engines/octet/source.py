@@ -39,6 +39,8 @@ def _numbers(path: Path, vocabulary: int) -> Numbers:
     found = read_metadata(path)
     if found.family not in FAMILIES:
         raise Unsupported(f"octet runs {', '.join(FAMILIES)} models; {path.name} is of the {found.family} family")
+    if found.missing:
+        raise ModelError(f"{path.name}: the file does not tell {', '.join(found.missing)}")
     if found.scaling or found.experts:
         raise Unsupported(f"octet does not run {path.name}: its rotary scaling or experts are not covered")
     # Within a sliding window, sliding or not is the same.

@@ -34,7 +34,7 @@ def load_model(path: Path, dtype: str) -> Any:
             dtype=getattr(torch, dtype),
             trust_remote_code=False,
             local_files_only=True,
-            attn_implementation="hetero",  # registered by workers.engines.attention
+            attn_implementation="hetero",  # registered by ``engines.torch.attention``
             **more,
         ).eval()
     except (OSError, ValueError, KeyError, ImportError) as error:

@@ -31,12 +31,12 @@ async def run(prompt: str, plan: Plan, cluster: Cluster, asked: dict[str, Any], 
     session = Session(plan, cluster, lambda line: console.print(f"  {line}", highlight=False, markup=False))
     try:
         await session.start()
-        async with aclosing(session.client.generate(Ask(tokens, sampling, asked["max_tokens"]))) as pieces:
-            async for piece in pieces:
-                sys.stdout.write(piece.text)
+        async with aclosing(session.client.generate(Ask(tokens, sampling, asked["max_tokens"]))) as deltas:
+            async for delta in deltas:
+                sys.stdout.write(delta.text)
                 sys.stdout.flush()
-                if piece.stats is not None:
-                    found = timings(piece.stats)
+                if delta.stats is not None:
+                    found = timings(delta.stats)
                     sys.stdout.write("\n")
                     console.print(
                         f"{found['predicted_n']} tokens, {found['predicted_per_second']:.1f} a second, "

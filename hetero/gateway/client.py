@@ -39,8 +39,8 @@ _PING = 5.0  # seconds between signs of life; the verifier frees a silent gatewa
 
 
 @dataclass(frozen=True)
-class Piece:
-    """New tokens and the text they release; the last piece has ``reason`` and ``stats``."""
+class Delta:
+    """New tokens and the text they release; the last delta has ``reason`` and ``stats``."""
 
     tokens: list[int]
     text: str
@@ -68,7 +68,7 @@ class _Live:
     """A sequence under way."""
 
     opening: Open
-    pieces: asyncio.Queue[Piece | SequenceFailed] = field(default_factory=asyncio.Queue)
+    deltas: asyncio.Queue[Delta | SequenceFailed] = field(default_factory=asyncio.Queue)
     tokens: list[int] = field(default_factory=list)
 
     @property
@@ -123,7 +123,7 @@ class VerifierClient:
     def give_up(self, why: str) -> None:
         """No verifier will come back: all sequences under way fail."""
         for live in self._live.values():
-            live.pieces.put_nowait(SequenceFailed("unavailable", why))
+            live.deltas.put_nowait(SequenceFailed("unavailable", why))
 
     async def close(self) -> None:
         """Hang up; sequences under way are the verifier's to free."""
@@ -131,8 +131,8 @@ class VerifierClient:
             await self._unlink()
             self._context.term()
 
-    async def generate(self, ask: Ask, seconds: float = 0.0) -> AsyncGenerator[Piece]:
-        """The pieces of one sequence. Leaving the iterator early cancels it; it fails after ``seconds`` (0: never),
+    async def generate(self, ask: Ask, seconds: float = 0.0) -> AsyncGenerator[Delta]:
+        """The deltas of one sequence. Leaving the iterator early cancels it; it fails after ``seconds`` (0: never),
         also when nobody reads it then. Raises SequenceFailed."""
         opening = Open(
             secrets.randbits(62), 0, ask.prompt, [], ask.sampling, ask.max_tokens, ask.stop, ask.grammar, ask.plain
@@ -145,9 +145,9 @@ class VerifierClient:
                 await self._send(opening)
             # otherwise link() opens it
             while True:
-                piece = await self._next(live)
-                yield piece
-                if piece.reason is not None:
+                delta = await self._next(live)
+                yield delta
+                if delta.reason is not None:
                     done = True
                     return
         except SequenceFailed:
@@ -164,17 +164,17 @@ class VerifierClient:
         self._live.pop(live.opening.seq, None)
         self._cancel(live.opening.seq)
         why = f"request_timeout: the request took more than {seconds:g} s (--timeout)"
-        live.pieces.put_nowait(SequenceFailed("request_timeout", why))
+        live.deltas.put_nowait(SequenceFailed("request_timeout", why))
 
     def _cancel(self, seq: int) -> None:
         if self._socket is not None:
             self._socket.send(encode(Cancel(seq)), zmq.NOBLOCK)
 
-    async def _next(self, live: _Live) -> Piece:
+    async def _next(self, live: _Live) -> Delta:
         while True:
             try:
                 async with asyncio.timeout(self._patience - self._lost_for()):
-                    found = await live.pieces.get()
+                    found = await live.deltas.get()
             except TimeoutError:
                 if self._lost_for() < self._patience:
                     continue  # a long queue or a slow model; or the verifier was lost only lately
@@ -234,15 +234,15 @@ class VerifierClient:
                     await self._resume(live)
                     return
                 live.tokens += message.tokens
-                live.pieces.put_nowait(
-                    Piece(message.tokens, message.text, logprobs=message.logprobs, round=message.round)
+                live.deltas.put_nowait(
+                    Delta(message.tokens, message.text, logprobs=message.logprobs, round=message.round)
                 )
             case Finished():
                 if message.base != live.length:
                     await self._resume(live)
                     return
-                live.pieces.put_nowait(Piece([], message.text, message.reason, message.stats))
+                live.deltas.put_nowait(Delta([], message.text, message.reason, message.stats))
             case Failed(code="unknown"):  # the verifier let go of it, thinking us gone
                 await self._resume(live)
             case Failed():
-                live.pieces.put_nowait(SequenceFailed(message.code, message.message))
+                live.deltas.put_nowait(SequenceFailed(message.code, message.message))

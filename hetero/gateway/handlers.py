@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from hetero.errors import RequestError, SequenceFailed
 from hetero.gateway.admission import Reservation
-from hetero.gateway.client import Ask, Piece
+from hetero.gateway.client import Ask, Delta
 from hetero.gateway.errors import kind_of, unavailable
 from hetero.gateway.responses import ALIVE, DONE, Choice, Reply, event, failure
 from hetero.gateway.schema import ChatRequest, OpenRequest
@@ -134,9 +134,9 @@ async def respond(
     return JSONResponse(envelope.whole(sizes))
 
 
-async def _gather(answer: Reply, pieces: AsyncGenerator[tuple[int, Piece] | None]) -> bool:
-    """Take all pieces into the answer."""
-    async with aclosing(pieces) as source:
+async def _gather(answer: Reply, deltas: AsyncGenerator[tuple[int, Delta] | None]) -> bool:
+    """Take all deltas into the answer."""
+    async with aclosing(deltas) as source:
         async for found in source:
             if found is not None:
                 answer.choices[found[0]].take(found[1])
@@ -144,12 +144,12 @@ async def _gather(answer: Reply, pieces: AsyncGenerator[tuple[int, Piece] | None
 
 
 async def _stream(
-    answer: Reply, pieces: AsyncGenerator[tuple[int, Piece] | None], body: OpenRequest, prompts: list[int]
+    answer: Reply, deltas: AsyncGenerator[tuple[int, Delta] | None], body: OpenRequest, prompts: list[int]
 ) -> AsyncIterator[str]:
     """Server-sent events of an answer."""
     options = body.stream_options
     try:
-        async for found in pieces:
+        async for found in deltas:
             if found is None:
                 yield ALIVE
                 continue
@@ -167,15 +167,15 @@ class _Events(StreamingResponse):
     """A stream of events that frees what it holds when it ends, also when nobody ever read of it."""
 
     def __init__(
-        self, events: AsyncIterator[str], pieces: AsyncGenerator[tuple[int, Piece] | None], reservation: Reservation
+        self, events: AsyncIterator[str], deltas: AsyncGenerator[tuple[int, Delta] | None], reservation: Reservation
     ) -> None:
         super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-        self._pieces, self._reservation = pieces, reservation
+        self._deltas, self._reservation = deltas, reservation
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
             with anyio.CancelScope(shield=True):
-                await self._pieces.aclose()
+                await self._deltas.aclose()
             self._reservation.release()

@@ -12,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from hetero.gateway.admission import Admission
-from hetero.gateway.client import Piece
+from hetero.gateway.client import Delta
 from hetero.workers.runtime.status import WorkerStatus
 from hetero.workers.wire.messages import Stats
 
@@ -65,24 +65,24 @@ class Metrics:
         """All of it in Prometheus' text format. Blocks while the workers are asked."""
         return generate_latest(self._registry)
 
-    async def watched(self, pieces: AsyncGenerator[Piece]) -> AsyncGenerator[Piece]:
-        """The same pieces, measured on their way."""
+    async def watched(self, deltas: AsyncGenerator[Delta]) -> AsyncGenerator[Delta]:
+        """The same deltas, measured on their way."""
         last, begun, reason = time.monotonic(), False, "cut"
         try:
-            async with aclosing(pieces) as source:
-                async for piece in source:
-                    if piece.tokens:
-                        elapsed, last = piece.at - last, piece.at
+            async with aclosing(deltas) as source:
+                async for delta in source:
+                    if delta.tokens:
+                        elapsed, last = delta.at - last, delta.at
                         if begun:
-                            for _ in piece.tokens:
-                                self._between.observe(max(0.0, elapsed) / len(piece.tokens))
+                            for _ in delta.tokens:
+                                self._between.observe(max(0.0, elapsed) / len(delta.tokens))
                         else:
                             self._first.observe(max(0.0, elapsed))
                             begun = True
-                    if piece.stats is not None:
-                        self._count(piece.stats)
-                        reason = piece.reason or reason
-                    yield piece
+                    if delta.stats is not None:
+                        self._count(delta.stats)
+                        reason = delta.reason or reason
+                    yield delta
         finally:
             self._ended.labels(reason).inc()
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from hetero.gateway.client import Piece
+from hetero.gateway.client import Delta
 from hetero.gateway.tools import CallReader
 from hetero.workers.wire.messages import Logprob, Round, Stats
 
@@ -31,20 +31,20 @@ class Choice:
         self._reason: str | None = None
         self._offset = len(echo)  # of the next token's text, for the completions route
 
-    def take(self, piece: Piece) -> list[Logprob]:
+    def take(self, delta: Delta) -> list[Logprob]:
         """More of it came; returns the logprobs that came with it."""
-        text = piece.text
+        text = delta.text
         if self._reader is not None:
             text = self._reader.feed(text)
-            if piece.reason is not None:
+            if delta.reason is not None:
                 text += self._reader.finish()
         self._unsent += text
-        self._logprobs += piece.logprobs
-        if piece.reason is not None:
-            called = self._reader is not None and self._reader.calls and piece.reason == "stop"
-            self._reason = "tool_calls" if called else piece.reason
-            self.stats = piece.stats
-        return piece.logprobs
+        self._logprobs += delta.logprobs
+        if delta.reason is not None:
+            called = self._reader is not None and self._reader.calls and delta.reason == "stop"
+            self._reason = "tool_calls" if called else delta.reason
+            self.stats = delta.stats
+        return delta.logprobs
 
     def whole(self, wanted: bool) -> dict[str, Any]:
         """The finished choice; ``wanted``: with logprobs."""
@@ -122,19 +122,19 @@ class Reply:
             "timings": timings(stats),
         }
 
-    def chunk(self, index: int, piece: Piece, windows: bool) -> dict[str, Any] | None:
-        """The chunk that a piece of one choice makes, if any; its last carries the reason and the timings.
+    def chunk(self, index: int, delta: Delta, windows: bool) -> dict[str, Any] | None:
+        """The chunk that a delta of one choice makes, if any; its last carries the reason and the timings.
         ``windows``: it is to tell of the window that brought it."""
         choice = self.choices[index]
-        windows = windows and piece.round is not None
-        part = choice.part(choice.take(piece), self._logprobs, anyway=windows)
+        windows = windows and delta.round is not None
+        part = choice.part(choice.take(delta), self._logprobs, anyway=windows)
         if part is None:
             return None
         found = {**self._head(self._chunk_kind), "choices": [part]}
-        if piece.stats is not None:
-            found["timings"] = timings(piece.stats)
-        if windows and piece.round is not None:
-            found["window"] = window(piece.round, len(piece.tokens))
+        if delta.stats is not None:
+            found["timings"] = timings(delta.stats)
+        if windows and delta.round is not None:
+            found["window"] = window(delta.round, len(delta.tokens))
         return found
 
     def usage_chunk(self, prompts: Sequence[int]) -> dict[str, Any]:

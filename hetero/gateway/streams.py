@@ -1,4 +1,4 @@
-"""Several sequences as one stream of pieces, and what becomes of them when nobody reads any more."""
+"""Several sequences as one stream of deltas, and what becomes of them when nobody reads any more."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 import anyio
 from fastapi import Request
 
-from hetero.gateway.client import Piece
+from hetero.gateway.client import Delta
 
 _Result = TypeVar("_Result")
 
 
-async def merge(sources: Sequence[AsyncGenerator[Piece]], quiet: float) -> AsyncGenerator[tuple[int, Piece] | None]:
-    """The pieces of all sources as they come, each with its source's number; None after ``quiet`` seconds without.
+async def merge(sources: Sequence[AsyncGenerator[Delta]], quiet: float) -> AsyncGenerator[tuple[int, Delta] | None]:
+    """The deltas of all sources as they come, each with its source's number; None after ``quiet`` seconds without.
 
     Leaving it, or a failure of one source, closes them all.
     """
@@ -27,10 +27,10 @@ async def merge(sources: Sequence[AsyncGenerator[Piece]], quiet: float) -> Async
                 yield None
             for task in done:
                 number = waiting.pop(task)
-                piece = task.result()
-                if piece.reason is None:
+                delta = task.result()
+                if delta.reason is None:
                     waiting[asyncio.ensure_future(_next(sources[number]))] = number
-                yield number, piece
+                yield number, delta
     finally:
         with anyio.CancelScope(shield=True):  # a client that hung up must not cut this short
             for task in waiting:
@@ -57,5 +57,5 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, _Result]) -> _
         await asyncio.gather(working, watching, return_exceptions=True)
 
 
-async def _next(source: AsyncGenerator[Piece]) -> Piece:
+async def _next(source: AsyncGenerator[Delta]) -> Delta:
     return await anext(source)

@@ -9,7 +9,7 @@ import zmq
 
 from hetero.workers.engines.table import TableEngine, TableSpec
 from hetero.workers.models.vocabulary import Vocabulary
-from hetero.workers.runtime.loading import Loaded, load
+from hetero.workers.runtime.loading import Loaded, load_model
 from hetero.workers.runtime.spec import WorkerSpec
 from hetero.workers.runtime.worker import Worker
 from hetero.workers.wire.codec import decode, encode
@@ -33,7 +33,7 @@ def eager(monkeypatch) -> None:
 def load_any(spec: WorkerSpec) -> Loaded:
     """As workers load, and the engine "table" besides."""
     if spec.engine != "table":
-        return load(spec)
+        return load_model(spec)
     agreement = 1.0 if spec.role == "target" else 0.8
     engine = TableEngine(TableSpec(4096, spec.context, agreement=agreement, sequences=spec.sequences))
     pieces = [f" {token}".encode() for token in range(4096)]

@@ -23,7 +23,7 @@ class Loaded:
     vocabulary: Vocabulary
 
 
-def load(spec: WorkerSpec) -> Loaded:
+def load_model(spec: WorkerSpec) -> Loaded:
     """Load the model. Raises HeteroError."""
     engine = find_engine(spec.engine).load(settings_of(spec))
     known = load_tokenizer(spec.path).vocabulary

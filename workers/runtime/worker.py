@@ -27,7 +27,7 @@ from hetero.workers.decoding.protocol import Extend, Job
 from hetero.workers.decoding.verifier import Verifier
 from hetero.workers.engines.base import Engine, Outcome, Row
 from hetero.workers.errors import EngineError, WireError
-from hetero.workers.runtime.loading import Loaded, load
+from hetero.workers.runtime.loading import Loaded, load_model
 from hetero.workers.runtime.spec import WorkerSpec
 from hetero.workers.runtime.status import DrafterStatus, SpeedStatus, WorkerStatus
 from hetero.workers.runtime.trace import FileTrace
@@ -43,7 +43,7 @@ _BURST = 256  # messages of a socket taken in before the machine decides again
 class Worker:
     """One role on one device. Methods may be called from any thread."""
 
-    def __init__(self, spec: WorkerSpec, load: Callable[[WorkerSpec], Loaded] = load) -> None:
+    def __init__(self, spec: WorkerSpec, load: Callable[[WorkerSpec], Loaded] = load_model) -> None:
         self.spec = spec
         self.epoch = secrets.randbits(62)
         self.settled = threading.Event()  # loaded, or failed to

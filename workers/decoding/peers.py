@@ -76,6 +76,8 @@ class Drafters:
         lengths = dict(ping.lengths)
         sends: Sends = [(socket, Close(seq, self._epoch)) for seq in lengths.keys() - active.keys()]
         for sequence in active.values():
+            if sequence.opening.plain:  # it is not open there
+                continue
             length = lengths.get(sequence.seq)
             if length is None or not len(sequence.prompt.tokens) <= length <= sequence.length:
                 sends += self._offer(peer, sequence, now)
@@ -88,6 +90,8 @@ class Drafters:
 
     def offer(self, sequence: TargetSequence, now: float) -> Sends:
         """Open a sequence at every drafter, with all that is committed."""
+        if sequence.opening.plain:
+            return []
         return [send for peer in self for send in self._offer(peer, sequence, now)]
 
     def tell(self, sequence: TargetSequence, now: float, due: float, begins: bool) -> Sends:
@@ -111,8 +115,6 @@ class Drafters:
 
     def _offer(self, peer: DrafterPeer, sequence: TargetSequence, now: float) -> Sends:
         asked = sequence.opening
-        if asked.plain:
-            return []
         opening = Open(
             seq=asked.seq,
             epoch=self._epoch,

@@ -131,7 +131,7 @@ def plan_table(plan: Plan, statuses: dict[str, WorkerStatus], url: str) -> Table
             placement.model.name,
             f"{status.memory / 2**20:,.0f} MiB",
             strategy + exact,
-            status.endpoint or "-",
+            status.endpoint.partition("#")[0] or "-",  # without its key
         )
     table.add_row("-", "gateway", "-", plan.name, "-", "-", url)
     return table

@@ -22,7 +22,7 @@ from hetero.workers.runtime.trace import start_file
 
 if TYPE_CHECKING:
     from hetero.cluster.cluster import Cluster
-    from hetero.plan import Plan
+    from hetero.plan import Plan, Planner
 
 # What may be left out of an installation (pyproject.toml), by the modules whose lack shows it.
 EXTRAS = {
@@ -30,6 +30,8 @@ EXTRAS = {
     "torch": ("torch", "transformers", "accelerate", "safetensors"),
     "serve": ("fastapi", "uvicorn", "jinja2", "prometheus_client", "starlette", "pydantic", "anyio"),
 }
+
+_NODES_WITHIN = 60.0  # seconds the machines of --require-nodes may take to come
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -119,21 +121,26 @@ def serve(**values: Any) -> None:
     from hetero.serve import serve as run
 
     config = make_config(values)
-    cluster, plan = _placed(config)
+    cluster, planner, plan = _placed(config)
     start_trace(config)
-    sys.exit(run(config, plan, cluster, Console()))
+    sys.exit(run(config, plan, planner, cluster, Console()))
 
 
-def _placed(config: Config) -> tuple[Cluster, Plan]:
-    """The cluster of a Config, joined if it is a running one, and the plan on it. Raises HeteroError."""
+def _placed(config: Config) -> tuple[Cluster, Planner, Plan]:
+    """The cluster of a Config, joined if it is a running one, who plans on it, and the first plan. Raises
+    HeteroError."""
     from hetero.cluster.cluster import Cluster
     from hetero.cluster.inventory import take_inventory
-    from hetero.plan import make_plan
+    from hetero.plan import Planner
 
+    planner = Planner(config, take_inventory())
     cluster = Cluster(config.address)
     if cluster.shared:
         cluster.join()
-    return cluster, make_plan(config, take_inventory(), cluster.nodes() if cluster.shared else [])
+    elif config.require_nodes > 1:
+        raise ConfigError(f"require_nodes: {config.require_nodes} machines need a cluster: name one with --address")
+    nodes = cluster.wait_for(config.require_nodes, _NODES_WITHIN) if cluster.shared else []
+    return cluster, planner, planner.plan(nodes)
 
 
 @main.command()
@@ -151,9 +158,9 @@ def generate(prompt: str, **values: Any) -> None:
 
     own = {name: values.pop(name) for name in ("max_tokens", "temperature", "top_k", "top_p", "min_p", "seed")}
     config = make_config(values)
-    cluster, plan = _placed(config)
+    cluster, planner, plan = _placed(config)
     start_trace(config)
-    asyncio.run(run(prompt, plan, cluster, own, Console(stderr=True)))
+    asyncio.run(run(prompt, plan, planner, cluster, own, Console(stderr=True)))
 
 
 @main.command()

@@ -80,6 +80,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     address: Annotated[
         str, Meta(description="Ray cluster: local (start one), auto (the running one) or HOST:PORT.")
     ] = "local"
+    require_nodes: Annotated[
+        int, Meta(ge=1, le=1024, description="Do not start with fewer machines in the cluster than these.")
+    ] = 1
     worker_ports: Annotated[
         str,
         Meta(description="Ports the verifier may listen on for other machines: 20000-20009. Default: any free."),

@@ -13,13 +13,15 @@ from hetero.cluster.cluster import Cluster
 from hetero.errors import RequestError
 from hetero.gateway.client import Ask
 from hetero.gateway.responses import timings
-from hetero.plan import Plan
+from hetero.plan import Plan, Planner
 from hetero.serve import announcement
 from hetero.session import Session
 from hetero.workers.wire.messages import Sampling
 
 
-async def run(prompt: str, plan: Plan, cluster: Cluster, asked: dict[str, Any], console: Console) -> None:
+async def run(
+    prompt: str, plan: Plan, planner: Planner, cluster: Cluster, asked: dict[str, Any], console: Console
+) -> None:
     """Print the text to standard output, what it cost to ``console``. Raises HeteroError."""
     tokens = plan.target.model.tokenizer.encode(prompt)
     if not 0 < len(tokens) < plan.context:
@@ -28,7 +30,7 @@ async def run(prompt: str, plan: Plan, cluster: Cluster, asked: dict[str, Any], 
     sampling = Sampling(asked["temperature"], asked["top_k"], asked["top_p"], asked["min_p"], seed, 0)
     for line in announcement(plan):
         console.print(line, highlight=False, markup=False)
-    session = Session(plan, cluster, lambda line: console.print(f"  {line}", highlight=False, markup=False))
+    session = Session(plan, planner, cluster, lambda line: console.print(f"  {line}", highlight=False, markup=False))
     try:
         await session.start()
         async with aclosing(session.client.generate(Ask(tokens, sampling, asked["max_tokens"]))) as deltas:

@@ -11,7 +11,7 @@ from hetero.errors import ConfigError
 from hetero.models import find_model
 from hetero.placement.device import Device, Inventory, check_device, default_devices, parse_device
 from hetero.placement.memory import Footprint, check_memory, footprint, kv_bytes
-from hetero.placement.nodes import Node, choose_nodes, find_node
+from hetero.placement.nodes import TARGET, Node, drafter_node, find_node, returned, target_node
 from hetero.workers.decoding.policy.strategy import NAMES
 from hetero.workers.engines.registry import GGUF, SAFETENSORS, default_engine, find_engine
 from hetero.workers.models.model import Model, check_vocabularies
@@ -29,61 +29,227 @@ class Placement:
     model: Model
     spec: WorkerSpec
     memory: Footprint
-    node: str = ""  # Ray's id of it; "": this one
+    node: Node | None = None  # None: this machine, alone
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Who does what where."""
+    """Who does what where; ``awaited``: the machine a drafter waits for, "" where it has one or none is wanted."""
 
     target: Placement
     drafter: Placement | None
     strategy: str
     name: str
     context: int
+    awaited: str = ""
+
+    @property
+    def placements(self) -> list[Placement]:
+        """Those that there are."""
+        return [self.target] + ([self.drafter] if self.drafter else [])
 
 
 def make_plan(config: Config, inventory: Inventory, nodes: Sequence[Node] = ()) -> Plan:
     """The plan of a Config on this machine, or on the ``nodes`` of a cluster. Raises HeteroError, one line, before
     weights load."""
-    target = find_model(config.target, "target")
-    asked_draft = config.draft or ("builtin" if config.target == "builtin" else "none")
-    drafter = None if asked_draft == "none" or config.strategy == "off" else find_model(asked_draft, "drafter")
-    strategy = _strategy(config, drafter)
-    if drafter is not None:
-        check_vocabularies(target, drafter)
-    # An engine whose rows are exact at any width needs no windows of a fixed one.
-    asked_engine = find_engine(config.target_engine, "target_engine") if config.target_engine else None
-    padded = config.exact and not (asked_engine is not None and asked_engine.always_exact)
-    gamma = min(config.gamma, _EXACT_MOST) if padded else config.gamma
-    context = config.context or min(target.context, _MOST_CONTEXT)
-    if context > target.context:
-        raise ConfigError(f"context: {context} exceeds the {target.context} tokens {target.name} was made for")
-    needed = footprint(target.shape, config.parallel * context, 2, 128).total
-    where = _nodes(config, nodes, drafter is not None)
-    devices = _devices(config, inventory, needed, drafter is not None, where)
-    trace = str(Path(config.trace).resolve()) if config.trace else ""
-    common: dict[str, object] = {
-        "trace": trace,
-        "strategy": strategy,
-        "gamma": gamma,
-        "sequences": config.parallel,
-        "context": context,
-        "ports": _ports(config.worker_ports),
-    }
-    if any(node is not None and not node.here for node in where):
-        assert where[0] is not None
-        common |= {"host": where[0].address, "secure": True}
-    one = _place("target", config.target_engine, target, devices[0], config.exact, config.prefix_cache, common)
-    two = None
-    if drafter is not None:
-        own = {**common, "context": min(context, drafter.context)}
-        two = _place("drafter", config.draft_engine, drafter, devices[1], False, config.prefix_cache, own)
-    one = replace(one, node=where[0].id if where[0] is not None else "")
-    if two is not None:
-        two = replace(two, node=where[1].id if where[1] is not None else "")
-    _check_fit([one] + ([two] if two else []), inventory, nodes)
-    return Plan(one, two, strategy, config.alias or target.name, context)
+    return Planner(config, inventory).plan(nodes)
+
+
+class Planner:
+    """Plans for one Config, as machines come and go."""
+
+    def __init__(self, config: Config, inventory: Inventory) -> None:
+        """Reads the models' metadata. Raises HeteroError."""
+        self._config, self._inventory = config, inventory
+        self._target = find_model(config.target, "target")
+        asked = config.draft or ("builtin" if config.target == "builtin" else "none")
+        self._drafter = None if asked == "none" or config.strategy == "off" else find_model(asked, "drafter")
+        self._strategy = _strategy(config, self._drafter)
+        if self._drafter is not None:
+            check_vocabularies(self._target, self._drafter)
+        self._context = config.context or min(self._target.context, _MOST_CONTEXT)
+        if self._context > self._target.context:
+            raise ConfigError(
+                f"context: {self._context} exceeds the {self._target.context} tokens {self._target.name} was made for"
+            )
+        self._named = tuple(
+            parse_device(name) if name else None for name in (config.target_device, config.draft_device)
+        )
+
+    def plan(self, nodes: Sequence[Node] = ()) -> Plan:
+        """The plan on these machines. Raises HeteroError."""
+        target_at = self._target_at(nodes)
+        drafter_at = self._drafter_at(nodes, target_at) if self._drafter is not None else None
+        awaited = self.awaited if nodes and self._drafter is not None and drafter_at is None else ""
+        devices = self._devices([target_at, drafter_at], self._drafter is not None and not awaited)
+        target = self._place_target(target_at, devices[0])
+        drafter = self._place_drafter(drafter_at, devices[1], target) if self._drafter and not awaited else None
+        self._check_fit([target] + ([drafter] if drafter else []), nodes)
+        return Plan(target, drafter, self._strategy, self._config.alias or self._target.name, self._context, awaited)
+
+    def target_again(self, last: Placement, nodes: Sequence[Node]) -> Placement | None:
+        """Where the target goes on that was placed so last: None while its machine is not there."""
+        if last.node is None:
+            return last
+        node = returned(nodes, last.node, TARGET)
+        return None if node is None else self._place_target(node, last.device)
+
+    def drafter_again(self, last: Placement | None, target: Placement, nodes: Sequence[Node]) -> Placement | None:
+        """Where the drafter of a target placed so should run now: None while no machine for it is there. Raises
+        HeteroError where it does not fit there."""
+        if target.node is None:
+            return last
+        before = last.node.id if last is not None and last.node is not None else ""
+        shares = before == target.node.id  # beside the target, until there is a better place
+        stays = next((node for node in nodes if node.id == before and not shares), None)
+        node = stays or self._drafter_at(nodes, target.node)
+        if node is not None and node.id == target.node.id and not shares and self._named[1] is None:
+            node = None  # the target has its machine's cores to itself by now
+        if node is None or node.id == before:
+            return last if node is not None else None
+        drafter = self._place_drafter(node, self._devices([target.node, node], True)[1], target)
+        self._check_fit([drafter], nodes)
+        return drafter
+
+    # Machines
+
+    def _target_at(self, nodes: Sequence[Node]) -> Node | None:
+        named = self._named[0]
+        if not nodes:
+            return find_node(nodes, named.node) if named is not None and named.node else None
+        if named is None:
+            return target_node(nodes)
+        return find_node(nodes, named.node) if named.node else _here(nodes)
+
+    def _drafter_at(self, nodes: Sequence[Node], target: Node | None) -> Node | None:
+        """None: on this machine without a cluster, not there yet within one."""
+        named = self._named[1]
+        if target is None:
+            return find_node(nodes, named.node) if named is not None and named.node else None
+        if named is None:
+            return drafter_node(nodes, target)
+        return next((node for node in nodes if node.called(named.node)), None) if named.node else _here(nodes)
+
+    @property
+    def awaited(self) -> str:
+        """The machine a drafter waits for that has none."""
+        named = self._named[1]
+        return f"a machine called {named.node}" if named is not None and named.node else "another machine"
+
+    def _devices(self, where: Sequence[Node | None], drafting: bool) -> list[Device]:
+        """A device for each role, on the machine it is on."""
+        inventory = self._inventory
+        named = self._named if drafting else (self._named[0], None)
+        needed = footprint(self._target.shape, self._config.parallel * self._context, 2, 128).total
+        away = [node is not None and not node.here for node in where]
+        # What the other role does not use of this machine is free for this one.
+        alone = default_devices(inventory, needed, False)
+        defaults = default_devices(inventory, needed, drafting) if away[0] == away[1] else (alone[0], alone[0])
+        chosen = []
+        for n, node in enumerate(where):
+            device = named[n] or defaults[n]
+            if node is not None and not node.here:
+                # Another node's cores are its own affair: its worker says so if they are not there.
+                chosen.append(replace(device, node=node.name) if named[n] else node.device())
+            else:
+                chosen.append(check_device(replace(device, node=None), inventory))
+        if away[0] or away[1]:
+            return chosen
+        for mine, other in ((0, 1), (1, 0)):
+            if drafting and named[other] and not named[mine] and chosen[0].is_cpu and chosen[1].is_cpu:
+                # A role that was not placed by hand takes the cores the other one leaves.
+                rest = tuple(sorted(set(inventory.cores) - set(chosen[other].indices)))
+                chosen[mine] = Device("cpu", rest or chosen[other].indices)
+        return chosen
+
+    # Workers
+
+    def _place_target(self, node: Node | None, device: Device) -> Placement:
+        config = self._config
+        own: dict[str, object] = {"context": self._context}
+        if node is not None and (not node.here or self._may_be_away()):
+            own |= {"host": node.address, "secure": True}
+        return self._place("target", config.target_engine, self._target, device, config.exact, node, own)
+
+    def _place_drafter(self, node: Node | None, device: Device, target: Placement) -> Placement:
+        assert self._drafter is not None
+        own: dict[str, object] = {"context": min(self._context, self._drafter.context)}
+        own |= {"host": target.spec.host, "secure": target.spec.secure}
+        return self._place("drafter", self._config.draft_engine, self._drafter, device, False, node, own)
+
+    def _may_be_away(self) -> bool:
+        """Whether the drafter of a cluster may be, or come to be, on another machine than this one."""
+        named = self._named[1]
+        return self._drafter is not None and (named is None or bool(named.node))
+
+    def _place(
+        self,
+        role: str,
+        engine: str,
+        model: Model,
+        device: Device,
+        exact: bool,
+        node: Node | None,
+        own: dict[str, object],
+    ) -> Placement:
+        """One role on its device."""
+        config = self._config
+        field = "target_engine" if role == "target" else "draft_engine"
+        form, here = GGUF if model.is_gguf else SAFETENSORS, device.node is None
+        chosen = (
+            find_engine(engine, field) if engine else default_engine(form, device.kind)
+        )  # other machines are taken to be installed alike
+        if form not in chosen.formats:
+            runs = ", ".join(chosen.formats)
+            raise ConfigError(f"{field}: {chosen.name} runs {runs}; {model.path} is {form}: use torch")
+        if (reason := chosen.objection(device.kind, here)) is not None:
+            raise ConfigError(f"{field}: {reason}")
+        dtype = torch_dtype(device, exact)
+        cell = kv_bytes(model.shape, chosen.kv_width(dtype))
+        spec = WorkerSpec(
+            role=role,  # type: ignore[arg-type]
+            model=str(model.path.resolve()),
+            engine=chosen.name,
+            strategy=self._strategy,
+            gamma=self._gamma(),
+            sequences=config.parallel,
+            ports=_ports(config.worker_ports),
+            trace=str(Path(config.trace).resolve()) if config.trace else "",
+            cores=list(device.indices) if device.is_cpu else [],
+            gpu=None if device.is_cpu else device.indices[0],
+            kind="cuda" if device.is_cpu else device.kind,  # type: ignore[arg-type]
+            dtype=dtype,
+            exact=exact,
+            cached=(config.prefix_cache << 20) // cell,
+            **own,  # type: ignore[arg-type]
+        )
+        return Placement(device, model, spec, _footprint(model, spec), node)
+
+    def _gamma(self) -> int:
+        """Most draft tokens of a window. An engine whose rows are exact at any width needs none of a fixed one."""
+        config = self._config
+        asked = find_engine(config.target_engine, "target_engine") if config.target_engine else None
+        padded = config.exact and not (asked is not None and asked.always_exact)
+        return min(config.gamma, _EXACT_MOST) if padded else config.gamma
+
+    def _check_fit(self, placements: list[Placement], nodes: Sequence[Node]) -> None:
+        """The drafter counts in the fit too (llama.cpp issue 28172)."""
+        by_device: dict[str, list[Placement]] = {}
+        for placement in placements:
+            key = str(replace(placement.device, indices=()) if placement.device.is_cpu else placement.device)
+            by_device.setdefault(key, []).append(placement)
+        # Where a driver does not tell what is free (0), the worker will.
+        free = {str(gpu.device): gpu.free for gpu in self._inventory.gpus if gpu.free} | {"cpu": self._inventory.memory}
+        free |= {f"{node.name}/cpu": node.memory for node in nodes if not node.here and node.memory}
+        for key, own in by_device.items():
+            if key not in free:  # a GPU of another node: its worker says so if it is too small
+                continue
+            what = " and ".join(f"{p.spec.role} {p.model.name}" for p in own)
+            check_memory(f"{what} on {key}", sum(p.memory.total for p in own), free[key])
+
+
+def _here(nodes: Sequence[Node]) -> Node | None:
+    return next((node for node in nodes if node.here), None)
 
 
 def _strategy(config: Config, drafter: Model | None) -> str:
@@ -95,19 +261,6 @@ def _strategy(config: Config, drafter: Model | None) -> str:
     return name
 
 
-def _nodes(config: Config, nodes: Sequence[Node], drafting: bool) -> list[Node | None]:
-    """The node of each role; None without a cluster."""
-    defaults: list[Node | None] = [None, None]
-    if nodes:
-        defaults = list(choose_nodes(nodes)) if drafting else [choose_nodes(nodes)[0]] * 2
-    here = next((node for node in nodes if node.here), None)
-    found = []
-    for name, default in zip((config.target_device, config.draft_device), defaults, strict=True):
-        asked = parse_device(name).node if name else None
-        found.append(find_node(nodes, asked) if asked is not None else here if name else default)
-    return found
-
-
 def _ports(text: str) -> list[int]:
     first, dash, last = text.partition("-")
     if not text:
@@ -115,64 +268,6 @@ def _ports(text: str) -> list[int]:
     if not (first.isdigit() and last.isdigit() and dash) or not 1024 <= int(first) <= int(last) <= 65535:
         raise ConfigError(f"worker_ports: {text!r} is not a range within 1024-65535, like 20000-20009")
     return [int(first), int(last)]
-
-
-def _devices(
-    config: Config, inventory: Inventory, weights: int, drafting: bool, where: Sequence[Node | None]
-) -> tuple[Device, Device]:
-    away = [node is not None and not node.here for node in where]
-    # What the other role does not use of this machine is free for this one.
-    alone = default_devices(inventory, weights, False)
-    defaults = default_devices(inventory, weights, drafting) if away[0] == away[1] else (alone[0], alone[0])
-    chosen = []
-    for n, name in enumerate((config.target_device, config.draft_device)):
-        device = parse_device(name) if name else defaults[n]
-        node = where[n]
-        if node is not None and not node.here:
-            # Another node's cores are its own affair: its worker says so if they are not there.
-            chosen.append(replace(device, node=node.name) if name else node.device())
-        else:
-            chosen.append(check_device(replace(device, node=None), inventory))
-    if away[0] or away[1]:
-        return chosen[0], chosen[1]
-    named = (config.target_device, config.draft_device)
-    for mine, other in ((0, 1), (1, 0)):
-        if drafting and named[other] and not named[mine] and chosen[0].is_cpu and chosen[1].is_cpu:
-            # A role that was not placed by hand takes the cores the other one leaves.
-            rest = tuple(sorted(set(inventory.cores) - set(chosen[other].indices)))
-            chosen[mine] = Device("cpu", rest or chosen[other].indices)
-    return chosen[0], chosen[1]
-
-
-def _place(
-    role: str, engine: str, model: Model, device: Device, exact: bool, cache: int, common: dict[str, object]
-) -> Placement:
-    """One role on its device; ``cache``: MiB for prefixes."""
-    field = "target_engine" if role == "target" else "draft_engine"
-    form, here = GGUF if model.is_gguf else SAFETENSORS, device.node is None
-    chosen = (
-        find_engine(engine, field) if engine else default_engine(form, device.kind)
-    )  # other machines are taken to be installed alike
-    if form not in chosen.formats:
-        runs = ", ".join(chosen.formats)
-        raise ConfigError(f"{field}: {chosen.name} runs {runs}; {model.path} is {form}: use torch")
-    if (reason := chosen.objection(device.kind, here)) is not None:
-        raise ConfigError(f"{field}: {reason}")
-    dtype = torch_dtype(device, exact)
-    cell = kv_bytes(model.shape, chosen.kv_width(dtype))
-    spec = WorkerSpec(
-        role=role,  # type: ignore[arg-type]
-        model=str(model.path.resolve()),
-        engine=chosen.name,
-        cores=list(device.indices) if device.is_cpu else [],
-        gpu=None if device.is_cpu else device.indices[0],
-        kind="cuda" if device.is_cpu else device.kind,  # type: ignore[arg-type]
-        dtype=dtype,
-        exact=exact,
-        cached=(cache << 20) // cell,
-        **common,  # type: ignore[arg-type]
-    )
-    return Placement(device, model, spec, _footprint(model, spec))
 
 
 def torch_dtype(device: Device, exact: bool) -> str:
@@ -184,19 +279,3 @@ def _footprint(model: Model, spec: WorkerSpec) -> Footprint:
     engine = find_engine(spec.engine)
     found = footprint(model.shape, spec.sequences * (spec.context + 128), engine.kv_width(spec.dtype), 128)
     return replace(found, weights=engine.weight_bytes(model.shape, spec.dtype))
-
-
-def _check_fit(placements: list[Placement], inventory: Inventory, nodes: Sequence[Node]) -> None:
-    """The drafter counts in the fit too (llama.cpp issue 28172)."""
-    by_device: dict[str, list[Placement]] = {}
-    for placement in placements:
-        key = str(replace(placement.device, indices=()) if placement.device.is_cpu else placement.device)
-        by_device.setdefault(key, []).append(placement)
-    # Where a driver does not tell what is free (0), the worker will.
-    free = {str(gpu.device): gpu.free for gpu in inventory.gpus if gpu.free} | {"cpu": inventory.memory}
-    free |= {f"{node.name}/cpu": node.memory for node in nodes if not node.here and node.memory}
-    for key, own in by_device.items():
-        if key not in free:  # a GPU of another node: its worker says so if it is too small
-            continue
-        what = " and ".join(f"{p.spec.role} {p.model.name}" for p in own)
-        check_memory(f"{what} on {key}", sum(p.memory.total for p in own), free[key])

@@ -15,12 +15,14 @@ from hetero.config import Config, api_keys, check_certificate
 from hetero.errors import ConfigError, HeteroError
 from hetero.gateway.admission import AdmissionLimits
 from hetero.gateway.app import make_app
-from hetero.plan import Plan
+from hetero.plan import Plan, Planner
 from hetero.session import Session
 from hetero.workers.runtime.status import WorkerStatus
 
+_RAY_LEFT = 30.0  # seconds: workers end 60 s after Ray's head
 
-def serve(config: Config, plan: Plan, cluster: Cluster, console: Console) -> int:
+
+def serve(config: Config, plan: Plan, planner: Planner, cluster: Cluster, console: Console) -> int:
     """Run until SIGTERM or SIGINT; returns the exit status. Raises ConfigError for a port that cannot be had."""
     keys = api_keys(config)
     check_certificate(config)
@@ -48,17 +50,28 @@ def serve(config: Config, plan: Plan, cluster: Cluster, console: Console) -> int
             server.should_exit = True
             return
         console.print(plan_table(plan, session.coordinator.statuses, url))
+        for line in remarks(plan):
+            say(line)
         say(f"serving {plan.name} at {url}/v1 (Ctrl-C stops)")
 
+    async def end_with_ray(session: Session) -> None:
+        nonlocal status
+        await session.over.wait()
+        say("no new requests are taken; those that run have half a minute to finish")
+        server.config.timeout_graceful_shutdown = max(1, int(min(config.drain, _RAY_LEFT)))
+        server.should_exit, status = True, 1
+
     async def main() -> None:
-        session = Session(plan, cluster, lambda line: say(f"  {line}"), take_signals)
+        session = Session(plan, planner, cluster, lambda line: say(f"  {line}"), take_signals)
         server.config.app = make_app(session.gateway_state(plan, limits_of(config), keys))
         starting = asyncio.create_task(bring_up(session))
+        ending = asyncio.create_task(end_with_ray(session))
         try:
             await server.serve(sockets=[listener])
         finally:
             say("stopping the workers")
             starting.cancel()
+            ending.cancel()
             await session.stop()
 
     server = uvicorn.Server(
@@ -89,7 +102,7 @@ def limits_of(config: Config) -> AdmissionLimits:
 def announcement(plan: Plan) -> list[str]:
     """What is about to load where."""
     lines = []
-    for placement in [plan.target] + ([plan.drafter] if plan.drafter else []):
+    for placement in plan.placements:
         size = placement.memory.total / 2**20
         lines.append(
             f"loading {placement.spec.role} {placement.model.name} on {placement.device} "
@@ -117,9 +130,11 @@ def plan_table(plan: Plan, statuses: dict[str, WorkerStatus], url: str) -> Table
     table = Table()
     for name in ("device", "role", "engine", "model", "memory", "strategy", "address"):
         table.add_column(name, overflow="fold")
-    for placement in [plan.target] + ([plan.drafter] if plan.drafter else []):
+    for placement in plan.placements:
         spec = placement.spec
-        status = statuses[spec.role]
+        status = statuses.get(spec.role)
+        if status is None:  # its machine left while it loaded
+            continue
         exact = ", exact" if spec.exact else ""
         strategy = (
             plan.strategy if plan.strategy == "off" else plan.strategy + (f", gamma {spec.gamma}" if spec.gamma else "")
@@ -135,3 +150,13 @@ def plan_table(plan: Plan, statuses: dict[str, WorkerStatus], url: str) -> Table
         )
     table.add_row("-", "gateway", "-", plan.name, "-", "-", url)
     return table
+
+
+def remarks(plan: Plan) -> list[str]:
+    """What the table of a cluster does not show."""
+    if plan.awaited:
+        return [f"NO DRAFTER: {plan.awaited} is not in the cluster; plain decoding until it comes (hetero nodes)"]
+    target, drafter = plan.target.node, plan.drafter.node if plan.drafter is not None else None
+    if target is not None and drafter is not None and target.id == drafter.id:
+        return [f"BOTH ROLES ON {target.name}: no other machine is in the cluster (hetero nodes)"]
+    return []

@@ -13,35 +13,47 @@ from hetero.gateway.admission import AdmissionLimits
 from hetero.gateway.client import VerifierClient
 from hetero.gateway.metrics import Facts
 from hetero.gateway.state import GatewayState
-from hetero.plan import Plan
+from hetero.plan import Plan, Planner
 
 
 class Session:
     """A running pair and the client to it, inside one event loop."""
 
     def __init__(
-        self, plan: Plan, cluster: Cluster, say: Callable[[str], None], joined: Callable[[], None] = lambda: None
+        self,
+        plan: Plan,
+        planner: Planner,
+        cluster: Cluster,
+        say: Callable[[str], None],
+        joined: Callable[[], None] = lambda: None,
     ) -> None:
         """``say`` gets lines on what happens, ``joined`` is called once Ray runs."""
         self.client = VerifierClient()
         self.failure: str | None = None
+        self.over = asyncio.Event()  # Ray is ending: what runs may finish, within a minute
         self._loop: asyncio.AbstractEventLoop | None = None
         self._joined = joined
         self._ready = asyncio.Event()
         self._starting: asyncio.Future[None] | None = None
-        self.coordinator = Coordinator.of_plan(
+        self.coordinator = Coordinator(
             plan,
+            planner,
             cluster,
             self.client.keys.public,
             on_verifier=self._on_verifier,
             on_event=say,
             on_failure=self._on_failure,
+            on_head_lost=self._on_head_lost,
         )
 
     @property
     def ready(self) -> bool:
         """Whether the workers have been loaded, and something can still be served."""
         return self._ready.is_set() and self.failure is None
+
+    def trouble(self) -> str | None:
+        """Why requests are not answered now, or not quickly; None: all is well."""
+        return self.failure or (self.coordinator.trouble() if self._ready.is_set() else "Loading model")
 
     async def start(self) -> None:
         """Start the workers and wait until they are loaded. Raises HeteroError."""
@@ -75,7 +87,7 @@ class Session:
             plan.context,
             self.client,
             lambda: self.ready,
-            lambda: self.failure,
+            self.trouble,
             limits or AdmissionLimits(),
             keys,
             self._facts,
@@ -96,6 +108,10 @@ class Session:
     def _on_failure(self, why: str) -> None:
         self.failure = why
         self._call(lambda: self.client.give_up(why))
+
+    def _on_head_lost(self, why: str) -> None:
+        self.failure = why
+        self._call(self.over.set)
 
     def _call(self, what: Callable[[], object]) -> None:
         assert self._loop is not None

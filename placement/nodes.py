@@ -1,4 +1,4 @@
-"""Which machine of a cluster takes which role."""
+"""Which machine of a cluster takes which role, now and when machines leave, return or join."""
 
 from __future__ import annotations
 
@@ -35,11 +35,15 @@ class Node:
         name = None if self.here else self.name
         return Device("cuda", (0,), name) if self.gpus else Device("cpu", (), name)
 
+    def called(self, name: str) -> bool:
+        """Whether a user may mean it."""
+        return name in self.names or name in self.marks or name == self.id
+
 
 def find_node(nodes: Sequence[Node], name: str) -> Node:
     """The node a user means. Raises DeviceError listing the ones there are."""
     for node in nodes:
-        if name in node.names or name in node.marks or name == node.id:
+        if node.called(name):
             return node
     if not nodes:
         raise DeviceError(f"node {name!r}: hetero runs on this machine alone; join a cluster with --address")
@@ -47,15 +51,40 @@ def find_node(nodes: Sequence[Node], name: str) -> Node:
     raise DeviceError(f"node {name!r} is not in the cluster, which has {have}")
 
 
-def choose_nodes(nodes: Sequence[Node]) -> tuple[Node, Node]:
-    """(target, drafter) nodes where the user named none: the marked ones; else the most cores for the target, and for
-    the drafter another node, one with a GPU before others."""
-    size = sorted(nodes, key=lambda node: (-node.cpus, not node.here, node.id))
-    target = next((node for node in size if TARGET in node.marks), None)
-    drafter = next((node for node in size if DRAFTER in node.marks), None)
-    if target is None:
-        target = next((node for node in size if node is not drafter), size[0])
-    if drafter is None:
-        others = [node for node in size if node is not target]
-        drafter = next((node for node in others if node.gpus), others[0] if others else target)
-    return target, drafter
+def target_node(nodes: Sequence[Node]) -> Node:
+    """Where the target goes that was not placed by hand: the marked node; else the one with most cores that is not
+    marked for the drafter."""
+    size = _by_size(nodes)
+    marked = [node for node in size if TARGET in node.marks]
+    return (marked or [node for node in size if DRAFTER not in node.marks] or size)[0]
+
+
+def drafter_node(nodes: Sequence[Node], target: Node) -> Node | None:
+    """Where the drafter goes that was not placed by hand: the marked node; else another than the target's, one with a
+    GPU before others. None: it waits for one, since the target's is marked and so is alone on purpose."""
+    others = [node for node in _by_size(nodes) if node.id != target.id]
+    for node in [*others, target]:
+        if DRAFTER in node.marks:
+            return node
+    others.sort(key=lambda node: not node.gpus)  # stays sorted by size
+    if others:
+        return others[0]
+    return None if TARGET in target.marks else target
+
+
+def returned(nodes: Sequence[Node], last: Node, mark: str) -> Node | None:
+    """The node that a role was on last, under whatever id it came back: the same; else one with the role's mark if it
+    had that; else one of its name."""
+    for same in (
+        lambda node: node.id == last.id,
+        lambda node: mark in last.marks and mark in node.marks,
+        lambda node: mark not in last.marks and last.names & node.names,
+    ):
+        found = next((node for node in nodes if same(node)), None)
+        if found is not None:
+            return found
+    return None
+
+
+def _by_size(nodes: Sequence[Node]) -> list[Node]:
+    return sorted(nodes, key=lambda node: (-node.cpus, not node.here, node.id))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hetero.data import PAIR
-from hetero.workers.engines.octet.weights import cache_folder
+from hetero.workers.models.cache import cache_root
 from hetero.workers.models.inflate import Size, inflate
 
 SIZES = {
@@ -22,7 +22,7 @@ def sized(size: str, kind: str) -> Path:
     role, shape = SIZES[size]
     if shape is None:
         return PAIR / f"{role}.gguf"
-    path = cache_folder().parent / "bench" / f"{size}-{kind}.gguf"
+    path = cache_root() / "bench" / f"{size}-{kind}.gguf"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_suffix(".part")

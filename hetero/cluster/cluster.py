@@ -5,15 +5,29 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import shutil
 import socket
 import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from hetero.cluster.scratch import Scratch
 from hetero.errors import ClusterError
 from hetero.placement.nodes import Node
 
 _STORE = 80 << 20  # Ray's least object store: tokens never travel there
+_FRESH = 1.0  # seconds an answer of Ray's about machines is good for
+_KNOCK = 3.0  # seconds Ray's head may take to answer
+_LOST = 3  # knocks without an answer, one a second, after which the head counts as gone
+
+# As Ray starts on each machine of ours. It reads them as it is imported.
+RAY_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_memory_monitor_refresh_ms": "0",  # plans check memory; Ray would kill a verifier that fills it
+}
 
 
 class Cluster:
@@ -22,7 +36,10 @@ class Cluster:
     def __init__(self, address: str = "local") -> None:
         """``address``: "local" to start one, "auto" or HOST:PORT to join one."""
         self.address = address
-        self._folder: str | None = None
+        self.lost: str | None = None  # why its head counts as gone
+        self._scratch: Scratch | None = None
+        self._known: tuple[float, list[Node]] = (0.0, [])
+        self._leaving = threading.Event()
 
     @property
     def shared(self) -> bool:
@@ -32,52 +49,64 @@ class Cluster:
     def join(self) -> None:
         """Start or join it; safe to call again. Raises ClusterError."""
         if not self.shared:
-            # Ray listens on all of this machine's addresses: let in who has the token only, that is us. Ray reads
-            # this as it is imported.
+            # Let in who has the token only, that is us.
             os.environ.setdefault("RAY_AUTH_MODE", "token")
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        for name, value in RAY_SETTINGS.items():
+            os.environ.setdefault(name, value)
+        address = self._address()
         import ray
 
         if ray.is_initialized():
             return
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         common = {
             "log_to_driver": False,
-            "logging_level": logging.ERROR,
+            "logging_level": logging.CRITICAL,  # what becomes of workers is told by us
             "namespace": "hetero",
             "job_config": _own_path(),
         }
         try:
             if self.shared:
-                self._knock()
-                ray.init(address=self.address, **common)
+                _init_within(30, address=address, **common)
                 return
-            # A folder of our own keeps Ray's files out of the way and goes when we go.
-            self._folder = tempfile.mkdtemp(prefix="hetero-")
+            self._scratch = Scratch()
             ray.init(
                 address="local",
                 include_dashboard=False,
                 object_store_memory=_STORE,
-                _temp_dir=self._folder,
+                _node_ip_address="127.0.0.1",  # it lives without a network, whatever becomes of it
+                _temp_dir=str(self._scratch.path),
                 **common,
             )
         except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
             first = (str(error).strip().splitlines() or [""])[0]
             raise ClusterError(f"address {self.address}: Ray cannot be started or reached: {first}") from error
 
-    def _knock(self) -> None:
-        """Raise OSError at once where nobody listens: Ray itself would try for minutes."""
-        host, colon, port = self.address.rpartition(":")
-        if colon and port.isdigit():
-            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    def _address(self) -> str:
+        """HOST:PORT of the cluster to join, where somebody listens: Ray itself would try for minutes."""
+        if not self.shared:
+            return "local"
+        address = running_address() if self.address == "auto" else self.address
+        if not address:
+            raise ClusterError(
+                "address auto: no Ray runs on this machine: start it with `ray up cluster.yaml` or "
+                "`hetero serve --cluster`"
+            )
+        host, colon, port = address.rpartition(":")
+        if not (colon and port.isdigit()):
+            raise ClusterError(f"address {address!r} is neither local, auto nor HOST:PORT")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK).close()
+        except OSError as error:
+            raise ClusterError(
+                f"address {self.address}: Ray's head at {address} does not answer ({error.strerror or error}): is it "
+                "running? `ray stop` clears away what is left of it here"
+            ) from None
+        return address
 
     def nodes(self) -> list[Node]:
         """The machines of a joined cluster. Raises ClusterError where others could reach them without a token."""
-        import ray
-
-        mine = self.here()
-        found = [_node(entry, mine) for entry in ray.nodes() if entry["Alive"]]
+        found = self._ask()
         others = {node.address for node in found} - {node.address for node in found if node.here}
         if others and os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
             raise ClusterError(
@@ -85,6 +114,37 @@ class Cluster:
                 "set RAY_AUTH_MODE=token on every machine, as cluster.yaml does"
             )
         return found
+
+    def wait_for(self, count: int, seconds: float) -> list[Node]:
+        """Its machines once there are ``count``. Raises ClusterError after ``seconds``."""
+        end = time.monotonic() + seconds
+        while len(found := self.nodes()) < count:
+            if time.monotonic() > end:
+                have = ", ".join(sorted(node.name for node in found))
+                raise ClusterError(
+                    f"require_nodes: {count} machines are wanted, {len(found)} came ({have}) in {seconds:.0f} s: "
+                    "look at the others with `ray status` and `hetero doctor --cluster cluster.yaml`"
+                )
+            time.sleep(0.5)
+        return found
+
+    def present(self) -> list[Node]:
+        """The machines that are there, as of a second ago at most; none of a local start."""
+        if not self.shared:
+            return []
+        if self.lost is None and time.monotonic() - self._known[0] > _FRESH:
+            self._known = (time.monotonic(), self._ask())
+        return self._known[1]
+
+    def has(self, node: str) -> bool:
+        """Whether a machine is there, by Ray's id."""
+        return not self.shared or any(known.id == node for known in self.present())
+
+    def _ask(self) -> list[Node]:
+        import ray
+
+        mine = self.here()
+        return [_node(entry, mine) for entry in ray.nodes() if entry["Alive"]]
 
     @staticmethod
     def here() -> str:
@@ -94,14 +154,76 @@ class Cluster:
         found: str = ray.get_runtime_context().get_node_id()
         return found
 
+    def watch(self, on_lost: Callable[[str], None]) -> None:
+        """Tell, from a thread, when Ray's head is gone: a minute later so are its workers, and this process."""
+        import ray
+
+        host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+
+        def look() -> None:
+            missed = 0
+            while not self._leaving.wait(1.0):
+                try:
+                    socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK).close()
+                    missed = 0
+                except OSError:
+                    missed += 1
+                if missed >= _LOST and not self._leaving.is_set():
+                    self.lost = f"Ray's head at {host}:{port} is gone"
+                    on_lost(self.lost)
+                    return
+
+        threading.Thread(target=look, name="hetero-watch-head", daemon=True).start()
+
     def leave(self) -> None:
         """Stop what was started here, leave what was joined; safe to call twice."""
         import ray
 
+        self._leaving.set()
         if ray.is_initialized():
-            ray.shutdown()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            # Without its head Ray's goodbye may wait for ever.
+            within(10.0 if self.lost else 60.0, ray.shutdown)
+        if self._scratch is not None:
+            self._scratch.remove()
+
+
+def running_address() -> str:
+    """HOST:PORT of the Ray that was started on this machine, as "auto" means it; "" where there is none."""
+    if found := os.environ.get("RAY_ADDRESS", ""):
+        return found
+    try:
+        return (
+            (Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray" / "ray_current_cluster")
+            .read_text()
+            .strip()
+        )
+    except OSError:
+        return ""
+
+
+def within(seconds: float, what: Callable[[], object]) -> BaseException | None:
+    """Do it in a thread, for so long at most; returns what it raised, or TimeoutError."""
+    raised: list[BaseException | None] = [TimeoutError(f"no answer within {seconds:.0f} s")]
+
+    def work() -> None:
+        try:
+            what()
+            raised[0] = None
+        except BaseException as error:
+            raised[0] = error
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return raised[0]
+
+
+def _init_within(seconds: float, **arguments: Any) -> None:
+    import ray
+
+    error = within(seconds, lambda: ray.init(**arguments))
+    if error is not None:
+        raise error
 
 
 def _own_path() -> Any:

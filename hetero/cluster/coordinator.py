@@ -1,23 +1,22 @@
-"""The Ray side: places one actor per role, watches them, and passes endpoints on when one comes back."""
+"""The Ray side: keeps one worker per role running, introduces them to each other, and tells what becomes of them."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import threading
-import time
 from collections.abc import Callable
-from typing import Any
 
 from hetero.cluster.cluster import Cluster
-from hetero.plan import Placement, Plan
-from hetero.workers.runtime.actor import DrafterActor, VerifierActor
-from hetero.workers.runtime.spec import WorkerSpec
+from hetero.cluster.incarnation import Incarnation, WorkerEnded
+from hetero.cluster.keeper import Keeper
+from hetero.errors import ClusterError
+from hetero.plan import Placement, Plan, Planner
 from hetero.workers.runtime.status import WorkerStatus, read_status
 
 _log = logging.getLogger("hetero.cluster.coordinator")
-_SHELLS = {"target": VerifierActor, "drafter": DrafterActor}
-_HOPELESS = 5  # ends of a worker, each within a minute of its start, after which it is left
+_QUIET = 5.0  # seconds without an answer from the verifier after which it counts as in trouble
+_STOP_HERE, _STOP_AWAY = 8.0, 1.5  # seconds a worker may take to stop: one of another machine may be out of reach
 
 
 class Coordinator:
@@ -25,40 +24,40 @@ class Coordinator:
 
     def __init__(
         self,
-        specs: list[tuple[WorkerSpec, str]],
+        plan: Plan,
+        planner: Planner,
         cluster: Cluster,
         key: str = "",
         on_verifier: Callable[[str | None], None] = lambda endpoint: None,
         on_event: Callable[[str], None] = lambda line: None,
         on_failure: Callable[[str], None] = lambda line: None,
+        on_head_lost: Callable[[str], None] = lambda line: None,
     ) -> None:
-        """``specs``: a worker and Ray's id of the node it belongs on ("": this one); ``key``: public key of the gateway
-        that asks the verifier.
+        """``key``: public key of the gateway that asks the verifier.
 
         ``on_verifier`` gets each new endpoint, and None when the verifier is lost; ``on_event`` lines for people;
-        ``on_failure`` why nothing can be served any more.
+        ``on_failure`` why nothing can be served any more; ``on_head_lost`` why it soon cannot be: Ray's head is gone,
+        and its workers follow within a minute.
         """
         self.statuses: dict[str, WorkerStatus] = {}
         self.failure: str | None = None
-        self.settled = threading.Event()  # all roles are ready, or one has failed
-        self._specs = {spec.role: (spec, node) for spec, node in specs}
+        self.settled = threading.Event()  # each role is ready or waits for a machine, or one has failed
+        self._planner = planner
         self._cluster = cluster
         self._key = key
-        self.restarts: dict[str, int] = {spec.role: 0 for spec, _ in specs}
         self._on_verifier = on_verifier
         self._on_event = on_event
         self._on_failure = on_failure
-        self._actors: dict[str, Any] = {}
+        self._on_head_lost = on_head_lost
         self._lock = threading.Lock()
         self._introducing = threading.Lock()
         self._stopping = False
-        self._threads: list[threading.Thread] = []
-
-    @classmethod
-    def of_plan(cls, plan: Plan, cluster: Cluster, key: str, **callbacks: Callable[[Any], None]) -> Coordinator:
-        """The coordinator of a plan."""
-        placements: list[Placement] = [plan.target] + ([plan.drafter] if plan.drafter else [])
-        return cls([(p.spec, p.node) for p in placements], cluster, key, **callbacks)
+        self._lost: str | None = None  # why there is no verifier now
+        self._ready: dict[str, Incarnation] = {}
+        self._at_rest: set[str] = set()  # roles that are ready, or wait for a machine
+        self._keepers = {"target": Keeper("target", plan.target, self._target_again, cluster, self)}
+        if plan.drafter is not None or plan.awaited:
+            self._keepers["drafter"] = Keeper("drafter", plan.drafter, self._drafter_again, cluster, self)
 
     def start(self) -> None:
         """Start or join Ray and create the actors; returns while they load. Raises ClusterError."""
@@ -66,32 +65,43 @@ class Coordinator:
             if self._stopping:
                 return
             self._cluster.join()
-            self._start()
+            self._cluster.watch(self._head_lost)
+            for keeper in self._keepers.values():
+                keeper.start()
 
-    def _start(self) -> None:
-        import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+    @property
+    def restarts(self) -> dict[str, int]:
+        """How often each role's worker was started again."""
+        return {role: keeper.restarts for role, keeper in self._keepers.items()}
 
-        for role, (spec, node) in self._specs.items():
-            options: dict[str, Any] = {"num_cpus": 0, "max_restarts": -1, "max_concurrency": 16}
-            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node or self._cluster.here(), soft=False)
-            shell = ray.remote(_SHELLS[role])
-            self._actors[role] = shell.options(**options).remote(spec.plain())
-            thread = threading.Thread(target=self._watch, args=(role,), name=f"hetero-watch-{role}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+    @property
+    def placements(self) -> dict[str, Placement]:
+        """Where each role runs that runs."""
+        return {role: incarnation.placement for role, incarnation in self._ready.items()}
+
+    def trouble(self) -> str | None:
+        """Why the verifier does not answer now; None: all is well."""
+        if self._lost is not None:
+            return self._lost
+        incarnation = self._ready.get("target")
+        silent = incarnation.silent_s if incarnation is not None else 0.0
+        return f"the verifier has not answered for {silent:.0f} s" if silent > _QUIET else None
 
     def status(self, role: str) -> WorkerStatus:
-        """The worker's own account, now."""
+        """The worker's own account, now. Raises WorkerEnded where there is none."""
         import ray
 
-        return read_status(ray.get(self._actors[role].status.remote(), timeout=10))
+        incarnation = self._keepers[role].incarnation
+        if incarnation is None:
+            raise WorkerEnded(f"{role}: it does not run now")
+        return read_status(ray.get(incarnation.status_ref(), timeout=10))
 
     def alive(self, seconds: float = 2.0) -> dict[str, WorkerStatus]:
         """The accounts of the workers that answer in time."""
         import ray
 
-        asked = {actor.status.remote(): role for role, actor in self._actors.items()}
+        running = [(role, keeper.incarnation) for role, keeper in self._keepers.items()]
+        asked = {incarnation.status_ref(): role for role, incarnation in running if incarnation is not None}
         done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=seconds) if asked else ([], [])
         found = {}
         for answer in done:
@@ -100,8 +110,9 @@ class Coordinator:
         return found
 
     def restart(self, role: str) -> None:
-        """Stop a worker; its watch starts the next incarnation."""
-        self._actors[role].stop.remote()
+        """Stop a worker; its keeper starts the next incarnation."""
+        if (incarnation := self._keepers[role].incarnation) is not None:
+            incarnation.stop()
 
     def stop(self) -> None:
         """Stop the workers, then what Ray this started; safe to call twice."""
@@ -111,82 +122,67 @@ class Coordinator:
         self.settled.set()
         with self._lock:
             pass  # a start under way is over now
-        if ray.is_initialized():
-            # No ray.kill: Ray would report it as a failure; the actors' processes end with the job.
-            stops = [actor.stop.remote() for actor in self._actors.values()]
-            ray.wait(stops, num_returns=len(stops), timeout=8)
-            for thread in self._threads:  # their calls end with the workers
-                thread.join(5)
-            self._threads, self._actors = [], {}
+        running = [keeper.incarnation for keeper in self._keepers.values() if keeper.incarnation is not None]
+        for keeper in self._keepers.values():
+            keeper.stop()
+        if ray.is_initialized() and not self._cluster.lost:
+            stops = {incarnation.stop(): incarnation for incarnation in running}
+            _, late = ray.wait(list(stops), num_returns=len(stops), timeout=_STOP_AWAY) if stops else ([], [])
+            near = [stop for stop in late if (node := stops[stop].placement.node) is None or node.here]
+            if near:
+                ray.wait(near, num_returns=len(near), timeout=_STOP_HERE - _STOP_AWAY)
+        for keeper in self._keepers.values():
+            keeper.join(2.0)
         self._cluster.leave()
 
-    # One thread a role
+    # Where each role goes
 
-    def _watch(self, role: str) -> None:
-        """Load, announce, hold; when the worker or its process ends, begin again with the next incarnation."""
-        ends = 0
-        while not self._stopping and ends < _HOPELESS:
-            began = time.monotonic()
-            why = self._live_once(role)
-            if self._stopping:
-                return
-            if role not in self.statuses:
-                self._give_up(role, why)
-                return
-            self.restarts[role] += 1
-            self._on_lost(role)
-            self._say(f"{role} ended ({why}): starting it again")
-            ends = ends + 1 if time.monotonic() - began < 60 else 0
-        self._give_up(role, f"ended {_HOPELESS} times, each within a minute")
+    def _target_again(self, last: Placement | None) -> Placement | None:
+        assert last is not None
+        return self._planner.target_again(last, self._cluster.present())
 
-    def _live_once(self, role: str) -> str:
-        """One incarnation from loading to its end; returns why it ended."""
-        import ray
+    def _drafter_again(self, last: Placement | None) -> Placement | None:
+        target = self._keepers["target"].placement
+        assert target is not None
+        return self._planner.drafter_again(last, target, self._cluster.present())
 
-        actor = self._actors[role]
-        try:
-            # Retried by Ray across restarts: returns when the model is loaded, or has failed to.
-            status = read_status(ray.get(actor.ready.options(max_task_retries=-1).remote()))
-            if self._stopping:
-                return ""
-            why = status.failure
-            if status.phase == "ready":
-                self._announce(role, status)
-                why = ray.get(actor.hold.remote()) or "without a word"
-            if not self._stopping:  # the process lives on with a worker that has ended
-                with contextlib.suppress(ray.exceptions.RayActorError):
-                    ray.get(actor.die.remote())
-            return why
-        except ray.exceptions.RayActorError:
-            return "its process died"
-        except (ray.exceptions.RayError, ValueError, RuntimeError) as error:
-            return str(error).strip().splitlines()[0]
+    # What keepers tell, from their threads
 
-    def _announce(self, role: str, status: WorkerStatus) -> None:
+    def ready(self, keeper: Keeper, status: WorkerStatus) -> None:
         with self._introducing:  # one at a time: who was told last whom to let in must know of both
-            with self._lock:
-                again = role in self.statuses
-                self.statuses[role] = status
-                target, drafter = self.statuses.get("target"), self.statuses.get("drafter")
-            if target is not None:
-                self._introduce(target, drafter)
-            if len(self.statuses) == len(self._specs):
-                self.settled.set()
-        if role == "target":
+            assert keeper.incarnation is not None
+            again = keeper.role in self.statuses
+            self.statuses[keeper.role] = status
+            self._ready[keeper.role] = keeper.incarnation
+            self._introduce()
+        if keeper.role == "target":
+            self._lost = None
             self._on_verifier(status.endpoint)
-        self._say(f"{role} is {'back' if again else 'ready'} after {status.loaded_s:.1f} s")
+        self._say(f"{keeper.role} is {'back' if again else 'ready'} after {status.loaded_s:.1f} s{_at(keeper)}")
+        self._rests(keeper.role)
 
-    def _introduce(self, target: WorkerStatus, drafter: WorkerStatus | None) -> None:
-        """Tell the verifier whom to let in, then the drafter where to go."""
-        import ray
+    def lost(self, keeper: Keeper, why: str) -> None:
+        with self._introducing:
+            self._ready.pop(keeper.role, None)
+        if keeper.role == "target":
+            self._lost = f"the verifier ended ({why}): another one is being started"
+            self._on_verifier(None)
+        self._say(f"{keeper.role} ended ({why}){_at(keeper)}: starting it again")
 
-        keys = [self._key, drafter.public if drafter is not None else ""]
-        with contextlib.suppress(ray.exceptions.RayActorError):  # it is gone already: its own watch sees to that
-            ray.get(self._actors["target"].allow.remote([key for key in keys if key]))
-            if drafter is not None:
-                self._actors["drafter"].link.remote(target.endpoint)
+    def waits(self, keeper: Keeper) -> None:
+        if keeper.role == "target":
+            self._lost = "the verifier's machine is gone: it is waited for"
+            self._say(f"target: its machine{_at(keeper)} is gone: waiting for it")
+            return
+        last = keeper.placement
+        where = f"the machine of the drafter{_at(keeper)}" if last is not None else self._planner.awaited
+        self._say(f"drafter: {where} is not there: decoding goes on plainly, and with drafts once it comes")
+        self._rests(keeper.role)
 
-    def _give_up(self, role: str, why: str) -> None:
+    def refused(self, keeper: Keeper, why: str) -> None:
+        self.give_up(keeper.role, f"{why}{_at(keeper)}")
+
+    def give_up(self, role: str, why: str) -> None:
         """Without a target nothing can be served; a drafter only made it faster, once it was there."""
         line = f"{role}: {why}"
         if role == "target" or not self.settled.is_set():
@@ -195,9 +191,28 @@ class Coordinator:
         self.settled.set()
         self._say(f"{line}; it is given up")
 
-    def _on_lost(self, role: str) -> None:
-        if role == "target":
-            self._on_verifier(None)
+    def _introduce(self) -> None:
+        """Tell the verifier whom to let in, then the drafter where to go."""
+        verifier, drafter = self._ready.get("target"), self._ready.get("drafter")
+        if verifier is None:
+            return
+        keys = [self._key, self.statuses["drafter"].public if drafter is not None else ""]
+        with contextlib.suppress(ClusterError):  # it is gone already: its own keeper sees to that
+            verifier.allow([key for key in keys if key])
+            if drafter is not None:
+                drafter.link(self.statuses["target"].endpoint)
+
+    def _rests(self, role: str) -> None:
+        self._at_rest.add(role)
+        if len(self._at_rest) == len(self._keepers):
+            self.settled.set()
+
+    def _head_lost(self, why: str) -> None:
+        self._lost = why
+        self.failure = why
+        self._say(why)
+        self._on_head_lost(why)
+        self.settled.set()
 
     def _say(self, line: str) -> None:
         """Tell; whoever listens must not end a watch."""
@@ -205,3 +220,9 @@ class Coordinator:
             self._on_event(line)
         except Exception:
             _log.exception("an event could not be told: %s", line)
+
+
+def _at(keeper: Keeper) -> str:
+    """on MACHINE, where it is another one than this."""
+    node = keeper.placement.node if keeper.placement is not None else None
+    return f" on {node.name}" if node is not None and not node.here else ""

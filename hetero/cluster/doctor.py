@@ -28,6 +28,7 @@ from hetero.models import find_model
 from hetero.plan import make_plan
 from hetero.workers.engines.accelerators import install_line, llama_gpus, llama_kinds, torch_kinds
 from hetero.workers.engines.registry import ENGINES
+from hetero.workers.models.cache import cache_root
 from hetero.workers.models.model import Model, check_vocabularies
 
 GOOD, ODD, BAD = "ok", "note", "PROBLEM"
@@ -213,9 +214,7 @@ def ports(config: Config) -> Iterator[Finding]:
 
 def access(config: Config) -> Iterator[Finding]:
     """Folders hetero writes to."""
-    from hetero.workers.engines.octet.weights import cache_folder
-
-    for what, folder in (("cache", cache_folder()), ("temporary files", Path(tempfile.gettempdir()))):
+    for what, folder in (("cache", cache_root()), ("temporary files", Path(tempfile.gettempdir()))):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):

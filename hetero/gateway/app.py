@@ -35,11 +35,8 @@ def make_app(state: GatewayState) -> FastAPI:
 
     @app.get("/health")
     async def health() -> Response:
-        if state.failure() is not None:
-            return unavailable(str(state.failure()))
-        if not state.ready():
-            return unavailable("Loading model")
-        return JSONResponse({"status": "ok"})
+        trouble = state.trouble()
+        return JSONResponse({"status": "ok"}) if trouble is None else unavailable(trouble)
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:

@@ -97,7 +97,7 @@ async def respond(
     if body.stream_options is not None and not body.stream:
         raise RequestError("stream_options: only with stream = true", "stream_options")
     if not state.ready():
-        return unavailable(state.failure() or "Loading model")
+        return unavailable(state.trouble() or "Loading model")
     longest = max(map(len, prompts))
     if longest >= state.context:
         raise RequestError(

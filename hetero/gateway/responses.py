@@ -217,9 +217,15 @@ def window(found: Round, tokens: int) -> dict[str, Any]:
 
 def _speculation(stats: Stats) -> str:
     """One line on whether drafts were used, and why not where they were not."""
+    decided = stats.predicted_n - stats.resumed_n
+    if stats.alone_n and stats.alone_n >= decided:
+        return "off: no drafter"
+    why = []
+    if stats.alone_n:
+        why.append(f"off for {stats.alone_n} of {stats.predicted_n} tokens: no drafter")
     if stats.plain_n:
-        return f"off for {stats.plain_n} of {stats.predicted_n} tokens: it was slower than plain decoding"
-    return "on" if stats.draft_n else "off"
+        why.append(f"off for {stats.plain_n} of {stats.predicted_n} tokens: it was slower than plain decoding")
+    return "; ".join(why) or ("on" if stats.draft_n else "off")
 
 
 def failure(message: str, kind: str, param: str | None = None, code: str | int | None = None) -> dict[str, Any]:

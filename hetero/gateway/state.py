@@ -14,14 +14,15 @@ from hetero.workers.models.tokenizer import Tokenizer
 
 @dataclass
 class GatewayState:
-    """What the routes serve. ``ready``: whether the workers are loaded; ``failure``: why they never will be."""
+    """What the routes serve. ``ready``: whether requests are taken; ``trouble``: why they are not answered now, or not
+    quickly."""
 
     name: str
     tokenizer: Tokenizer
     context: int
     client: VerifierClient
     ready: Callable[[], bool]
-    failure: Callable[[], str | None]
+    trouble: Callable[[], str | None]
     limits: AdmissionLimits = field(default_factory=AdmissionLimits)
     keys: tuple[str, ...] = ()
     facts: Callable[[], Facts] = lambda: Facts({}, {}, 0)

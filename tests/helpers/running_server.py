@@ -17,7 +17,7 @@ from hetero.cluster.cluster import Cluster
 from hetero.cluster.inventory import take_inventory
 from hetero.config import api_keys, make_config
 from hetero.gateway.app import make_app
-from hetero.plan import make_plan
+from hetero.plan import Planner
 from hetero.serve import limits_of
 from hetero.session import Session
 from hetero.workers.runtime.status import WorkerStatus
@@ -32,7 +32,8 @@ class RunningServer:
         self.cluster = Cluster(self.config.address)
         if self.cluster.shared:
             self.cluster.join()
-        self.plan = make_plan(self.config, take_inventory(), self.cluster.nodes() if self.cluster.shared else [])
+        self.planner = Planner(self.config, take_inventory())
+        self.plan = self.planner.plan(self.cluster.nodes() if self.cluster.shared else [])
         self._up = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), daemon=True)
@@ -44,7 +45,7 @@ class RunningServer:
     async def _main(self) -> None:
         self._stop = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self.session = Session(self.plan, self.cluster, self.events.append)
+        self.session = Session(self.plan, self.planner, self.cluster, self.events.append)
         self.served = self.session.gateway_state(self.plan, limits_of(self.config), api_keys(self.config))
         server = uvicorn.Server(uvicorn.Config(make_app(self.served), port=0, log_level="warning", lifespan="off"))
         server.install_signal_handlers = lambda: None

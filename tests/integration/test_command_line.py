@@ -24,8 +24,7 @@ def run(*args: str, env: dict[str, str] | None = None):
 def planned(monkeypatch):
     """Runs ``serve`` up to the plan and returns its Config."""
     seen: list[Config] = []
-    monkeypatch.setattr("hetero.plan.make_plan", lambda config, *rest: seen.append(config))
-    monkeypatch.setattr("hetero.serve.serve", lambda config, plan, cluster, console: 0)
+    monkeypatch.setattr("hetero.serve.serve", lambda config, *rest: seen.append(config))
 
     def go(*args: str, env: dict[str, str] | None = None) -> Config:
         found = run("serve", *args, env=env)

@@ -27,7 +27,7 @@ def test_a_target_that_is_given_up_fails_requests_at_once():
         thread = threading.Thread(target=one)
         thread.start()
         assert begun.wait(60)
-        server.session.coordinator._give_up("target", "scripted")
+        server.session.coordinator.give_up("target", "scripted")
         thread.join(60)
         assert not thread.is_alive()
         assert failure and failure[0]["code"] == "unavailable" and "scripted" in failure[0]["message"]

@@ -43,7 +43,7 @@ def stack(cluster):
 def test_each_role_on_its_own_node_and_killed_in_turn_the_texts_stay(stack):
     target, drafter = stack.plan.target, stack.plan.drafter
     here = ray.get_runtime_context().get_node_id()
-    assert len({target.node, drafter.node, here}) == 3
+    assert len({target.node.id, drafter.node.id, here}) == 3
     assert target.spec.secure and drafter.spec.secure
     endpoint = stack.status("target").endpoint
     where, _, key = endpoint.partition("#")
@@ -102,7 +102,7 @@ def test_devices_of_other_nodes(stack, cluster):
     nodes = Cluster(cluster.address).nodes()
     assert sorted(len(node.marks) for node in nodes) == [0, 1, 1]
     plan = make_plan(make_config({"draft_device": "hetero_target/cpu:0"}), take_inventory(), nodes)
-    assert plan.target.node == plan.drafter.node != ""
+    assert plan.target.node == plan.drafter.node is not None
     local = make_plan(make_config({"target_device": "cpu:0", "draft_device": "cpu:1"}), take_inventory(), nodes)
     assert not local.target.spec.secure and local.target.spec.host == "127.0.0.1"
     with pytest.raises(DeviceError, match="node 'attic' is not in the cluster"):

@@ -11,6 +11,7 @@ class Costs:
     def __init__(self, resumed: int, now: float) -> None:
         """``resumed``: output tokens that an earlier verifier decided."""
         self.cached = 0  # prompt tokens taken from a cached prefix
+        self.alone = 0  # tokens decided while there was no drafter
         self._resumed = resumed
         self._opened = now
         self._started: float | None = None
@@ -53,6 +54,7 @@ class Costs:
             resumed_n=self._resumed,
             plain_n=plain,
             waited_ms=1e3 * self._waited,
+            alone_n=self.alone,
             cached_n=self.cached,
             drafts_n=self._windows,
             accepted_at=self._accepted_at,

@@ -84,6 +84,16 @@ class Job:
     before: Sequence[Operation]
     forward: Prefill | Extend | None
 
+    @property
+    def rows(self) -> int:
+        """How many its forward has."""
+        match self.forward:
+            case Prefill(_, tokens):
+                return len(tokens)
+            case Extend(rows):
+                return len(rows)
+        return 0
+
     def execute(self, engine: Engine, on_early_exit: OnEarlyExit | None = None) -> Outcome | None:
         """Do the job; ``on_early_exit`` gets the early exit where the forward asks for it.
 

@@ -261,6 +261,8 @@ class Verifier:
             return 0
         walked = walk(sequence.cursor, window.rows, outcome, sequence.sampler, sequence.output.take)
         sequence.costs.checked(window.drafted, walked.accepted, window.waited)
+        if not self.drafters:
+            sequence.costs.alone += walked.tokens
         for drafter in self.drafters:
             drafter.accepted += walked.sources[drafter.index]
         if flight.chunk is None:
@@ -272,7 +274,7 @@ class Verifier:
         """What a window cost and brought; ``beside`` windows shared its forward."""
         sequence = window.sequence
         self.speeds.checked(walked)
-        if self._strategy.adapts and not sequence.opening.plain:
+        if self._strategy.adapts and self.drafters and not sequence.opening.plain:
             sequence.switch.round(walked.tokens, elapsed + window.waited, self.speeds.plain(beside))
         if self._trace is None:
             return

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from hetero.workers.runtime.build import build
 from hetero.workers.runtime.pinning import pin
 from hetero.workers.runtime.spec import read_spec
 
+if TYPE_CHECKING:
+    from hetero.workers.runtime.worker import Worker
+
 
 class WorkerActor:
-    """One worker as an actor; its data goes over ZeroMQ, only control passes here."""
+    """One worker as an actor; its data goes over ZeroMQ, only control passes here. ``begin`` comes first."""
 
-    def __init__(self, plain: dict[str, Any]) -> None:
+    _worker: Worker
+
+    def build(self) -> str:
+        """Which hetero is installed here; asked before a spec of another one is read."""
+        return build()
+
+    def begin(self, plain: dict[str, Any]) -> None:
+        """Start loading what a spec wants."""
         spec = read_spec(plain)
         pin(spec.cores, spec.gpu, spec.kind)
         from hetero.workers.runtime.worker import Worker  # numeric libraries load after cores and GPU are set
@@ -27,6 +38,10 @@ class WorkerActor:
         """Waits until the model is loaded or has failed to; returns the status."""
         self._worker.settled.wait()
         return self._worker.status().plain()
+
+    def trouble(self, patience: float) -> str:
+        """Why the worker counts as hung, or ""; see ``Pulse.trouble``."""
+        return self._worker.pulse.trouble(patience)
 
     def link(self, endpoint: str, index: int = 0) -> None:
         self._worker.link(endpoint, index)
@@ -43,7 +58,7 @@ class WorkerActor:
         self._worker.stop()
 
     def die(self) -> None:
-        """End this process at once; Ray then starts the next incarnation."""
+        """End this process at once."""
         os._exit(1)
 
 

@@ -15,7 +15,8 @@ from hetero.workers.runtime.actor import WorkerActor
 
 def main() -> int:
     """Run until standard input ends; returns the exit status."""
-    actor = WorkerActor(json.loads(sys.argv[1]))
+    actor = WorkerActor()
+    actor.begin(json.loads(sys.argv[1]))
     status = actor.ready()
     print(json.dumps(status), flush=True)
     if status["phase"] != "ready":

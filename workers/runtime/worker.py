@@ -28,6 +28,7 @@ from hetero.workers.decoding.verifier import Verifier
 from hetero.workers.engines.base import Engine, Outcome, Row
 from hetero.workers.errors import EngineError, WireError
 from hetero.workers.runtime.loading import Loaded, load_model
+from hetero.workers.runtime.pulse import Pulse
 from hetero.workers.runtime.spec import WorkerSpec
 from hetero.workers.runtime.status import DrafterStatus, SpeedStatus, WorkerStatus
 from hetero.workers.runtime.trace import FileTrace
@@ -48,6 +49,7 @@ class Worker:
         self.epoch = secrets.randbits(62)
         self.settled = threading.Event()  # loaded, or failed to
         self.ended = threading.Event()
+        self.pulse = Pulse()
         self._load = load
         self._phase: Literal["loading", "ready", "stopped", "failed"] = "loading"
         self._failure = ""
@@ -187,6 +189,7 @@ class Worker:
         wake = 0.0
         while True:
             link.wait(self._wake_read, wake - clock())
+            self.pulse.turned()
             now = clock()
             if not self._take_inbox(machine, link, now):
                 return
@@ -236,6 +239,7 @@ class Worker:
         """Do a job; returns its outcome and the seconds it took."""
         began = time.monotonic()
         outcome: Outcome | EngineError | None
+        self.pulse.begins(job.rows)
         try:
             outcome = job.execute(engine, self._early_exit)
         except EngineError as error:
@@ -243,6 +247,7 @@ class Worker:
         except Exception as error:  # whatever a library throws must not end the loop
             _log.exception("engine failed")
             outcome = EngineError(f"{type(error).__name__}: {error}")
+        self.pulse.ends(outcome is not None and not isinstance(outcome, EngineError))
         if job.forward is None:  # only frees: the moment to count what is left
             self._cells = engine.used_cells
         elapsed = time.monotonic() - began

@@ -162,8 +162,9 @@ class Stats(Struct, frozen=True, forbid_unknown_fields=True):
     """What a sequence cost: counts of tokens and target forwards, times in milliseconds.
 
     ``resumed_n`` output tokens were decided by an earlier verifier; times and drafts are those since.
-    ``plain_n`` tokens were decided with speculation switched off because it lost; ``waited_ms``: time the sequence
-    was held back for a draft; ``cached_n`` prompt tokens were taken from a cached prefix. ``drafts_n`` windows held
+    ``plain_n`` tokens were decided with speculation switched off because it lost, ``alone_n`` while there was no
+    drafter; ``waited_ms``: time the sequence was held back for a draft; ``cached_n`` prompt tokens were taken from a
+    cached prefix. ``drafts_n`` windows held
     draft tokens; in ``accepted_at[i]`` of them draft token i of the path was accepted. ``plain_token_ms``: what a token
     costs without speculation, 0 where it was not measured.
     """
@@ -178,6 +179,7 @@ class Stats(Struct, frozen=True, forbid_unknown_fields=True):
     resumed_n: Count
     plain_n: Count
     waited_ms: float
+    alone_n: Count = 0
     cached_n: Count = 0
     drafts_n: Count = 0
     accepted_at: Annotated[list[Count], Meta(max_length=MAX_NODES)] = []

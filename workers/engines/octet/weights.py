@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ from numpy.typing import NDArray
 
 from hetero.workers.engines.octet.source import Array, Numbers, Source, layer_names, need, open_source
 from hetero.workers.errors import Unsupported
+from hetero.workers.models.cache import cache_root, made_aside
 
 GROUP = 256  # inputs that share a scale; as in kernel.cpp
 FINE = 32  # inputs that share a scale in 4-bit weights; as in kernel.cpp
@@ -43,9 +41,8 @@ class Weights:
 
 
 def cache_folder() -> Path:
-    """Where converted models are kept: $HETERO_CACHE, or hetero's folder in the user's cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("HETERO_CACHE") or Path(home) / "hetero") / "octet"
+    """Where converted models are kept."""
+    return cache_root() / "octet"
 
 
 def load_weights(path: Path, bits: int = 8) -> Weights:
@@ -59,15 +56,9 @@ def load_weights(path: Path, bits: int = 8) -> Weights:
     key = hashlib.blake2b(json.dumps([_FORMAT, bits, facts]).encode(), digest_size=16).hexdigest()
     folder = cache_folder() / key
     if not folder.is_dir():
-        cache_folder().mkdir(parents=True, exist_ok=True)
-        # Made aside and renamed: a crash, or two workers at once, never leave half a model.
-        aside = Path(tempfile.mkdtemp(dir=cache_folder()))
-        try:
-            _convert(open_source(path), aside, bits)
-            if not folder.is_dir():
-                aside.rename(folder)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+        source = open_source(path)
+        with made_aside(folder) as aside:
+            _convert(source, aside, bits)
     return Weights(folder)
 
 

@@ -1,0 +1,150 @@
+"""One life of a worker: an actor on one machine, from its creation to its end."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from hetero.cluster.cluster import Cluster
+from hetero.errors import ClusterError
+from hetero.plan import Placement
+from hetero.workers.runtime.actor import DrafterActor, VerifierActor
+from hetero.workers.runtime.build import build
+from hetero.workers.runtime.status import WorkerStatus, read_status
+
+_SHELLS = {"target": VerifierActor, "drafter": DrafterActor}
+_BEAT = 2.0  # seconds between questions whether it lives
+SILENT = 15.0  # seconds without an answer, or without a turn of its loop, after which a worker counts as hung
+_START = 120.0  # seconds its process may take to start
+
+
+class WorkerEnded(ClusterError):
+    """It is over; another one may do better."""
+
+
+class WorkerRefused(ClusterError):
+    """It cannot work on this machine as it is: trying again is of no use."""
+
+
+class Incarnation:
+    """``load`` and ``hold`` belong to the thread that keeps it, all else to anybody."""
+
+    def __init__(self, placement: Placement, cluster: Cluster, stopping: threading.Event) -> None:
+        """Begin to create the actor; ``stopping`` ends every wait."""
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        self.placement = placement
+        self.silent_s = 0.0  # how long it has not answered
+        self._cluster = cluster
+        self._stopping = stopping
+        self._node = placement.node.id if placement.node is not None else cluster.here()
+        self._actor = (
+            ray.remote(_SHELLS[placement.spec.role])
+            .options(
+                num_cpus=0,
+                max_restarts=0,  # who begins again is the keeper: it may have to begin elsewhere
+                max_concurrency=16,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(self._node, soft=False),
+            )
+            .remote()
+        )
+
+    def load(self) -> WorkerStatus:
+        """Wait until it is ready. Raises WorkerEnded, WorkerRefused."""
+        began = time.monotonic()
+        asked = self._actor.build.remote()
+
+        def started() -> str:
+            late = time.monotonic() - began > _START
+            return f"its process did not start within {_START:.0f} s" if late else ""
+
+        theirs = self._wait(asked, started)
+        if theirs != build():
+            raise WorkerRefused(f"has hetero {theirs}, and this machine {build()}: install the same on both")
+        self._wait(self._actor.begin.remote(self.placement.spec.plain()))
+        status = read_status(self._wait(self._actor.ready.remote()))
+        if status.phase != "ready":
+            raise WorkerRefused(status.failure or "was stopped while it loaded")
+        return status
+
+    def hold(self, turn: Callable[[], str]) -> str:
+        """Wait until it ends or hangs, or ``turn``, which is asked now and then, says why it should end; returns why.
+        Raises WorkerEnded."""
+        held = self._actor.hold.remote()
+        asked, since = None, time.monotonic()
+
+        def judge() -> str:
+            import ray
+
+            nonlocal asked, since
+            if asked is not None and ray.wait([asked], timeout=0)[0]:
+                self.silent_s = 0.0
+                trouble, asked = str(ray.get(asked)), None
+                if trouble:
+                    return trouble
+            if asked is None:
+                if time.monotonic() - since < _BEAT:
+                    return ""
+                asked, since = self._actor.trouble.remote(SILENT), time.monotonic()
+                return turn()
+            self.silent_s = time.monotonic() - since
+            return f"it has not answered for {SILENT:.0f} s" if self.silent_s > SILENT else ""
+
+        why = str(self._wait(held, judge) or "without a word")
+        self.end()
+        return why
+
+    def allow(self, keys: list[str]) -> None:
+        """Tell a verifier whom to let in; returns when it knows. Raises WorkerEnded."""
+        self._wait(self._actor.allow.remote(keys))
+
+    def link(self, endpoint: str) -> None:
+        """Tell a drafter where its verifier listens."""
+        self._actor.link.remote(endpoint)
+
+    def status_ref(self) -> Any:
+        """Ray's promise of its status."""
+        return self._actor.status.remote()
+
+    def stop(self) -> Any:
+        """Ask it to stop; returns Ray's promise of that."""
+        return self._actor.stop.remote()
+
+    def end(self) -> None:
+        """End its process, answering or not."""
+        import ray
+
+        with contextlib.suppress(ray.exceptions.RayError, ValueError):
+            ray.kill(self._actor, no_restart=True)
+
+    def _wait(self, ref: Any, judge: Callable[[], str] = lambda: "") -> Any:
+        """The value of ``ref``. ``judge`` says, when asked, why to wait no longer."""
+        import ray
+
+        looked = time.monotonic()
+        try:
+            while not ray.wait([ref], timeout=0.25)[0]:
+                if self._stopping.is_set():
+                    raise WorkerEnded("hetero is stopping")
+                if why := judge():
+                    self.end()
+                    raise WorkerEnded(why)
+                if time.monotonic() - looked > _BEAT:
+                    looked = time.monotonic()
+                    if not self._cluster.has(self._node):
+                        raise WorkerEnded("its machine left")
+            return ray.get(ref)
+        except ray.exceptions.RayTaskError as error:
+            raise WorkerRefused(str(error.cause).strip().splitlines()[0]) from None
+        except ray.exceptions.ActorUnschedulableError:
+            raise WorkerEnded("its machine left") from None
+        except ray.exceptions.RayActorError as error:
+            if "failed to import" in str(error) or "No module named" in str(error):
+                raise WorkerRefused("hetero is not installed where Ray runs there") from None
+            raise WorkerEnded("its process died") from None
+        except ray.exceptions.RayError as error:
+            raise WorkerEnded(str(error).strip().splitlines()[0]) from None

@@ -1,0 +1,139 @@
+"""Keeps one worker running: finds its machine, starts it there, watches it, and begins again when it ends."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from hetero.cluster.cluster import Cluster
+from hetero.cluster.incarnation import Incarnation, WorkerEnded, WorkerRefused
+from hetero.errors import HeteroError
+from hetero.plan import Placement
+from hetero.workers.runtime.status import WorkerStatus
+
+_HOPELESS = 5  # ends of a worker, each within a minute of its start, after which its machine is left
+_LOOK = 1.0  # seconds between looks for a machine
+
+
+class Told(Protocol):
+    """Who hears of a worker's life, in the keeper's thread."""
+
+    def ready(self, keeper: Keeper, status: WorkerStatus) -> None:
+        """It works."""
+
+    def lost(self, keeper: Keeper, why: str) -> None:
+        """It ended."""
+
+    def waits(self, keeper: Keeper) -> None:
+        """No machine is there for it."""
+
+    def refused(self, keeper: Keeper, why: str) -> None:
+        """It cannot work where it is placed; with no other machine there, it never will."""
+
+
+class Keeper:
+    """One role's. ``placement``: where it is, or was last."""
+
+    def __init__(
+        self,
+        role: str,
+        first: Placement | None,
+        again: Callable[[Placement | None], Placement | None],
+        cluster: Cluster,
+        told: Told,
+    ) -> None:
+        """``first``: where the plan has it, None where it waits for a machine; ``again``: where it should be now, given
+        where it was last."""
+        self.role = role
+        self.placement = first
+        self.restarts = 0
+        self.incarnation: Incarnation | None = None
+        self._again = again
+        self._cluster = cluster
+        self._told = told
+        self._given_up: dict[str, str] = {}  # machines on which it cannot work, and why
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._live, name=f"hetero-keep-{role}", daemon=True)
+
+    def start(self) -> None:
+        """Begin; returns at once."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Begin nothing new, end every wait; the incarnation's process is the coordinator's to stop."""
+        self._stopping.set()
+
+    def join(self, seconds: float) -> None:
+        """Wait for its thread."""
+        if self._thread.is_alive():
+            self._thread.join(seconds)
+
+    # Its thread
+
+    def _live(self) -> None:
+        ends, lived = 0, False
+        while (placement := self._find_place()) is not None:
+            self.placement = placement
+            began = time.monotonic()
+            try:
+                incarnation = Incarnation(placement, self._cluster, self._stopping)
+                self.incarnation = incarnation
+                status = incarnation.load()
+                self._told.ready(self, status)
+                lived = True
+                why = incarnation.hold(self._moves)
+            except WorkerRefused as error:
+                why, ends = str(error), _HOPELESS
+            except WorkerEnded as error:
+                why = str(error)
+            finally:
+                self.incarnation = None
+            if self._stopping.is_set():
+                return
+            if lived:
+                self._told.lost(self, why)
+            where = self._where(placement)
+            if not self._cluster.has(where):
+                ends = 0  # the machine's fault, not the worker's: it may come back
+                continue
+            ends = ends + 1 if time.monotonic() - began < 60 else 1
+            if ends >= _HOPELESS:
+                self._given_up[where] = why
+                self._told.refused(self, why)
+                ends = 0
+            self._stopping.wait(2.0 ** (ends - 1) - 1 if ends else 0)
+            self.restarts += 1
+
+    def _find_place(self) -> Placement | None:
+        """Wait for a machine; None: stop."""
+        told = False
+        while not self._stopping.is_set():
+            try:
+                placement = self._again(self.placement)
+            except HeteroError as error:
+                placement = None
+                if not told:
+                    self._told.refused(self, str(error))
+            if placement is not None and self._where(placement) not in self._given_up:
+                return placement
+            if not told:
+                self._told.waits(self)
+            told = True
+            self._stopping.wait(_LOOK)
+        return None
+
+    def _moves(self) -> str:
+        """Why it should go elsewhere, if it should."""
+        assert self.placement is not None
+        try:
+            better = self._again(self.placement)
+        except HeteroError:
+            return ""
+        if better is None or self._where(better) in (self._where(self.placement), *self._given_up):
+            return ""
+        return f"it moves to {better.device}"
+
+    def _where(self, placement: Placement) -> str:
+        return placement.node.id if placement.node is not None else self._cluster.here()

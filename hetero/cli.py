@@ -134,13 +134,24 @@ def _placed(config: Config) -> tuple[Cluster, Planner, Plan]:
     from hetero.plan import Planner
 
     planner = Planner(config, take_inventory())
-    cluster = Cluster(config.address)
-    if cluster.shared:
-        cluster.join()
-    elif config.require_nodes > 1:
-        raise ConfigError(f"require_nodes: {config.require_nodes} machines need a cluster: name one with --address")
-    nodes = cluster.wait_for(config.require_nodes, _NODES_WITHIN) if cluster.shared else []
-    return cluster, planner, planner.plan(nodes)
+    if config.cluster and config.address != "local":
+        raise ConfigError(f"cluster: it starts one, and address {config.address} names another: give one of the two")
+    cluster = Cluster.opened(config.cluster_host) if config.cluster else Cluster(config.address)
+    try:
+        if cluster.shared:
+            cluster.join()
+            if cluster.invitation:
+                Console(stderr=True).print(
+                    f"on another machine with hetero, to lend it to this one:\n  {cluster.invitation}",
+                    highlight=False, markup=False, soft_wrap=True,
+                )  # fmt: skip
+            return cluster, planner, planner.plan(cluster.wait_for(config.require_nodes, _NODES_WITHIN))
+        if config.require_nodes > 1:
+            raise ConfigError(f"require_nodes: {config.require_nodes} machines need a cluster: --cluster or --address")
+        return cluster, planner, planner.plan()
+    except BaseException:
+        cluster.leave()
+        raise
 
 
 @main.command()
@@ -175,6 +186,65 @@ def devices() -> None:
     for gpu in found.gpus:
         table.add_row(str(gpu.device), gpu.name, f"{gpu.free / 2**30:.1f} GiB")
     Console().print(table)
+
+
+@main.command()
+@click.option("--address", default="auto", show_default=True, help="Ray cluster: auto (the running one) or HOST:PORT.")
+def nodes(address: str) -> None:
+    """List the machines of a cluster: who they are, what they have, how far away they are."""
+    from hetero.cluster.cluster import Cluster
+    from hetero.cluster.probe import look, table_of
+
+    cluster = Cluster(address)
+    cluster.join()
+    try:
+        Console().print(table_of(look(cluster)))
+    finally:
+        cluster.leave()
+
+
+@main.command()
+@click.argument("address", metavar="HOST:PORT")
+@click.option(
+    "--token",
+    envvar="RAY_AUTH_TOKEN",
+    default="",
+    help="As `hetero serve --cluster` prints it. Default: Ray's own file.",
+)
+@click.option(
+    "--role",
+    type=click.Choice(["drafter", "target", "any"]),
+    default=None,
+    help="What this machine is for. Default: the drafter where it has a GPU, else any.",
+)
+@click.option("--once", is_flag=True, help="Leave when Ray stops there, instead of waiting for it.")
+def join(address: str, token: str, role: str | None, once: bool) -> None:
+    """Lend this machine to the hetero that runs at HOST:PORT, until Ctrl-C."""
+    from hetero.cluster.inventory import take_inventory
+    from hetero.cluster.join import join as run
+    from hetero.cluster.token import known_token
+
+    token = token or known_token()
+    if not token:
+        raise ConfigError("token: none is known here: copy the line that `hetero serve --cluster` prints")
+    role = role or ("drafter" if take_inventory().gpus else "any")
+    say = Console().print
+    run(
+        address,
+        token,
+        "" if role == "any" else role,
+        once,
+        lambda line: say(line, highlight=False, markup=False, soft_wrap=True),
+    )
+
+
+@main.command()
+@click.option("--role", type=click.Choice(["drafter", "target", "any"]), default="any", show_default=True)
+def marks(role: str) -> None:
+    """Print what a machine declares to Ray, for `ray start --resources="$(hetero marks --role target)"`."""
+    from hetero.cluster.raynode import marks as of
+
+    click.echo(of("" if role == "any" else role))
 
 
 @main.command()

@@ -80,12 +80,18 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     address: Annotated[
         str, Meta(description="Ray cluster: local (start one), auto (the running one) or HOST:PORT.")
     ] = "local"
+    cluster: Annotated[
+        bool, Meta(description="Start a cluster that other machines may join; the line to type there is printed.")
+    ] = False
+    cluster_host: Annotated[
+        str, Meta(description="This machine's address for them. Default: the one of its way out.")
+    ] = ""
     require_nodes: Annotated[
         int, Meta(ge=1, le=1024, description="Do not start with fewer machines in the cluster than these.")
     ] = 1
     worker_ports: Annotated[
         str,
-        Meta(description="Ports the verifier may listen on for other machines: 20000-20009. Default: any free."),
+        Meta(description="Ports to listen on for other machines of a cluster. Default: 20000-20009."),
     ] = ""
     drain: Annotated[float, Meta(ge=0, le=3600, description="Seconds running requests get to finish at a stop.")] = 30.0
 

@@ -18,6 +18,7 @@ from hetero.workers.models.model import Model, check_vocabularies
 from hetero.workers.runtime.spec import WorkerSpec
 
 _MOST_CONTEXT = 8192  # by default; KV for a model's full 128k would fill a home machine
+_WORKER_PORTS = "20000-20009"  # for other machines; as cluster.yaml tells firewalls
 _EXACT_MOST = 7  # exact mode checks 8 rows a forward
 
 
@@ -213,7 +214,7 @@ class Planner:
             strategy=self._strategy,
             gamma=self._gamma(),
             sequences=config.parallel,
-            ports=_ports(config.worker_ports),
+            ports=_ports(config.worker_ports or (_WORKER_PORTS if own.get("secure") else "")),
             trace=str(Path(config.trace).resolve()) if config.trace else "",
             cores=list(device.indices) if device.is_cpu else [],
             gpu=None if device.is_cpu else device.indices[0],

@@ -9,6 +9,7 @@ from hetero.placement.device import Device
 from hetero.placement.errors import DeviceError
 
 TARGET, DRAFTER = "hetero_target", "hetero_drafter"  # resources a node may declare to be chosen for a role
+BUILD = "hetero_build:"  # begins the one that says which hetero it has
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,11 @@ class Node:
         """What of it a role takes that was not told: its GPU, else its CPU."""
         name = None if self.here else self.name
         return Device("cuda", (0,), name) if self.gpus else Device("cpu", (), name)
+
+    @property
+    def build(self) -> str:
+        """Which hetero it has; "" where it does not say."""
+        return next((mark.removeprefix(BUILD) for mark in self.marks if mark.startswith(BUILD)), "")
 
     def called(self, name: str) -> bool:
         """Whether a user may mean it."""

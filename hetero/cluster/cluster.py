@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -13,21 +15,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hetero.cluster.scratch import Scratch
+from hetero.cluster.raynode import RAY_SETTINGS, STORE, RayNode, check_head, own_address, split_address
+from hetero.cluster.scratch import Scratch, left_folders
+from hetero.cluster.token import known_token, own_token, use_token
 from hetero.errors import ClusterError
 from hetero.placement.nodes import Node
 
-_STORE = 80 << 20  # Ray's least object store: tokens never travel there
+_log = logging.getLogger("hetero.cluster.cluster")
 _FRESH = 1.0  # seconds an answer of Ray's about machines is good for
 _KNOCK = 3.0  # seconds Ray's head may take to answer
+_HANGS, _ROUNDS = 15.0, 5  # seconds an answer may take, asked for every so many knocks
 _LOST = 3  # knocks without an answer, one a second, after which the head counts as gone
-
-# As Ray starts on each machine of ours. It reads them as it is imported.
-RAY_SETTINGS = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_memory_monitor_refresh_ms": "0",  # plans check memory; Ray would kill a verifier that fills it
-}
 
 
 class Cluster:
@@ -37,9 +35,22 @@ class Cluster:
         """``address``: "local" to start one, "auto" or HOST:PORT to join one."""
         self.address = address
         self.lost: str | None = None  # why its head counts as gone
+        self.invitation = ""  # what to type on another machine to join it
+        self._head: RayNode | None = None
         self._scratch: Scratch | None = None
         self._known: tuple[float, list[Node]] = (0.0, [])
         self._leaving = threading.Event()
+
+    @classmethod
+    def opened(cls, host: str = "") -> Cluster:
+        """One that starts here and that other machines may join; ``host``: this machine's address for them. Raises
+        ClusterError."""
+        host, token = host or own_address(), own_token()
+        use_token(token)
+        head = RayNode(token, "", host)
+        found = cls(head.address)
+        found._head, found.invitation = head, f"hetero join {head.address} --token {token}"
+        return found
 
     @property
     def shared(self) -> bool:
@@ -49,9 +60,9 @@ class Cluster:
     def join(self) -> None:
         """Start or join it; safe to call again. Raises ClusterError."""
         if not self.shared:
-            # Let in who has the token only, that is us.
-            os.environ.setdefault("RAY_AUTH_MODE", "token")
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+            use_token(os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32))
+        elif "RAY_AUTH_MODE" not in os.environ and (token := known_token()):
+            use_token(token)
         for name, value in RAY_SETTINGS.items():
             os.environ.setdefault(name, value)
         address = self._address()
@@ -59,6 +70,7 @@ class Cluster:
 
         if ray.is_initialized():
             return
+        hush()
         common = {
             "log_to_driver": False,
             "logging_level": logging.CRITICAL,  # what becomes of workers is told by us
@@ -73,7 +85,7 @@ class Cluster:
             ray.init(
                 address="local",
                 include_dashboard=False,
-                object_store_memory=_STORE,
+                object_store_memory=STORE,
                 _node_ip_address="127.0.0.1",  # it lives without a network, whatever becomes of it
                 _temp_dir=str(self._scratch.path),
                 **common,
@@ -86,23 +98,19 @@ class Cluster:
         """HOST:PORT of the cluster to join, where somebody listens: Ray itself would try for minutes."""
         if not self.shared:
             return "local"
-        address = running_address() if self.address == "auto" else self.address
-        if not address:
-            raise ClusterError(
-                "address auto: no Ray runs on this machine: start it with `ray up cluster.yaml` or "
-                "`hetero serve --cluster`"
-            )
-        host, colon, port = address.rpartition(":")
-        if not (colon and port.isdigit()):
-            raise ClusterError(f"address {address!r} is neither local, auto nor HOST:PORT")
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK).close()
-        except OSError as error:
-            raise ClusterError(
-                f"address {self.address}: Ray's head at {address} does not answer ({error.strerror or error}): is it "
-                "running? `ray stop` clears away what is left of it here"
-            ) from None
-        return address
+        known = running_addresses() if self.address == "auto" else [self.address]
+        why = ""
+        for address in known:
+            try:
+                socket.create_connection(split_address(address), timeout=_KNOCK).close()
+                check_head(address, os.environ.get("RAY_AUTH_TOKEN", ""))
+                return address
+            except ClusterError as error:
+                why = why or str(error)
+            except OSError as error:
+                why = why or f"Ray's head at {address} does not answer ({error.strerror or error})"
+        fix = "start one with `ray up cluster.yaml` or `hetero serve --cluster`"
+        raise ClusterError(f"address {self.address}: {why or 'no Ray runs on this machine'}: {fix}")
 
     def nodes(self) -> list[Node]:
         """The machines of a joined cluster. Raises ClusterError where others could reach them without a token."""
@@ -158,18 +166,22 @@ class Cluster:
         """Tell, from a thread, when Ray's head is gone: a minute later so are its workers, and this process."""
         import ray
 
-        host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+        where = ray.get_runtime_context().gcs_address
+        host, port = split_address(where)
 
         def look() -> None:
-            missed = 0
+            missed = rounds = 0
             while not self._leaving.wait(1.0):
+                rounds += 1
                 try:
-                    socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK).close()
+                    socket.create_connection((host, port), timeout=_KNOCK).close()
                     missed = 0
                 except OSError:
                     missed += 1
-                if missed >= _LOST and not self._leaving.is_set():
-                    self.lost = f"Ray's head at {host}:{port} is gone"
+                # One that hangs still takes connections.
+                hangs = missed == 0 and rounds % _ROUNDS == 0 and isinstance(within(_HANGS, self._ask), TimeoutError)
+                if (missed >= _LOST or hangs) and not self._leaving.is_set():
+                    self.lost = f"Ray's head at {where} is gone"
                     on_lost(self.lost)
                     return
 
@@ -183,22 +195,45 @@ class Cluster:
         if ray.is_initialized():
             # Without its head Ray's goodbye may wait for ever.
             within(10.0 if self.lost else 60.0, ray.shutdown)
+        if self._head is not None:
+            self._head.end()
         if self._scratch is not None:
             self._scratch.remove()
 
 
-def running_address() -> str:
-    """HOST:PORT of the Ray that was started on this machine, as "auto" means it; "" where there is none."""
-    if found := os.environ.get("RAY_ADDRESS", ""):
-        return found
-    try:
-        return (
-            (Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray" / "ray_current_cluster")
-            .read_text()
-            .strip()
-        )
-    except OSError:
-        return ""
+class _Hushed:
+    """Standard output without what Ray's own thread writes to it: pages of raylet's state at each end of a worker. Ray
+    has no setting for that. What matters of it is told by keepers."""
+
+    def __init__(self, out: Any) -> None:
+        self._out = out
+
+    def write(self, text: str) -> int:
+        if threading.current_thread().name == "ray_listen_error_messages":
+            _log.debug("Ray: %s", text)
+            return len(text)
+        return int(self._out.write(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._out, name)
+
+
+def hush() -> None:
+    """From now on standard output is ours alone."""
+    if not isinstance(sys.stdout, _Hushed):
+        sys.stdout = _Hushed(sys.stdout)
+
+
+def running_addresses() -> list[str]:
+    """HOST:PORT of each Ray that was started on this machine, as "auto" means it; some may be gone."""
+    if named := os.environ.get("RAY_ADDRESS"):
+        return [named]
+    found = []
+    default = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray"
+    for folder in (default, *left_folders()):
+        with contextlib.suppress(OSError):
+            found.append((folder / "ray_current_cluster").read_text().strip())
+    return found
 
 
 def within(seconds: float, what: Callable[[], object]) -> BaseException | None:

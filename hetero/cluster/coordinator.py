@@ -167,7 +167,7 @@ class Coordinator:
         if keeper.role == "target":
             self._lost = f"the verifier ended ({why}): another one is being started"
             self._on_verifier(None)
-        self._say(f"{keeper.role} ended ({why}){_at(keeper)}: starting it again")
+        self._say(f"{keeper.role}{_at(keeper)}: {why}; starting it again")
 
     def waits(self, keeper: Keeper) -> None:
         if keeper.role == "target":
@@ -180,11 +180,11 @@ class Coordinator:
         self._rests(keeper.role)
 
     def refused(self, keeper: Keeper, why: str) -> None:
-        self.give_up(keeper.role, f"{why}{_at(keeper)}")
+        self.give_up(f"{keeper.role}{_at(keeper)}", why, keeper.role)
 
-    def give_up(self, role: str, why: str) -> None:
+    def give_up(self, who: str, why: str, role: str = "target") -> None:
         """Without a target nothing can be served; a drafter only made it faster, once it was there."""
-        line = f"{role}: {why}"
+        line = f"{who}: {why}"
         if role == "target" or not self.settled.is_set():
             self.failure = line
             self._on_failure(line)

@@ -22,7 +22,11 @@ _START = 120.0  # seconds its process may take to start
 
 
 class WorkerEnded(ClusterError):
-    """It is over; another one may do better."""
+    """It is over; another one may do better. ``own``: its process ended by itself."""
+
+    def __init__(self, why: str, own: bool = False) -> None:
+        super().__init__(why)
+        self.own = own
 
 
 class WorkerRefused(ClusterError):
@@ -145,6 +149,6 @@ class Incarnation:
         except ray.exceptions.RayActorError as error:
             if "failed to import" in str(error) or "No module named" in str(error):
                 raise WorkerRefused("hetero is not installed where Ray runs there") from None
-            raise WorkerEnded("its process died") from None
+            raise WorkerEnded("its process died", own=True) from None
         except ray.exceptions.RayError as error:
             raise WorkerEnded(str(error).strip().splitlines()[0]) from None

@@ -13,7 +13,8 @@ from hetero.errors import HeteroError
 from hetero.plan import Placement
 from hetero.workers.runtime.status import WorkerStatus
 
-_HOPELESS = 5  # ends of a worker, each within a minute of its start, after which its machine is left
+_QUICK = 60.0  # seconds: a worker that ends by itself sooner did not do well
+_HOPELESS = 5  # such ends in a row, after which its machine is left
 _LOOK = 1.0  # seconds between looks for a machine
 
 
@@ -76,35 +77,33 @@ class Keeper:
         ends, lived = 0, False
         while (placement := self._find_place()) is not None:
             self.placement = placement
-            began = time.monotonic()
+            began, own, hopeless = time.monotonic(), True, False
             try:
-                incarnation = Incarnation(placement, self._cluster, self._stopping)
-                self.incarnation = incarnation
+                incarnation = self.incarnation = Incarnation(placement, self._cluster, self._stopping)
                 status = incarnation.load()
                 self._told.ready(self, status)
                 lived = True
                 why = incarnation.hold(self._moves)
             except WorkerRefused as error:
-                why, ends = str(error), _HOPELESS
+                why, hopeless = str(error), True
             except WorkerEnded as error:
-                why = str(error)
+                why, own = str(error), error.own
             finally:
                 self.incarnation = None
             if self._stopping.is_set():
                 return
-            if lived:
+            if lived:  # once, however many tries the next life takes
                 self._told.lost(self, why)
+                self.restarts += 1
+                lived = False
             where = self._where(placement)
-            if not self._cluster.has(where):
-                ends = 0  # the machine's fault, not the worker's: it may come back
-                continue
-            ends = ends + 1 if time.monotonic() - began < 60 else 1
-            if ends >= _HOPELESS:
-                self._given_up[where] = why
+            # What the machine is to blame for is not counted: it may come back.
+            quick = own and time.monotonic() - began < _QUICK and self._cluster.has(where)
+            ends = ends + 1 if quick else 0
+            if hopeless or ends >= _HOPELESS:
+                self._given_up[where], ends = why, 0
                 self._told.refused(self, why)
-                ends = 0
-            self._stopping.wait(2.0 ** (ends - 1) - 1 if ends else 0)
-            self.restarts += 1
+            self._stopping.wait(2.0**ends - 1 if own else _LOOK)
 
     def _find_place(self) -> Placement | None:
         """Wait for a machine; None: stop."""

@@ -3,11 +3,15 @@ where we were killed."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 from pathlib import Path
+
+import psutil
 
 from hetero.errors import ClusterError
 
@@ -33,22 +37,34 @@ class Scratch:
     def remove(self) -> None:
         """Safe to call twice."""
         if self._lock >= 0:
+            _end_users(self.path)
             shutil.rmtree(self.path, ignore_errors=True)
             os.close(self._lock)
             self._lock = -1
 
 
+def left_folders(place: str | None = None) -> list[Path]:
+    """Those of this user that are there, in one place or in all, the newest first."""
+    found = []
+    for where in [place] if place is not None else _places():
+        for folder in Path(where).glob(f"{_PREFIX}*"):
+            with contextlib.suppress(OSError):
+                facts = folder.lstat()
+                if stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.getuid():
+                    found.append((facts.st_mtime, folder))
+    return [folder for _, folder in sorted(found, reverse=True)]
+
+
 def sweep(place: str) -> None:
     """Remove what processes of ours left that were killed."""
-    for left in Path(place).glob(f"{_PREFIX}*"):
+    for left in left_folders(place):
         try:
-            if left.is_symlink() or left.stat().st_uid != os.getuid():
-                continue
             lock = os.open(left / "lock", os.O_RDWR | os.O_NOFOLLOW)
         except OSError:  # not one of these, or gone by now
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _end_users(left)
             shutil.rmtree(left, ignore_errors=True)
         except BlockingIOError:  # its owner lives
             pass
@@ -56,8 +72,16 @@ def sweep(place: str) -> None:
             os.close(lock)
 
 
+def _end_users(folder: Path) -> None:
+    """End the processes that were started to work in this folder: their parent is gone, or done with them."""
+    for process in psutil.process_iter(["cmdline"]):
+        if str(folder) in " ".join(process.info["cmdline"] or []):
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+
+
 def _places() -> list[str]:
-    return [*_PLACES, tempfile.gettempdir()]
+    return list(dict.fromkeys([*_PLACES, tempfile.gettempdir()]))
 
 
 def _usable(place: str) -> bool:

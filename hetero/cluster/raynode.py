@@ -1,0 +1,172 @@
+"""This machine's part in a cluster of several: Ray's own start underneath, as a child process that ends with us."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+
+import psutil
+
+from hetero.cluster.scratch import Scratch
+from hetero.errors import ClusterError
+from hetero.placement.nodes import BUILD, DRAFTER, TARGET
+from hetero.workers.runtime.build import build
+
+STORE = 80 << 20  # Ray's least object store: tokens never travel there
+
+# As Ray starts on each machine of ours. It reads them as it is imported.
+RAY_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_memory_monitor_refresh_ms": "0",  # plans check memory; Ray would kill a verifier that fills it
+}
+_PORT = 6379
+_ELSEWHERE = "192.0.2.1"  # an address of nobody's: the way there is the way out
+# Fixed, so that a firewall can be told. cluster.yaml has the same.
+_PORTS = {
+    "--node-manager-port": "10110",
+    "--object-manager-port": "10111",
+    "--min-worker-port": "10002",
+    "--max-worker-port": "10101",
+}
+_ANSWER = 15.0  # seconds a head may take to answer
+_STARTED = "Ray runtime started"
+_GOODBYE = 3.0  # seconds a raylet may take to end
+_WITHIN = 60.0  # seconds Ray may take to start
+
+
+def marks(role: str = "") -> str:
+    """What a machine declares to Ray, as JSON: the role it takes ("target", "drafter" or ""), and its hetero."""
+    roles = {"target": {TARGET: 1}, "drafter": {DRAFTER: 1}, "": {}}
+    return json.dumps(roles[role] | {BUILD + build(): 1})
+
+
+def own_address() -> str:
+    """This machine's address on its way out; without one, the first that is not the loopback's. Raises ClusterError."""
+    with contextlib.suppress(ClusterError):
+        return address_towards(_ELSEWHERE)
+    up = {name for name, facts in psutil.net_if_stats().items() if facts.isup}
+    for name, addresses in psutil.net_if_addrs().items():
+        for entry in addresses:
+            if name in up and entry.family == socket.AF_INET and not entry.address.startswith("127."):
+                return str(entry.address)
+    raise ClusterError("cluster_host: this machine has no address that others could reach: connect it, or give one")
+
+
+def address_towards(host: str) -> str:
+    """This machine's address on the way to ``host``. Raises ClusterError."""
+    try:
+        family, _, _, _, where = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(where)  # sends nothing
+            found: str = probe.getsockname()[0]
+            return found
+    except OSError as error:
+        raise ClusterError(f"no way to {host} from here: {error.strerror or error}") from None
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """HOST and PORT of HOST:PORT. Raises ClusterError."""
+    host, colon, port = address.rpartition(":")
+    if not (host and colon and port.isdigit() and 0 < int(port) < 65536):
+        raise ClusterError(f"address {address!r} is not HOST:PORT, like 192.168.1.10:6379")
+    return host.strip("[]"), int(port)
+
+
+class RayNode:
+    """``ray start --block``. Started on construction; ``end`` it."""
+
+    def __init__(self, token: str, role: str, address: str, head: str = "") -> None:
+        """``address``: this machine's; ``head``: HOST:PORT to join, "" to be the head. Raises ClusterError."""
+        self.address = head or (f"[{address}]:{_PORT}" if ":" in address else f"{address}:{_PORT}")  # the head's
+        self._scratch = Scratch()
+        self._log = self._scratch.path / "start.log"
+        command = [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--block"]
+        command += [f"--address={head}"] if head else ["--head", f"--port={_PORT}", "--include-dashboard=false"]
+        command += [f"{name}={value}" for name, value in _PORTS.items()]
+        command += [f"--node-ip-address={address}", f"--object-store-memory={STORE}", f"--resources={marks(role)}"]
+        command += [f"--temp-dir={self._scratch.path}", "--disable-usage-stats"]
+        environment = {**os.environ, **RAY_SETTINGS, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+            )
+        try:
+            self._wait()
+        except BaseException:
+            self.end()
+            raise
+
+    def _wait(self) -> None:
+        end = time.monotonic() + _WITHIN
+        while _STARTED not in (told := self._log.read_text(errors="replace")):
+            if self._process.poll() is not None:
+                raise ClusterError(f"Ray cannot be started here: {_reason(told)}")
+            if time.monotonic() > end:
+                raise ClusterError(f"Ray did not start within {_WITHIN:.0f} s: {_reason(told)}")
+            time.sleep(0.1)
+
+    @property
+    def alive(self) -> bool:
+        """Whether Ray runs: its start ends when one of its processes fails, but not when one ends well."""
+        return self._process.poll() is None and self._raylet() is not None
+
+    def end(self) -> None:
+        """End Ray's processes on this machine that this started; safe to call twice."""
+        if (raylet := self._raylet()) is not None:
+            with contextlib.suppress(psutil.Error):  # it says goodbye to its head and ends its workers
+                raylet.terminate()
+                raylet.wait(_GOODBYE)
+        family = _family(self._process.pid)
+        self._process.kill()
+        self._process.wait()
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._scratch.remove()
+
+    def _raylet(self) -> psutil.Process | None:
+        for process in _family(self._process.pid):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if process.name() == "raylet" and process.status() != psutil.STATUS_ZOMBIE:
+                    return process
+        return None
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    try:
+        found: list[psutil.Process] = psutil.Process(pid).children(recursive=True)
+        return found
+    except psutil.NoSuchProcess:
+        return []
+
+
+def check_head(address: str, token: str) -> None:
+    """Raise ClusterError unless Ray's head at HOST:PORT answers and takes this token ("": it asks for none)."""
+    split_address(address)
+    command = [sys.executable, "-P", "-m", "ray.scripts.scripts", "health-check", f"--address={address}"]
+    environment = os.environ | ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token} if token else {})
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=_ANSWER)
+    except subprocess.TimeoutExpired:
+        raise ClusterError(f"Ray's head at {address} has not answered for {_ANSWER:.0f} s: it hangs") from None
+    if done.returncode:
+        raise ClusterError(f"Ray's head at {address}: {_reason(done.stdout + done.stderr)}")
+
+
+def _reason(told: str) -> str:
+    """The line of Ray's output that says what is wrong."""
+    lines = [line.strip() for line in told.splitlines() if line.strip()]
+    if any("AuthenticationError" in line for line in lines):
+        return "the token is not the one it asks for"
+    for n, line in enumerate(lines):
+        if "Version mismatch" in line:
+            return " ".join(lines[n : n + 6])
+    named = [line for line in lines if re.match(r"[\w.]*(Error|Exception): ", line)]
+    return (named or lines or ["it said nothing"])[-1]

@@ -1,0 +1,299 @@
+"""Two computers as people have them: cluster.yaml as written, `hetero join`, and what becomes of both under faults.
+
+Two hosts in network namespaces, with users, files, processes and sshd of their own. Prints the longest gap that a
+stream saw under each fault.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from helpers.two_hosts import ROOT, Host, TwoHosts, lacking
+
+pytestmark = [pytest.mark.hosts, pytest.mark.timeout(600)]
+
+ON = ". hetero/.venv/bin/activate && export COLUMNS=160 && "
+SEEDS, TOKENS = (21, 22), 400
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoHosts]:
+    if missing := lacking():
+        pytest.skip(f"two hosts need {missing}")
+    with TwoHosts(tmp_path_factory.mktemp("hosts")) as made:
+        yield made
+
+
+def until(condition: Callable[[], object], seconds: float = 90.0, what: object = "") -> float:
+    """Seconds it took."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() < began + seconds, what() if callable(what) else what
+        time.sleep(0.5)
+    return time.monotonic() - began
+
+
+class Serving:
+    """``hetero serve`` on the first PC."""
+
+    def __init__(self, host: Host, folder: Path, flags: str) -> None:
+        self.host, self.log = host, folder / f"serve-{time.monotonic_ns()}.log"
+        self.process = host.start(f"{ON}hetero serve --exact --strategy serial {flags}", self.log)
+        until(lambda: "Ctrl-C stops" in self.text or self.process.poll() is not None)
+        assert "Ctrl-C stops" in self.text, self.text
+
+    @property
+    def text(self) -> str:
+        return self.log.read_text()
+
+    def after(self, mark: int, words: str, seconds: float = 120) -> float:
+        """Seconds until the log says so, beyond its first ``mark`` characters."""
+        return until(lambda: words in self.text[mark:], seconds, lambda: self.text)
+
+    def streams(self, meanwhile: Callable[[], object] = lambda: None, after: float = 0.3) -> list[dict]:
+        """What came of the seeded streams, with something done while they run."""
+        timer = threading.Timer(after, meanwhile)
+        timer.start()
+        seeds = " ".join(map(str, SEEDS))
+        command = f"python3 hetero/tests/helpers/stream_client.py http://127.0.0.1:8000 {TOKENS} {seeds}"
+        found = json.loads(self.host.run(command, seconds=400).stdout)
+        timer.join()
+        return found
+
+    def health(self) -> int:
+        return int(self.host.run("curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:8000/health").stdout or 0)
+
+    def stop(self) -> float:
+        began = time.monotonic()
+        if self.process.poll() is None:
+            self.host.signal("hetero serve", signal.SIGTERM)
+        self.process.wait(60)
+        return time.monotonic() - began
+
+
+def accepted(found: list[dict]) -> int:
+    return sum(one["timings"]["draft_n_accepted"] for one in found)
+
+
+def ray(*where: Host) -> list[str]:
+    """What of Ray and hetero runs there."""
+    words = ("ray::", "raylet", "gcs_server", "ray/", "ray.", "hetero serve", "hetero join")
+    return [f"{host.name}: {' '.join(p.cmdline())[:90]}" for host in where for p in host.processes(*words)]
+
+
+@pytest.fixture(scope="module")
+def up(hosts, tmp_path_factory) -> Iterator[Serving]:
+    """cluster.yaml as its comments say, and the server on it."""
+    text = (ROOT / "cluster.yaml").read_text()
+    hosts.big.write("cluster.yaml", text.replace("192.168.1.10", "10.77.0.1").replace("192.168.1.11", "10.77.0.2"))
+    began = time.monotonic()
+    hosts.big.run(ON + "ray up -y cluster.yaml", seconds=200)
+    made = Serving(hosts.big, tmp_path_factory.mktemp("up"), "--address auto --require-nodes 2")
+    print(f"\nray up, then serve: ready after {time.monotonic() - began:.0f} s")
+    yield made
+    made.stop()
+    print(made.text)
+
+
+@pytest.fixture(scope="module")
+def calm(up) -> list[dict]:
+    found = up.streams()
+    assert all(one["error"] is None for one in found) and accepted(found) > 50
+    return found
+
+
+def same(found: list[dict], calm: list[dict], fault: str) -> None:
+    assert [one["error"] for one in found] == [None] * len(found)
+    assert [one["text"] for one in found] == [one["text"] for one in calm]
+    print(f"\n{fault}: the texts are equal, the longest gap {max(one['gap'] for one in found):.1f} s")
+
+
+def test_the_table_says_who_is_where(up, hosts):
+    assert re.search(r"cpu:0-\d+ +│ target", up.text) and re.search(r"gpupc/cpu +│ drafter", up.text)
+    assert "tcp://10.77.0.1:2000" in up.text and "#" not in up.text  # an address without its key
+    table = hosts.big.run(ON + "hetero nodes").stdout
+    assert re.search(r"gpupc .* drafter", table) and re.search(r"bigpc \(here\) .* target", table), table
+
+
+def test_a_cable_that_is_out_for_a_moment(up, hosts, calm):
+    def pull() -> None:
+        hosts.cable("down")
+        time.sleep(8)
+        hosts.cable("up")
+
+    same(up.streams(pull), calm, "cable out for 8 s")
+
+
+def test_a_cable_that_is_out_for_long_and_the_drafter_comes_back(up, hosts, calm):
+    mark = len(up.text)
+    same(up.streams(lambda: hosts.cable("down")), calm, "cable out")
+    up.after(mark, "drafter on gpupc: ")
+    up.after(mark, "with drafts once it comes", 180)  # Ray has given the machine up
+    assert up.health() == 200
+    alone = up.streams()
+    same(alone, calm, "without the second PC")
+    assert alone[0]["timings"]["speculation"] == "off: no drafter"
+    hosts.cable("up")
+    print(f"\nback {up.after(mark, 'drafter is back', 180):.0f} s after the cable")
+    again = up.streams()
+    same(again, calm, "with the drafter back")
+    assert accepted(again) > 50
+
+
+def test_the_drafters_raylet_is_killed(up, hosts, calm):
+    mark = len(up.text)
+    same(up.streams(lambda: hosts.small.signal("raylet/raylet", signal.SIGKILL)), calm, "second PC's raylet killed")
+    print(f"\nback {up.after(mark, 'drafter is back', 180):.0f} s later")
+    again = up.streams()
+    same(again, calm, "with the drafter back")
+    assert accepted(again) > 50
+
+
+@pytest.mark.parametrize("role", ["Verifier", "Drafter"])
+def test_a_worker_that_hangs(up, hosts, calm, role):
+    host = hosts.big if role == "Verifier" else hosts.small
+    mark, seen = len(up.text), []
+
+    def hang() -> None:
+        host.signal(f"ray::{role}Actor", signal.SIGSTOP)
+        if role == "Verifier":
+            seen.append(until(lambda: up.health() == 503, 30))
+
+    same(up.streams(hang), calm, f"{role} stopped for ever")
+    assert len(seen) == (role == "Verifier")
+    up.after(mark, "is back")
+    assert "has not answered for 15 s" in up.text[mark:]
+    until(lambda: up.health() == 200)
+    again = up.streams()
+    same(again, calm, f"with the {role.lower()} back")
+    assert accepted(again) > 50
+
+
+@pytest.fixture(scope="module")
+def down(up, calm, hosts) -> float:
+    """After `ray down`: how long the server took to stop."""
+    took = up.stop()
+    hosts.big.run(ON + "ray down -y cluster.yaml", seconds=200)
+    until(lambda: not ray(hosts.big, hosts.small), 60, lambda: ray(hosts.big, hosts.small))
+    return took
+
+
+def test_ray_down_leaves_nothing(up, down, hosts):
+    print(f"\nserve stopped in {down:.1f} s")
+    assert up.process.returncode == 0 and not ray(hosts.big, hosts.small)
+
+
+# Without ssh: hetero join
+
+
+@pytest.fixture(scope="module")
+def open_house(hosts, down, tmp_path_factory) -> Iterator[Serving]:
+    made = Serving(hosts.big, tmp_path_factory.mktemp("open"), "--cluster")
+    yield made
+    made.stop()
+    print(made.text)
+
+
+def joined(server: Serving, hosts: TwoHosts, folder: Path, flags: str = "") -> tuple[subprocess.Popen, Path]:
+    line = re.search(r"hetero join \S+ --token \S+", server.text)[0]
+    log = folder / f"join-{time.monotonic_ns()}.log"
+    return hosts.small.start(f"{ON}{line} {flags}", log), log
+
+
+def test_a_machine_joins_is_used_leaves_and_returns(open_house, hosts, calm, tmp_path):
+    assert "BOTH ROLES ON bigpc" in open_house.text
+    same(open_house.streams(), calm, "both roles on the first PC")
+    for _ in range(2):
+        mark, began = len(open_house.text), time.monotonic()
+        process, log = joined(open_house, hosts, tmp_path, "--role drafter")
+        until(lambda log=log: "joined as 10.77.0.2: bigpc" in log.read_text(), 60, log.read_text)
+        open_house.after(mark, "on gpupc")
+        print(f"\njoined and drafting {time.monotonic() - began:.0f} s after hetero join")
+        found = open_house.streams()
+        same(found, calm, "with the second PC")
+        assert accepted(found) > 50
+        mark = len(open_house.text)
+        leaving = []
+
+        def leave(leaving=leaving) -> None:
+            leaving.append(time.monotonic())
+            hosts.small.signal("hetero join", signal.SIGINT)
+
+        same(open_house.streams(leave), calm, "the second PC leaves")
+        process.wait(30)
+        assert process.returncode == 0 and not ray(hosts.small), ray(hosts.small)
+        assert hosts.small.run("ls -d /tmp/hetero-*", check=False).returncode != 0
+        open_house.after(mark, "with drafts once it comes")
+        print(f"\nmissed {time.monotonic() - leaving[0]:.0f} s after it left")
+
+
+def test_another_hetero_a_wrong_token_and_nobody_there_are_one_line_each(open_house, hosts, tmp_path):
+    token = re.search(r"--token (\S+)", open_house.text)[1]
+
+    def refused(flags: str, words: str) -> None:
+        began = time.monotonic()
+        done = hosts.small.run(f"{ON}hetero join {flags}", check=False)
+        print(f"\n{done.stdout.strip()} ({time.monotonic() - began:.0f} s)")
+        assert done.returncode == 1 and words in done.stdout and done.stdout.count("\n") == 1, done.stdout
+
+    for flags, words in (
+        (f"10.77.0.1:6379 --token {'0' * 64}", "token"),
+        (f"10.77.0.9:6379 --token {token}", "does not answer"),
+        (f"10.77.0.1:6380 --token {token}", "does not answer"),
+        (f"nonsense --token {token}", "HOST:PORT"),
+    ):
+        refused(flags, words)
+    file = ROOT / "workers" / "runtime" / "build.py"
+    hosts.small.run(f"echo '# another' >> {file}", user="root")  # seen by this host alone
+    refused(f"10.77.0.1:6379 --token {token}", "install the same on both")
+    hosts.small.run(f"sed -i '$d' {file}", user="root")
+    assert not ray(hosts.small)
+
+
+def test_the_head_is_killed(open_house, hosts, calm, tmp_path):
+    process, log = joined(open_house, hosts, tmp_path, "--role drafter")
+    until(lambda: "joined" in log.read_text(), 60, log.read_text)
+    mark, seen = len(open_house.text), []
+
+    def kill() -> None:
+        hosts.big.signal("gcs_server", signal.SIGKILL)
+        seen.append(until(lambda: open_house.health() != 200, 30))
+
+    same(open_house.streams(kill), calm, "Ray's head killed")
+    print(f"\nknown {seen[0]:.1f} s after")
+    open_house.process.wait(90)
+    assert open_house.process.returncode == 1
+    assert "is gone" in open_house.text[mark:], open_house.text
+    assert not ray(hosts.big), ray(hosts.big)
+    until(lambda: "waiting for it to come back" in log.read_text(), 60, log.read_text)
+    hosts.small.signal("hetero join", signal.SIGTERM)
+    process.wait(30)
+    assert not ray(hosts.small), ray(hosts.small)
+
+
+def test_nobody_there_any_more_is_told_within_seconds(hosts):
+    began = time.monotonic()
+    done = hosts.big.run(ON + "hetero serve --address 10.77.0.1:6379", check=False)
+    assert done.returncode == 1 and "does not answer" in done.stdout and time.monotonic() - began < 20
+
+
+def test_a_killed_servers_folder_goes_with_the_next_start(hosts, tmp_path):
+    for flags in ("--cluster", ""):
+        first = Serving(hosts.big, tmp_path, flags)
+        hosts.big.signal("hetero serve", signal.SIGKILL)
+        first.process.wait(10)
+        left = set(hosts.big.run("ls -d /tmp/hetero-*").stdout.split())
+        second = Serving(hosts.big, tmp_path, flags)
+        now = set(hosts.big.run("ls -d /tmp/hetero-*").stdout.split())
+        assert left and not left & now
+        second.stop()
+        assert hosts.big.run("ls -d /tmp/hetero-*", check=False).returncode != 0
+        until(lambda: not ray(hosts.big), 30, lambda: ray(hosts.big))

@@ -57,8 +57,11 @@ def serve(config: Config, plan: Plan, planner: Planner, cluster: Cluster, consol
     async def end_with_ray(session: Session) -> None:
         nonlocal status
         await session.over.wait()
-        say("no new requests are taken; those that run have half a minute to finish")
-        server.config.timeout_graceful_shutdown = max(1, int(min(config.drain, _RAY_LEFT)))
+        say(f"no new requests are taken; those that run have {_RAY_LEFT:.0f} s to finish")
+        end = asyncio.get_running_loop().time() + _RAY_LEFT
+        while session.client.live and asyncio.get_running_loop().time() < end:
+            await asyncio.sleep(0.2)  # not yet uvicorn's own way to end: /health is to say why until then
+        server.config.timeout_graceful_shutdown = 1
         server.should_exit, status = True, 1
 
     async def main() -> None:

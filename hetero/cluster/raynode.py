@@ -9,11 +9,10 @@ import re
 import socket
 import subprocess
 import sys
-import time
 
 import psutil
 
-from hetero.cluster.scratch import Scratch
+from hetero.cluster.scratch import Scratch, users_of
 from hetero.errors import ClusterError
 from hetero.placement.nodes import BUILD, DRAFTER, TARGET
 from hetero.workers.runtime.build import build
@@ -36,7 +35,6 @@ _PORTS = {
     "--max-worker-port": "10101",
 }
 _ANSWER = 15.0  # seconds a head may take to answer
-_STARTED = "Ray runtime started"
 _GOODBYE = 3.0  # seconds a raylet may take to end
 _WITHIN = 60.0  # seconds Ray may take to start
 
@@ -80,71 +78,59 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 class RayNode:
-    """``ray start --block``. Started on construction; ``end`` it."""
+    """What ``ray start`` starts. Started on construction; ``end`` it."""
 
     def __init__(self, token: str, role: str, address: str, head: str = "") -> None:
         """``address``: this machine's; ``head``: HOST:PORT to join, "" to be the head. Raises ClusterError."""
         self.address = head or (f"[{address}]:{_PORT}" if ":" in address else f"{address}:{_PORT}")  # the head's
         self._scratch = Scratch()
-        self._log = self._scratch.path / "start.log"
-        command = [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--block"]
+        command = [sys.executable, "-P", "-m", "ray.scripts.scripts", "start"]
         command += [f"--address={head}"] if head else ["--head", f"--port={_PORT}", "--include-dashboard=false"]
         command += [f"{name}={value}" for name, value in _PORTS.items()]
         command += [f"--node-ip-address={address}", f"--object-store-memory={STORE}", f"--resources={marks(role)}"]
         command += [f"--temp-dir={self._scratch.path}", "--disable-usage-stats"]
         environment = {**os.environ, **RAY_SETTINGS, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
-        with self._log.open("w") as log:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
-            )
         try:
-            self._wait()
+            # Not --block: that ends all of Ray with its head, and running requests want a minute more.
+            with (self._scratch.path / "start.log").open("w+") as log:
+                done = subprocess.run(
+                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, timeout=_WITHIN,
+                    start_new_session=True, check=False,
+                )  # fmt: skip
+                log.seek(0)
+                told = log.read()
+            if done.returncode or not self.alive:
+                raise ClusterError(f"Ray cannot be started here: {_reason(told)}")
+        except subprocess.TimeoutExpired:
+            self.end()
+            raise ClusterError(f"Ray did not start within {_WITHIN:.0f} s") from None
         except BaseException:
             self.end()
             raise
 
-    def _wait(self) -> None:
-        end = time.monotonic() + _WITHIN
-        while _STARTED not in (told := self._log.read_text(errors="replace")):
-            if self._process.poll() is not None:
-                raise ClusterError(f"Ray cannot be started here: {_reason(told)}")
-            if time.monotonic() > end:
-                raise ClusterError(f"Ray did not start within {_WITHIN:.0f} s: {_reason(told)}")
-            time.sleep(0.1)
-
     @property
     def alive(self) -> bool:
-        """Whether Ray runs: its start ends when one of its processes fails, but not when one ends well."""
-        return self._process.poll() is None and self._raylet() is not None
+        """Whether Ray runs here."""
+        return self._raylet() is not None
 
     def end(self) -> None:
         """End Ray's processes on this machine that this started; safe to call twice."""
         if (raylet := self._raylet()) is not None:
-            with contextlib.suppress(psutil.Error):  # it says goodbye to its head and ends its workers
-                raylet.terminate()
-                raylet.wait(_GOODBYE)
-        family = _family(self._process.pid)
-        self._process.kill()
-        self._process.wait()
-        for process in family:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+            with contextlib.suppress(psutil.Error):
+                children = raylet.children(recursive=True)
+                raylet.terminate()  # it says goodbye to its head and ends its workers
+                psutil.wait_procs([raylet, *children], _GOODBYE)
+                for child in children:  # without a head they take their time
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        child.kill()
         self._scratch.remove()
 
     def _raylet(self) -> psutil.Process | None:
-        for process in _family(self._process.pid):
+        for process in users_of(self._scratch.path):
             with contextlib.suppress(psutil.NoSuchProcess):
-                if process.name() == "raylet" and process.status() != psutil.STATUS_ZOMBIE:
+                if process.name() == "raylet":
                     return process
         return None
-
-
-def _family(pid: int) -> list[psutil.Process]:
-    try:
-        found: list[psutil.Process] = psutil.Process(pid).children(recursive=True)
-        return found
-    except psutil.NoSuchProcess:
-        return []
 
 
 def check_head(address: str, token: str) -> None:

@@ -72,12 +72,22 @@ def sweep(place: str) -> None:
             os.close(lock)
 
 
+def users_of(folder: Path) -> list[psutil.Process]:
+    """The processes that were started to work in this folder, whoever their parent is by now."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        works = str(folder) in " ".join(process.info["cmdline"] or [])
+        if works and process.info["status"] != psutil.STATUS_ZOMBIE and process.pid != os.getpid():
+            found.append(process)
+    return found
+
+
 def _end_users(folder: Path) -> None:
-    """End the processes that were started to work in this folder: their parent is gone, or done with them."""
-    for process in psutil.process_iter(["cmdline"]):
-        if str(folder) in " ".join(process.info["cmdline"] or []):
-            with contextlib.suppress(psutil.Error):
-                process.kill()
+    for process in users_of(folder):
+        with contextlib.suppress(psutil.Error):
+            for child in (*process.children(recursive=True), process):  # some rename themselves
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.kill()
 
 
 def _places() -> list[str]:

@@ -69,7 +69,8 @@ class Serving:
         return found
 
     def health(self) -> int:
-        return int(self.host.run("curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:8000/health").stdout or 0)
+        command = "curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:8000/health"
+        return int(self.host.run(command, check=False).stdout or 0)
 
     def stop(self) -> float:
         began = time.monotonic()
@@ -112,6 +113,7 @@ def calm(up) -> list[dict]:
 
 def same(found: list[dict], calm: list[dict], fault: str) -> None:
     assert [one["error"] for one in found] == [None] * len(found)
+    assert [one["timings"] is not None for one in found] == [True] * len(found)  # it came to its end
     assert [one["text"] for one in found] == [one["text"] for one in calm]
     print(f"\n{fault}: the texts are equal, the longest gap {max(one['gap'] for one in found):.1f} s")
 
@@ -265,7 +267,7 @@ def test_the_head_is_killed(open_house, hosts, calm, tmp_path):
 
     def kill() -> None:
         hosts.big.signal("gcs_server", signal.SIGKILL)
-        seen.append(until(lambda: open_house.health() != 200, 30))
+        seen.append(until(lambda: open_house.health() == 503, 30))
 
     same(open_house.streams(kill), calm, "Ray's head killed")
     print(f"\nknown {seen[0]:.1f} s after")

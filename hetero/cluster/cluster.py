@@ -21,6 +21,8 @@ from hetero.cluster.token import known_token, own_token, use_token
 from hetero.errors import ClusterError
 from hetero.placement.nodes import Node
 
+# Ray as it starts on Macs and Windows: all of it listens on the loopback. It lives without a network then, too.
+_ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "AUTOSCALER_METRIC_PORT": "-1"}
 _log = logging.getLogger("hetero.cluster.cluster")
 _FRESH = 1.0  # seconds an answer of Ray's about machines is good for
 _KNOCK = 3.0  # seconds Ray's head may take to answer
@@ -61,6 +63,7 @@ class Cluster:
         """Start or join it; safe to call again. Raises ClusterError."""
         if not self.shared:
             use_token(os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32))
+            os.environ.update(_ON_LOOPBACK)
         elif "RAY_AUTH_MODE" not in os.environ and (token := known_token()):
             use_token(token)
         for name, value in RAY_SETTINGS.items():
@@ -86,7 +89,6 @@ class Cluster:
                 address="local",
                 include_dashboard=False,
                 object_store_memory=STORE,
-                _node_ip_address="127.0.0.1",  # it lives without a network, whatever becomes of it
                 _temp_dir=str(self._scratch.path),
                 **common,
             )
@@ -148,6 +150,10 @@ class Cluster:
         """Whether a machine is there, by Ray's id."""
         return not self.shared or any(known.id == node for known in self.present())
 
+    def own_address(self) -> str:
+        """This machine's address for the others."""
+        return next((node.address for node in self.present() if node.here), "127.0.0.1")
+
     def _ask(self) -> list[Node]:
         import ray
 
@@ -181,7 +187,8 @@ class Cluster:
                 # One that hangs still takes connections.
                 hangs = missed == 0 and rounds % _ROUNDS == 0 and isinstance(within(_HANGS, self._ask), TimeoutError)
                 if (missed >= _LOST or hangs) and not self._leaving.is_set():
-                    self.lost = f"Ray's head at {where} is gone"
+                    left = "; `ray stop` clears away what is left of it" if self.shared and not self._head else ""
+                    self.lost = f"Ray's head at {where} is gone{left}"
                     on_lost(self.lost)
                     return
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from hetero.cluster.cluster import Cluster
 from hetero.cluster.incarnation import Incarnation, WorkerEnded
 from hetero.cluster.keeper import Keeper
+from hetero.cluster.library import Library
 from hetero.errors import ClusterError
 from hetero.plan import Placement, Plan, Planner
 from hetero.workers.runtime.status import WorkerStatus, read_status
@@ -55,9 +56,10 @@ class Coordinator:
         self._lost: str | None = None  # why there is no verifier now
         self._ready: dict[str, Incarnation] = {}
         self._at_rest: set[str] = set()  # roles that are ready, or wait for a machine
-        self._keepers = {"target": Keeper("target", plan.target, self._target_again, cluster, self)}
+        self._library = library = Library()
+        self._keepers = {"target": Keeper("target", plan.target, self._target_again, cluster, library, self)}
         if plan.drafter is not None or plan.awaited:
-            self._keepers["drafter"] = Keeper("drafter", plan.drafter, self._drafter_again, cluster, self)
+            self._keepers["drafter"] = Keeper("drafter", plan.drafter, self._drafter_again, cluster, library, self)
 
     def start(self) -> None:
         """Start or join Ray and create the actors; returns while they load. Raises ClusterError."""
@@ -133,6 +135,7 @@ class Coordinator:
                 ray.wait(near, num_returns=len(near), timeout=_STOP_HERE - _STOP_AWAY)
         for keeper in self._keepers.values():
             keeper.join(2.0)
+        self._library.close()
         self._cluster.leave()
 
     # Where each role goes
@@ -160,6 +163,9 @@ class Coordinator:
             self._on_verifier(status.endpoint)
         self._say(f"{keeper.role} is {'back' if again else 'ready'} after {status.loaded_s:.1f} s{_at(keeper)}")
         self._rests(keeper.role)
+
+    def hears(self, keeper: Keeper, line: str) -> None:
+        self._say(f"{keeper.role}{_at(keeper)}: {line}")
 
     def lost(self, keeper: Keeper, why: str) -> None:
         with self._introducing:

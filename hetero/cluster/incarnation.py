@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from hetero.cluster.cluster import Cluster
-from hetero.errors import ClusterError
+from hetero.cluster.library import Library
+from hetero.errors import ClusterError, HeteroError
 from hetero.plan import Placement
 from hetero.workers.runtime.actor import DrafterActor, VerifierActor
 from hetero.workers.runtime.build import build
@@ -36,7 +37,7 @@ class WorkerRefused(ClusterError):
 class Incarnation:
     """``load`` and ``hold`` belong to the thread that keeps it, all else to anybody."""
 
-    def __init__(self, placement: Placement, cluster: Cluster, stopping: threading.Event) -> None:
+    def __init__(self, placement: Placement, cluster: Cluster, library: Library, stopping: threading.Event) -> None:
         """Begin to create the actor; ``stopping`` ends every wait."""
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -44,6 +45,7 @@ class Incarnation:
         self.placement = placement
         self.silent_s = 0.0  # how long it has not answered
         self._cluster = cluster
+        self._library = library
         self._stopping = stopping
         self._node = placement.node.id if placement.node is not None else cluster.here()
         self._actor = (
@@ -57,8 +59,8 @@ class Incarnation:
             .remote()
         )
 
-    def load(self) -> WorkerStatus:
-        """Wait until it is ready. Raises WorkerEnded, WorkerRefused."""
+    def load(self, told: Callable[[str], None]) -> WorkerStatus:
+        """Wait until it is ready; ``told`` hears of what takes long. Raises WorkerEnded, WorkerRefused."""
         began = time.monotonic()
         asked = self._actor.build.remote()
 
@@ -69,11 +71,36 @@ class Incarnation:
         theirs = self._wait(asked, started)
         if theirs != build():
             raise WorkerRefused(f"has hetero {theirs}, and this machine {build()}: install the same on both")
-        self._wait(self._actor.begin.remote(self.placement.spec.plain()))
-        status = read_status(self._wait(self._actor.ready.remote()))
+        try:
+            spec = self._library.spec_of(self.placement, self._cluster.own_address())
+        except (HeteroError, OSError) as error:
+            raise WorkerRefused(f"its model cannot be sent there: {error}") from None
+        self._wait(self._actor.begin.remote(spec.plain()))
+        if spec.origin is not None:
+            self._library.admit(read_status(self._wait(self._actor.status.remote())).public)
+        watch = self._fetching(spec.origin.manifest.size, told) if spec.origin is not None else lambda: ""
+        status = read_status(self._wait(self._actor.ready.remote(), watch))
         if status.phase != "ready":
             raise WorkerRefused(status.failure or "was stopped while it loaded")
         return status
+
+    def _fetching(self, size: int, told: Callable[[str], None]) -> Callable[[], str]:
+        """Tells, each time it is asked, how much of a model of ``size`` bytes has come, in steps worth a line."""
+        asked, shown = self.status_ref(), 0.0
+
+        def look() -> str:
+            import ray
+
+            nonlocal asked, shown
+            if ray.wait([asked], timeout=0)[0]:
+                done = read_status(ray.get(asked)).fetched / max(1, size)
+                if done >= shown + 0.1:
+                    told(f"{100 * done:.0f} % of its model ({size / 2**20:,.0f} MiB) is sent")
+                    shown = done
+                asked = self.status_ref()
+            return ""
+
+        return look
 
     def hold(self, turn: Callable[[], str]) -> str:
         """Wait until it ends or hangs, or ``turn``, which is asked now and then, says why it should end; returns why.

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from hetero.cluster.cluster import Cluster
 from hetero.cluster.incarnation import Incarnation, WorkerEnded, WorkerRefused
+from hetero.cluster.library import Library
 from hetero.errors import HeteroError
 from hetero.plan import Placement
 from hetero.workers.runtime.status import WorkerStatus
@@ -23,6 +24,9 @@ class Told(Protocol):
 
     def ready(self, keeper: Keeper, status: WorkerStatus) -> None:
         """It works."""
+
+    def hears(self, keeper: Keeper, line: str) -> None:
+        """What it is at."""
 
     def lost(self, keeper: Keeper, why: str) -> None:
         """It ended."""
@@ -43,6 +47,7 @@ class Keeper:
         first: Placement | None,
         again: Callable[[Placement | None], Placement | None],
         cluster: Cluster,
+        library: Library,
         told: Told,
     ) -> None:
         """``first``: where the plan has it, None where it waits for a machine; ``again``: where it should be now, given
@@ -53,6 +58,7 @@ class Keeper:
         self.incarnation: Incarnation | None = None
         self._again = again
         self._cluster = cluster
+        self._library = library
         self._told = told
         self._given_up: dict[str, str] = {}  # machines on which it cannot work, and why
         self._stopping = threading.Event()
@@ -79,8 +85,8 @@ class Keeper:
             self.placement = placement
             began, own, hopeless = time.monotonic(), True, False
             try:
-                incarnation = self.incarnation = Incarnation(placement, self._cluster, self._stopping)
-                status = incarnation.load()
+                incarnation = self.incarnation = Incarnation(placement, self._cluster, self._library, self._stopping)
+                status = incarnation.load(lambda line: self._told.hears(self, line))
                 self._told.ready(self, status)
                 lived = True
                 why = incarnation.hold(self._moves)

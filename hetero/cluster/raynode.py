@@ -24,6 +24,7 @@ RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_memory_monitor_refresh_ms": "0",  # plans check memory; Ray would kill a verifier that fills it
+    "RAY_kill_worker_timeout_milliseconds": "1000",  # one that hangs does not end when asked
 }
 _PORT = 6379
 _ELSEWHERE = "192.0.2.1"  # an address of nobody's: the way there is the way out
@@ -83,6 +84,10 @@ class RayNode:
     def __init__(self, token: str, role: str, address: str, head: str = "") -> None:
         """``address``: this machine's; ``head``: HOST:PORT to join, "" to be the head. Raises ClusterError."""
         self.address = head or (f"[{address}]:{_PORT}" if ":" in address else f"{address}:{_PORT}")  # the head's
+        if not head and _taken(address, _PORT):
+            raise ClusterError(
+                f"port {_PORT}: another Ray runs on this machine: use it with --address auto, or end it with `ray stop`"
+            )
         self._scratch = Scratch()
         command = [sys.executable, "-P", "-m", "ray.scripts.scripts", "start"]
         command += [f"--address={head}"] if head else ["--head", f"--port={_PORT}", "--include-dashboard=false"]
@@ -131,6 +136,14 @@ class RayNode:
                 if process.name() == "raylet":
                     return process
         return None
+
+
+def _taken(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=1.0).close()
+        return True
+    except OSError:
+        return False
 
 
 def check_head(address: str, token: str) -> None:

@@ -75,19 +75,25 @@ def sweep(place: str) -> None:
 def users_of(folder: Path) -> list[psutil.Process]:
     """The processes that were started to work in this folder, whoever their parent is by now."""
     found = []
-    for process in psutil.process_iter(["cmdline", "status"]):
-        works = str(folder) in " ".join(process.info["cmdline"] or [])
-        if works and process.info["status"] != psutil.STATUS_ZOMBIE and process.pid != os.getpid():
-            found.append(process)
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
+                continue
+            line = " ".join(process.cmdline())
+            # Ray's own helpers write over their command line.
+            if str(folder) in line or (line.startswith("ray::") and _writes_to(process, folder)):
+                found.append(process)
     return found
+
+
+def _writes_to(process: psutil.Process, folder: Path) -> bool:
+    return any(Path(file.path).is_relative_to(folder) for file in process.open_files())
 
 
 def _end_users(folder: Path) -> None:
     for process in users_of(folder):
         with contextlib.suppress(psutil.Error):
-            for child in (*process.children(recursive=True), process):  # some rename themselves
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    child.kill()
+            process.kill()
 
 
 def _places() -> list[str]:

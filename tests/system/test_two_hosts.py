@@ -44,9 +44,9 @@ def until(condition: Callable[[], object], seconds: float = 90.0, what: object =
 class Serving:
     """``hetero serve`` on the first PC."""
 
-    def __init__(self, host: Host, folder: Path, flags: str) -> None:
+    def __init__(self, host: Host, folder: Path, flags: str, before: str = "") -> None:
         self.host, self.log = host, folder / f"serve-{time.monotonic_ns()}.log"
-        self.process = host.start(f"{ON}hetero serve --exact --strategy serial {flags}", self.log)
+        self.process = host.start(f"{ON}{before}hetero serve --exact --strategy serial {flags}", self.log)
         until(lambda: "Ctrl-C stops" in self.text or self.process.poll() is not None)
         assert "Ctrl-C stops" in self.text, self.text
 
@@ -204,10 +204,12 @@ def open_house(hosts, down, tmp_path_factory) -> Iterator[Serving]:
     print(made.text)
 
 
-def joined(server: Serving, hosts: TwoHosts, folder: Path, flags: str = "") -> tuple[subprocess.Popen, Path]:
+def joined(
+    server: Serving, hosts: TwoHosts, folder: Path, flags: str = "", before: str = ""
+) -> tuple[subprocess.Popen, Path]:
     line = re.search(r"hetero join \S+ --token \S+", server.text)[0]
     log = folder / f"join-{time.monotonic_ns()}.log"
-    return hosts.small.start(f"{ON}{line} {flags}", log), log
+    return hosts.small.start(f"{ON}{before}{line} {flags}", log), log
 
 
 def test_a_machine_joins_is_used_leaves_and_returns(open_house, hosts, calm, tmp_path):
@@ -281,13 +283,13 @@ def test_the_head_is_killed(open_house, hosts, calm, tmp_path):
     assert not ray(hosts.small), ray(hosts.small)
 
 
-def test_nobody_there_any_more_is_told_within_seconds(hosts):
+def test_nobody_there_any_more_is_told_within_seconds(hosts, down):
     began = time.monotonic()
     done = hosts.big.run(ON + "hetero serve --address 10.77.0.1:6379", check=False)
     assert done.returncode == 1 and "does not answer" in done.stdout and time.monotonic() - began < 20
 
 
-def test_a_killed_servers_folder_goes_with_the_next_start(hosts, tmp_path):
+def test_a_killed_servers_folder_goes_with_the_next_start(hosts, down, tmp_path):
     for flags in ("--cluster", ""):
         first = Serving(hosts.big, tmp_path, flags)
         hosts.big.signal("hetero serve", signal.SIGKILL)
@@ -299,3 +301,53 @@ def test_a_killed_servers_folder_goes_with_the_next_start(hosts, tmp_path):
         second.stop()
         assert hosts.big.run("ls -d /tmp/hetero-*", check=False).returncode != 0
         until(lambda: not ray(hosts.big), 30, lambda: ray(hosts.big))
+
+
+def test_a_model_the_second_pc_lacks_is_sent_there_once(hosts, down, calm, tmp_path):
+    hosts.big.run("mkdir -p models && cp hetero/hetero/data/pair/drafter.gguf models/small.gguf")
+    hosts.small.run("rm -rf .cache/hetero/models")
+    kept_first = ""
+    for n in range(2):
+        server = Serving(hosts.big, tmp_path, "--cluster --draft models/small.gguf")
+        process, _ = joined(server, hosts, tmp_path, "--role drafter")
+        server.after(0, "drafter is back")
+        kept = hosts.small.run("find .cache/hetero/models -name '*.gguf' -printf '%p %T@\\n'").stdout
+        assert kept.count("small.gguf") == 1
+        kept_first = kept if n == 0 else kept_first
+        assert kept == kept_first  # not a second time
+        found = server.streams()
+        same(found, calm, "with a drafter that was sent there")
+        assert accepted(found) > 50
+        server.stop()
+        hosts.small.signal("hetero join", signal.SIGINT)
+        process.wait(30)
+
+
+def test_rays_own_connections_in_tls(hosts, down, calm, tmp_path):
+    """As the README says it: a certificate authority, and a certificate for each machine's address."""
+    for host in (hosts.big, hosts.small):
+        hosts.big.run(
+            "mkdir -p tls && cd tls && (test -f ca.pem || openssl req -x509 -newkey rsa:2048 -nodes -days 365 "
+            "-subj /CN=home -keyout ca.key -out ca.pem) && "
+            f"openssl req -newkey rsa:2048 -nodes -subj /CN={host.name} -keyout {host.name}.key -out csr && "
+            f"openssl x509 -req -in csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 365 "
+            f"-extfile <(echo subjectAltName=IP:{host.address}) -out {host.name}.pem"
+        )
+        host.write("tls.sh", (
+            f"export RAY_USE_TLS=1 RAY_TLS_CA_CERT=~/tls/ca.pem RAY_TLS_SERVER_CERT=~/tls/{host.name}.pem "
+            f"RAY_TLS_SERVER_KEY=~/tls/{host.name}.key\n"
+        ))  # fmt: skip
+    hosts.big.run("rsync -a -e 'ssh -o StrictHostKeyChecking=accept-new' tls me@10.77.0.2:")
+    server = Serving(hosts.big, tmp_path, "--cluster", before=". ./tls.sh && ")
+    process, _ = joined(server, hosts, tmp_path, "--role drafter", before=". ./tls.sh && ")
+    server.after(0, "drafter is back")
+    found = server.streams()
+    same(found, calm, "Ray in TLS")
+    assert accepted(found) > 50
+    shaken = hosts.small.run(
+        "echo | openssl s_client -connect 10.77.0.1:6379 -CAfile tls/ca.pem -cert tls/gpupc.pem -key tls/gpupc.key"
+    ).stdout
+    assert "Verify return code: 0" in shaken
+    server.stop()
+    hosts.small.signal("hetero join", signal.SIGINT)
+    process.wait(30)

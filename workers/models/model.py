@@ -61,13 +61,18 @@ def check_vocabularies(target: Model, drafter: Model) -> None:
     )
 
 
+def gguf_parts(path: Path) -> list[Path]:
+    """A GGUF file, or all of a split one, which its first names: name-00001-of-00003.gguf."""
+    if "-of-" in path.stem:
+        return sorted(path.parent.glob(path.stem.rsplit("-", 3)[0] + "-*-of-*.gguf")) or [path]
+    return [path]
+
+
 def _files(path: Path) -> list[Path]:
     """What holds a model's weights."""
     if path.is_dir():
         return list(path.glob("*.safetensors"))
-    if "-of-" in path.stem:  # a split model: name-00001-of-00003.gguf
-        return sorted(path.parent.glob(path.stem.rsplit("-", 3)[0] + "-*-of-*.gguf")) or [path]
-    return [path]
+    return gguf_parts(path)
 
 
 def _shape(weights: int, metadata: Metadata, vocabulary: int) -> ModelShape:

@@ -7,13 +7,16 @@ from typing import Any, Literal
 
 import msgspec
 
+from hetero.workers.wire.transfer import Origin
+
 
 class WorkerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One worker. ``index``: which of its role it is; ``engine``: a name in ``engines.registry``.
 
     ``cores``: the CPU cores it is confined to (empty: all); ``gpu``: a GPU of that ``kind`` or None; ``trace``: a file
     to append a trace to; ``host``, ``ports`` (first and last): where a verifier listens; ``secure``: whether both roles
-    speak CURVE; ``cached``: tokens of finished sequences to keep as prefixes.
+    speak CURVE; ``cached``: tokens of finished sequences to keep as prefixes; ``origin``: where a model can be had
+    that is not here.
     """
 
     role: Literal["target", "drafter"]
@@ -34,6 +37,7 @@ class WorkerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ports: list[int] = []
     trace: str = ""
     index: int = 0
+    origin: Origin | None = None
 
     @property
     def path(self) -> Path:

@@ -33,7 +33,8 @@ class WorkerStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``phase``: where the worker stands, with its ``failure`` in one line; ``endpoint``, ``public``: where a verifier
     listens, and its key (hex); ``turned_away``: peers without a known key; ``active``, ``waiting``: sequences;
     ``cells``: KV cells held when it was last idle; ``prefixes``: cached ones, with their tokens; ``memory`` in bytes;
-    ``busy_s``: seconds its engine worked; ``landings``: where commits came down on Mirror-SD's branches."""
+    ``busy_s``: seconds its engine worked; ``fetched``: bytes of its model that came from another machine; ``landings``:
+    where commits came down on Mirror-SD's branches."""
 
     role: Literal["target", "drafter"]
     index: int
@@ -55,6 +56,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dropped: int
     memory: int
     busy_s: float
+    fetched: int
     early_exit: bool
     landings: dict[str, int] = {}
     speeds: SpeedStatus | None = None

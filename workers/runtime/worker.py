@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import psutil
 import zmq
+from msgspec import structs
 
 from hetero.placement.errors import HeteroError
 from hetero.workers.decoding.drafter import Drafter
@@ -27,6 +28,7 @@ from hetero.workers.decoding.protocol import Extend, Job
 from hetero.workers.decoding.verifier import Verifier
 from hetero.workers.engines.base import Engine, Outcome, Row
 from hetero.workers.errors import EngineError, WireError
+from hetero.workers.models.travel import model_here
 from hetero.workers.runtime.loading import Loaded, load_model
 from hetero.workers.runtime.pulse import Pulse
 from hetero.workers.runtime.spec import WorkerSpec
@@ -56,6 +58,7 @@ class Worker:
         self._endpoint = ""
         self._loaded_s = 0.0
         self._busy = 0.0  # seconds the engine worked
+        self._fetched = 0  # bytes of the model that came from another machine
         self._cells = 0  # KV cells held when the worker was last idle
         self._machine: Verifier | Drafter | None = None
         self._engine: Engine | None = None
@@ -97,6 +100,7 @@ class Worker:
             dropped=machine.dropped if machine is not None else 0,
             memory=int(psutil.Process().memory_info().rss),
             busy_s=self._busy,
+            fetched=self._fetched,
             early_exit=engine.limits.early_exit if engine is not None else False,
             landings=dict(machine.landings) if isinstance(machine, Drafter) else {},
             speeds=_speeds(verifier) if verifier is not None else None,
@@ -140,7 +144,7 @@ class Worker:
 
     def _serve(self) -> None:
         began = time.monotonic()
-        loaded = self._load(self.spec)
+        loaded = self._load(self._model_here())
         engine = self._engine = loaded.engine
         machine = self._machine = self._make(loaded)
         context = zmq.Context()
@@ -161,6 +165,18 @@ class Worker:
             engine.shutdown()
             link.close()
             context.term()
+
+    def _model_here(self) -> WorkerSpec:
+        """The spec with the model where it lies on this machine, fetched if need be. Raises ModelError."""
+        spec = self.spec
+        if spec.origin is None:
+            return spec
+
+        def told(done: int) -> None:
+            self._fetched = done
+
+        assert self._keys is not None
+        return structs.replace(spec, model=str(model_here(spec.path, spec.origin, self._keys, told)))
 
     def _link(self, context: zmq.Context[Any]) -> Listening | Dialling:
         if self.spec.role == "drafter":

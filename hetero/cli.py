@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -59,12 +60,14 @@ def _read_config(context: click.Context, parameter: click.Parameter, value: str 
         context.default_map = read_file(Path(value))
 
 
-def settings(command: _Command) -> _Command:
+def settings(command: _Command, without: tuple[str, ...] = ()) -> _Command:
     """The options of Config, made from its fields."""
     hints = msgspec.inspect.type_info(Config)
     assert isinstance(hints, msgspec.inspect.StructType)
     for field in reversed(hints.fields):
         assert isinstance(field.type, msgspec.inspect.Metadata)
+        if field.name in without:
+            continue
         flag = "--" + field.name.replace("_", "-")
         kind = field.type.type
         more: dict[str, Any] = {}
@@ -248,12 +251,13 @@ def marks(role: str) -> None:
 
 
 @main.command()
-@settings
-def doctor(**values: Any) -> None:
+@click.option("--cluster", metavar="FILE", default="", help="Look at the machines of this cluster.yaml instead.")
+@partial(settings, without=("cluster",))
+def doctor(cluster: str, **values: Any) -> None:
     """Look for what is missing or would go wrong, and say what mends it. Takes serve's options."""
     from hetero.cluster.doctor import run
 
-    sys.exit(run(make_config(values), Console()))
+    sys.exit(run(make_config(values), cluster, Console()))
 
 
 @main.command()

@@ -35,7 +35,8 @@ class Placement:
 
 @dataclass(frozen=True)
 class Plan:
-    """Who does what where; ``awaited``: the machine a drafter waits for, "" where it has one or none is wanted."""
+    """Who does what where; ``awaited``: the machine a drafter waits for, "" where it has one or none is wanted;
+    ``alone``: whether it runs beside the target only until another machine comes."""
 
     target: Placement
     drafter: Placement | None
@@ -43,6 +44,7 @@ class Plan:
     name: str
     context: int
     awaited: str = ""
+    alone: bool = False
 
     @property
     def placements(self) -> list[Placement]:
@@ -86,7 +88,9 @@ class Planner:
         target = self._place_target(target_at, devices[0])
         drafter = self._place_drafter(drafter_at, devices[1], target) if self._drafter and not awaited else None
         self._check_fit([target] + ([drafter] if drafter else []), nodes)
-        return Plan(target, drafter, self._strategy, self._config.alias or self._target.name, self._context, awaited)
+        alone = drafter is not None and target_at is not None and target_at == drafter_at and self._named[1] is None
+        name = self._config.alias or self._target.name
+        return Plan(target, drafter, self._strategy, name, self._context, awaited, alone)
 
     def target_again(self, last: Placement, nodes: Sequence[Node]) -> Placement | None:
         """Where the target goes on that was placed so last: None while its machine is not there."""

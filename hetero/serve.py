@@ -159,7 +159,6 @@ def remarks(plan: Plan) -> list[str]:
     """What the table of a cluster does not show."""
     if plan.awaited:
         return [f"NO DRAFTER: {plan.awaited} is not in the cluster; plain decoding until it comes (hetero nodes)"]
-    target, drafter = plan.target.node, plan.drafter.node if plan.drafter is not None else None
-    if target is not None and drafter is not None and target.id == drafter.id:
-        return [f"BOTH ROLES ON {target.name}: no other machine is in the cluster (hetero nodes)"]
+    if plan.alone and plan.target.node is not None:
+        return [f"BOTH ROLES ON {plan.target.node.name}: no other machine is in the cluster (hetero nodes)"]
     return []

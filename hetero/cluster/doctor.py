@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import signal
@@ -11,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -20,7 +18,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from hetero.cluster.cluster_file import examine_cluster, read_cluster_file
+from hetero.cluster.finding import BAD, GOOD, ODD, Finding
 from hetero.cluster.inventory import cpu_name, take_inventory
+from hetero.cluster.token import known_token
 from hetero.config import Config, api_keys, check_certificate
 from hetero.data import PAIR
 from hetero.errors import HeteroError
@@ -31,7 +32,6 @@ from hetero.workers.engines.registry import ENGINES
 from hetero.workers.models.cache import cache_root
 from hetero.workers.models.model import Model, check_vocabularies
 
-GOOD, ODD, BAD = "ok", "note", "PROBLEM"
 # Each with the extra that brings it; "": it is always needed.
 _PACKAGES = {
     "ray": "",
@@ -44,16 +44,6 @@ _PACKAGES = {
 _STORE = 128 << 20  # bytes Ray needs of shared memory
 _FILES = 4096  # open files for some hundred clients
 _ANSWER = 120  # seconds an engine may take to try itself
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report: what was looked at, its state, what was found, and what to do about it."""
-
-    what: str
-    state: str
-    found: str
-    fix: str = ""
 
 
 def examine(config: Config) -> Iterator[Finding]:
@@ -193,10 +183,9 @@ def memory_of_ray(config: Config) -> Iterator[Finding]:
     few = files < _FILES
     yield Finding("open files", ODD if few else GOOD, f"{files} allowed", f"ulimit -n {_FILES}" if few else "")
     if config.address != "local":
-        token = os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
-        line = "export RAY_AUTH_MODE=token && ray get-auth-token --generate; the same token on every machine"
-        fix = "" if token else line
-        yield Finding("Ray's token", GOOD if token else BAD, "used" if token else "not used", fix)
+        token = bool(known_token())
+        fix = "" if token else "`ray up cluster.yaml` and `hetero serve --cluster` make one"
+        yield Finding("Ray's token", GOOD if token else BAD, "known" if token else "not known", fix)
 
 
 def ports(config: Config) -> Iterator[Finding]:
@@ -255,13 +244,20 @@ def _model(role: str, model: Model) -> Finding:
     )
 
 
-def run(config: Config, console: Console) -> int:
-    """Print the report; returns 1 when something is broken."""
+def run(config: Config, cluster: str, console: Console) -> int:
+    """Print the report, of this machine or of those of a ``cluster`` file; returns 1 when something is broken. Raises
+    ConfigError."""
+    findings = examine_cluster(read_cluster_file(Path(cluster))) if cluster else examine(config)
+    return report(findings, console)
+
+
+def report(found: Iterator[Finding], console: Console) -> int:
+    """Print findings as they come; returns 1 when something is broken."""
     table = Table("", "what", "found")
     colours = {GOOD: "green", ODD: "yellow", BAD: "red"}
     findings = []
     with console.status("looking"):
-        for finding in examine(config):
+        for finding in found:
             findings.append(finding)
             table.add_row(f"[{colours[finding.state]}]{finding.state}", finding.what, escape(finding.found))
     console.print(table)

@@ -109,7 +109,10 @@ class Keeper:
             if hopeless or ends >= _HOPELESS:
                 self._given_up[where], ends = why, 0
                 self._told.refused(self, why)
-            self._stopping.wait(2.0**ends - 1 if own else _LOOK)
+            self._pause(ends, own)
+
+    def _pause(self, ends: int, own: bool) -> None:
+        self._stopping.wait(2.0**ends - 1 if own else _LOOK)
 
     def _find_place(self) -> Placement | None:
         """Wait for a machine; None: stop."""

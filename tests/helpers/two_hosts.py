@@ -1,7 +1,7 @@
 """Two hosts on this machine: network, files, processes, users and sshd of their own, and a cable between them.
 
-They see this machine's programs; what they write goes to memory and ends with them. Needs root, iproute2, util-linux,
-openssh-server and rsync.
+They see this machine's programs; what they write goes to memory and ends with them. Needs root, iproute2, iptables,
+util-linux, openssh-server and rsync.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import psutil
 
 ROOT = Path(__file__).parent.parent.parent
 _SCRIPT = Path(__file__).with_name("host.sh")
-NEEDS = ("ip", "unshare", "nsenter", "rsync", "/usr/sbin/sshd")
+NEEDS = ("ip", "iptables", "unshare", "nsenter", "rsync", "/usr/sbin/sshd")
 
 
 def lacking() -> str:
@@ -103,6 +103,18 @@ class Host:
         assert found, f"{self.name} has no process {word}"
         for process in found:
             process.send_signal(number)
+
+    def firewall(self, ports: str) -> None:
+        """Drop what comes from outside to other ports than these ("22,10002:10101")."""
+        _ip("netns", "exec", self._space, "iptables", "-F")
+        for rule in (
+            "-i lo -j ACCEPT",
+            "-m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT",
+            "-p icmp -j ACCEPT",
+            f"-p tcp -m multiport --dports {ports} -j ACCEPT",
+            "-j DROP",
+        ):
+            _ip("netns", "exec", self._space, "iptables", "-A", "INPUT", *rule.split())
 
     def end(self) -> None:
         if self._first is not None and self._first.is_running():

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 
+import httpx
+import psutil
 import pytest
 from helpers.running_server import RunningServer
 from helpers.streams import streams
@@ -34,6 +38,28 @@ def test_killed_in_mid_stream_the_texts_stay_the_same(exact, role):
     again = streams(exact, 100, [11, 12])
     assert [text for text, _ in again] == [text[: len(again[n][0])] for n, (text, _) in enumerate(calm[:2])]
     assert sum(last["timings"]["draft_n_accepted"] for _, last in again) > 5
+    exact.settled()
+
+
+def test_a_verifier_that_hangs_is_noticed_and_replaced(exact):
+    """Stopped for ever, as by a driver that hangs: /health says so meanwhile, the text is the same."""
+    calm = streams(exact, 300, [21])
+    before, seen = exact.status("target"), []
+
+    def hang() -> None:
+        os.kill(before.pid, signal.SIGSTOP)
+        end = time.monotonic() + 60
+        while (found := httpx.get(f"{exact.url}/health")).status_code == 200:
+            assert time.monotonic() < end, exact.events
+            time.sleep(0.2)
+        seen.append(found.json()["error"]["message"])
+
+    stormy = streams(exact, 300, [21], meanwhile=hang)
+    assert stormy[0][0] == calm[0][0]
+    assert "has not answered" in seen[0] or "another one is being started" in seen[0]
+    assert any("has not answered for 15 s" in event for event in exact.events)
+    assert not psutil.pid_exists(before.pid) or psutil.Process(before.pid).status() == psutil.STATUS_ZOMBIE
+    assert httpx.get(f"{exact.url}/health").status_code == 200
     exact.settled()
 
 

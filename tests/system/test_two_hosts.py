@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.hosts, pytest.mark.timeout(600)]
 
 ON = ". hetero/.venv/bin/activate && export COLUMNS=160 && "
 SEEDS, TOKENS = (21, 22), 400
+CLUSTER = (ROOT / "cluster.yaml").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +30,13 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoHosts]:
     if missing := lacking():
         pytest.skip(f"two hosts need {missing}")
     with TwoHosts(tmp_path_factory.mktemp("hosts")) as made:
+        # All that follows passes a firewall that lets through what cluster.yaml lists, and nothing else.
+        listed = [
+            re.search(rf"from the {way}: +(.*)", CLUSTER)[1].replace(" ", "").replace("-", ":")
+            for way in ("second PC to the first", "first PC to the second")
+        ]
+        made.big.firewall(listed[0])
+        made.small.firewall(listed[1])
         yield made
 
 
@@ -44,9 +52,10 @@ def until(condition: Callable[[], object], seconds: float = 90.0, what: object =
 class Serving:
     """``hetero serve`` on the first PC."""
 
-    def __init__(self, host: Host, folder: Path, flags: str, before: str = "") -> None:
-        self.host, self.log = host, folder / f"serve-{time.monotonic_ns()}.log"
-        self.process = host.start(f"{ON}{before}hetero serve --exact --strategy serial {flags}", self.log)
+    def __init__(self, host: Host, folder: Path, flags: str, before: str = "", port: int = 8000) -> None:
+        self.host, self.url = host, f"http://127.0.0.1:{port}"
+        self.log = folder / f"serve-{time.monotonic_ns()}.log"
+        self.process = host.start(f"{ON}{before}hetero serve --exact --strategy serial --port {port} {flags}", self.log)
         until(lambda: "Ctrl-C stops" in self.text or self.process.poll() is not None)
         assert "Ctrl-C stops" in self.text, self.text
 
@@ -63,19 +72,19 @@ class Serving:
         timer = threading.Timer(after, meanwhile)
         timer.start()
         seeds = " ".join(map(str, SEEDS))
-        command = f"python3 hetero/tests/helpers/stream_client.py http://127.0.0.1:8000 {TOKENS} {seeds}"
+        command = f"python3 hetero/tests/helpers/stream_client.py {self.url} {TOKENS} {seeds}"
         found = json.loads(self.host.run(command, seconds=400).stdout)
         timer.join()
         return found
 
     def health(self) -> int:
-        command = "curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:8000/health"
+        command = f"curl -s -o /dev/null -w '%{{http_code}}' {self.url}/health"
         return int(self.host.run(command, check=False).stdout or 0)
 
     def stop(self) -> float:
         began = time.monotonic()
         if self.process.poll() is None:
-            self.host.signal("hetero serve", signal.SIGTERM)
+            self.host.signal(f"--port {self.url.rpartition(':')[2]} ", signal.SIGTERM)
         self.process.wait(60)
         return time.monotonic() - began
 
@@ -93,8 +102,7 @@ def ray(*where: Host) -> list[str]:
 @pytest.fixture(scope="module")
 def up(hosts, tmp_path_factory) -> Iterator[Serving]:
     """cluster.yaml as its comments say, and the server on it."""
-    text = (ROOT / "cluster.yaml").read_text()
-    hosts.big.write("cluster.yaml", text.replace("192.168.1.10", "10.77.0.1").replace("192.168.1.11", "10.77.0.2"))
+    hosts.big.write("cluster.yaml", CLUSTER.replace("192.168.1.10", "10.77.0.1").replace("192.168.1.11", "10.77.0.2"))
     began = time.monotonic()
     hosts.big.run(ON + "ray up -y cluster.yaml", seconds=200)
     made = Serving(hosts.big, tmp_path_factory.mktemp("up"), "--address auto --require-nodes 2")
@@ -118,6 +126,29 @@ def same(found: list[dict], calm: list[dict], fault: str) -> None:
     print(f"\n{fault}: the texts are equal, the longest gap {max(one['gap'] for one in found):.1f} s")
 
 
+def test_the_doctor_sees_what_would_go_wrong(hosts):
+    def look(text: str) -> subprocess.CompletedProcess[str]:
+        hosts.big.write("looked-at.yaml", text)
+        return hosts.big.run(ON + "hetero doctor --cluster looked-at.yaml", check=False)
+
+    mine = CLUSTER.replace("192.168.1.10", "10.77.0.1").replace("192.168.1.11", "10.77.0.2")
+    assert "is not an address of this machine" in look(CLUSTER).stdout
+    well = look(mine)
+    assert well.returncode == 0 and "0 problems" in well.stdout, well.stdout
+    assert all(f"port {port} of" in well.stdout for port in (6379, 20000, 10110, 10002))
+    for change, words in (
+        (("ssh_user: me", "ssh_user: you"), "ssh-copy-id you@10.77.0.1"),
+        (("~/hetero/.venv", "~/elsewhere"), "~/elsewhere is not there"),
+        (("10.77.0.2", "10.77.0.9"), "is it on, and its port 22 open?"),
+    ):
+        found = look(mine.replace(*change))
+        assert found.returncode == 1 and words in found.stdout, found.stdout
+    hosts.small.firewall("22,10002:10101")
+    closed = look(mine)
+    hosts.small.firewall("22,10110,10002:10101")
+    assert closed.returncode == 1 and "closed from 10.77.0.1 to 10.77.0.2" in closed.stdout, closed.stdout
+
+
 def test_the_table_says_who_is_where(up, hosts):
     assert re.search(r"cpu:0-\d+ +│ target", up.text) and re.search(r"gpupc/cpu +│ drafter", up.text)
     assert "tcp://10.77.0.1:2000" in up.text and "#" not in up.text  # an address without its key
@@ -134,7 +165,7 @@ def test_a_cable_that_is_out_for_a_moment(up, hosts, calm):
     same(up.streams(pull), calm, "cable out for 8 s")
 
 
-def test_a_cable_that_is_out_for_long_and_the_drafter_comes_back(up, hosts, calm):
+def test_a_cable_that_is_out_for_long_and_the_drafter_comes_back(up, hosts, calm, tmp_path):
     mark = len(up.text)
     same(up.streams(lambda: hosts.cable("down")), calm, "cable out")
     up.after(mark, "drafter on gpupc: ")
@@ -143,11 +174,20 @@ def test_a_cable_that_is_out_for_long_and_the_drafter_comes_back(up, hosts, calm
     alone = up.streams()
     same(alone, calm, "without the second PC")
     assert alone[0]["timings"]["speculation"] == "off: no drafter"
+    # Started while it is gone: plainly, and said so.
+    early = Serving(hosts.big, tmp_path, "--address auto", port=8001)
+    assert "NO DRAFTER: another machine is not in the cluster" in early.text
+    same(early.streams(), calm, "started without the second PC")
+    print(f"\nand stopped in {early.stop():.1f} s")
+    late = Serving(hosts.big, tmp_path, "--address auto", port=8001)
     hosts.cable("up")
     print(f"\nback {up.after(mark, 'drafter is back', 180):.0f} s after the cable")
-    again = up.streams()
-    same(again, calm, "with the drafter back")
-    assert accepted(again) > 50
+    late.after(0, "drafter is ready", 180)
+    for server in (up, late):
+        again = server.streams()
+        same(again, calm, "with the drafter")
+        assert accepted(again) > 50
+    print(f"\nserve stopped in {late.stop():.1f} s")
 
 
 def test_the_drafters_raylet_is_killed(up, hosts, calm):

@@ -12,16 +12,40 @@ from helpers.simulated_world import PIECES, World, reference
 from hypothesis import given
 from hypothesis import strategies as st
 from llguidance import LLMatcher
+from msgspec import structs
 from pydantic import ValidationError
 
 from hetero.errors import SequenceFailed
 from hetero.gateway.chat import ChatTemplate
 from hetero.gateway.client import Ask, VerifierClient
+from hetero.gateway.responses import timings
 from hetero.gateway.schema import ChatRequest, CompletionRequest
 from hetero.gateway.tools import CallReader
 from hetero.workers.errors import EngineError
 from hetero.workers.sampling.logits_processors import LogitsProcessor
-from hetero.workers.wire.messages import Sampling
+from hetero.workers.wire.messages import Sampling, Stats
+
+_STATS = Stats(10, 1.0, 40, 100.0, 30, 20, 15, 0, 0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({}, "on"),
+        ({"draft_n": 0}, "off"),
+        ({"alone_n": 40, "draft_n": 0}, "off: no drafter"),
+        ({"alone_n": 12}, "off for 12 of 40 tokens: no drafter"),
+        ({"plain_n": 8}, "off for 8 of 40 tokens: it was slower than plain decoding"),
+        (
+            {"alone_n": 12, "plain_n": 8},
+            "off for 12 of 40 tokens: no drafter; off for 8 of 40 tokens: it was slower than plain decoding",
+        ),
+        ({"resumed_n": 25, "alone_n": 15, "draft_n": 0}, "off: no drafter"),
+    ],
+)
+def test_what_is_told_of_speculation_is_true(changes, words):
+    assert timings(structs.replace(_STATS, **changes))["speculation"] == words
+
 
 CALL = '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>'
 

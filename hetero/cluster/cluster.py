@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hetero.cluster.raynode import RAY_SETTINGS, STORE, RayNode, check_head, own_address, split_address
-from hetero.cluster.scratch import Scratch, left_folders
+from hetero.cluster.scratch import Scratch, ray_folders
 from hetero.cluster.token import known_token, own_token, use_token
 from hetero.errors import ClusterError
 from hetero.placement.nodes import Node
@@ -89,7 +89,7 @@ class Cluster:
                 address="local",
                 include_dashboard=False,
                 object_store_memory=STORE,
-                _temp_dir=str(self._scratch.path),
+                _temp_dir=str(self._scratch.ray),
                 **common,
             )
         except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
@@ -237,7 +237,7 @@ def running_addresses() -> list[str]:
         return [named]
     found = []
     default = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray"
-    for folder in (default, *left_folders()):
+    for folder in (default, *ray_folders()):
         with contextlib.suppress(OSError):
             found.append((folder / "ray_current_cluster").read_text().strip())
     return found

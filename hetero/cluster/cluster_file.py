@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shlex
 import shutil
@@ -107,6 +108,13 @@ def examine_cluster(file: ClusterFile) -> Iterator[Finding]:
             yield Finding(tool, BAD, "not installed here", f"apt install {package}")
     has_token = bool(known_token())
     yield Finding("token", GOOD, "~/.ray/auth_token is there" if has_token else "ray up makes one at its first start")
+    tls = os.environ.get("RAY_USE_TLS", "") == "1"
+    text = (
+        "Ray's connections are in TLS" if tls else "Ray's connections carry the token in clear; workers' are encrypted"
+    )
+    yield Finding(
+        "wire", GOOD, text, "" if tls else "in a network you do not trust: RAY_USE_TLS=1 (README, Two machines)"
+    )
     reached = []
     for host in (file.head, *file.workers):
         logged_in = yield from _machine(file, host)

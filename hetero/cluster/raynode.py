@@ -94,7 +94,7 @@ class RayNode:
         command += [f"--address={head}"] if head else ["--head", f"--port={_PORT}", "--include-dashboard=false"]
         command += [f"{name}={value}" for name, value in _PORTS.items()]
         command += [f"--node-ip-address={address}", f"--object-store-memory={STORE}", f"--resources={marks(role)}"]
-        command += [f"--temp-dir={self._scratch.path}", "--disable-usage-stats"]
+        command += [f"--temp-dir={self._scratch.ray}", "--disable-usage-stats"]
         environment = {**os.environ, **RAY_SETTINGS, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
         try:
             # Not --block: that ends all of Ray with its head, and running requests want a minute more.

@@ -18,11 +18,13 @@ from hetero.errors import ClusterError
 _PREFIX = "hetero-"
 # TMPDIR may be long, and is asked last.
 _PLACES = ("/tmp", "/var/tmp", "/dev/shm")
+_RAY = "r"
 _LONGEST = 40  # bytes of the folder's path: Ray adds some 65
 
 
 class Scratch:
-    """Made on construction; ``remove`` it. Raises ClusterError where no folder can be had."""
+    """Made on construction; ``remove`` it. Raises ClusterError where no folder can be had. ``ray``: for Ray, which
+    opens what it is given to everybody, inside of what it cannot."""
 
     def __init__(self) -> None:
         place = next((place for place in _places() if _usable(place)), None)
@@ -33,6 +35,7 @@ class Scratch:
         self._lock = os.open(aside / "lock", os.O_CREAT | os.O_RDWR, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)  # as long as this process lives
         self.path = aside.rename(aside.with_name(aside.name[1:]))
+        self.ray = self.path / _RAY
 
     def remove(self) -> None:
         """Safe to call twice."""
@@ -41,6 +44,11 @@ class Scratch:
             shutil.rmtree(self.path, ignore_errors=True)
             os.close(self._lock)
             self._lock = -1
+
+
+def ray_folders() -> list[Path]:
+    """Where Ray that this user's hetero started keeps its files, the newest first."""
+    return [folder / _RAY for folder in left_folders()]
 
 
 def left_folders(place: str | None = None) -> list[Path]:

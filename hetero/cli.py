@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -124,9 +125,24 @@ def serve(**values: Any) -> None:
     from hetero.serve import serve as run
 
     config = make_config(values)
+    end_with_signals()
     cluster, planner, plan = _placed(config)
-    start_trace(config)
-    sys.exit(run(config, plan, planner, cluster, Console()))
+    try:
+        start_trace(config)
+        sys.exit(run(config, plan, planner, cluster, Console()))
+    finally:
+        cluster.leave()
+
+
+def end_with_signals() -> None:
+    """Have SIGTERM, and SIGHUP unless it is ignored (nohup), end this process as an exit does: Ray is cleared away."""
+    signal.signal(signal.SIGTERM, _exit)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _exit)
+
+
+def _exit(number: int, frame: object) -> None:
+    sys.exit(128 + number)
 
 
 def _placed(config: Config) -> tuple[Cluster, Planner, Plan]:
@@ -172,9 +188,13 @@ def generate(prompt: str, **values: Any) -> None:
 
     own = {name: values.pop(name) for name in ("max_tokens", "temperature", "top_k", "top_p", "min_p", "seed")}
     config = make_config(values)
+    end_with_signals()
     cluster, planner, plan = _placed(config)
-    start_trace(config)
-    asyncio.run(run(prompt, plan, planner, cluster, own, Console(stderr=True)))
+    try:
+        start_trace(config)
+        asyncio.run(run(prompt, plan, planner, cluster, own, Console(stderr=True)))
+    finally:
+        cluster.leave()
 
 
 @main.command()
@@ -227,6 +247,10 @@ def join(address: str, token: str, role: str | None, once: bool) -> None:
     from hetero.cluster.join import join as run
     from hetero.cluster.token import known_token
 
+    if any(word.startswith("--token") for word in sys.argv):  # everybody may read a command line
+        os.environ["RAY_AUTH_TOKEN"] = token
+        command = [sys.executable, "-P", "-m", "hetero.cli", "join", address, *(["--once"] if once else [])]
+        os.execv(sys.executable, command + ([f"--role={role}"] if role else []))
     token = token or known_token()
     if not token:
         raise ConfigError("token: none is known here: copy the line that `hetero serve --cluster` prints")
@@ -251,13 +275,15 @@ def marks(role: str) -> None:
 
 
 @main.command()
-@click.option("--cluster", metavar="FILE", default="", help="Look at the machines of this cluster.yaml instead.")
+@click.option(
+    "--cluster", "cluster_file", metavar="FILE", default="", help="Look at a cluster.yaml's machines instead."
+)
 @partial(settings, without=("cluster",))
-def doctor(cluster: str, **values: Any) -> None:
+def doctor(cluster_file: str, **values: Any) -> None:
     """Look for what is missing or would go wrong, and say what mends it. Takes serve's options."""
     from hetero.cluster.doctor import run
 
-    sys.exit(run(make_config(values), cluster, Console()))
+    sys.exit(run(make_config(values), cluster_file, Console()))
 
 
 @main.command()

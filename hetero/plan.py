@@ -75,6 +75,7 @@ class Planner:
             raise ConfigError(
                 f"context: {self._context} exceeds the {self._target.context} tokens {self._target.name} was made for"
             )
+        self._beside: Placement | None = None  # the drafter's place beside the target, where the plan had it there
         self._named = tuple(
             parse_device(name) if name else None for name in (config.target_device, config.draft_device)
         )
@@ -89,6 +90,7 @@ class Planner:
         drafter = self._place_drafter(drafter_at, devices[1], target) if self._drafter and not awaited else None
         self._check_fit([target] + ([drafter] if drafter else []), nodes)
         alone = drafter is not None and target_at is not None and target_at == drafter_at and self._named[1] is None
+        self._beside = drafter if alone else None
         name = self._config.alias or self._target.name
         return Plan(target, drafter, self._strategy, name, self._context, awaited, alone)
 
@@ -108,8 +110,8 @@ class Planner:
         shares = before == target.node.id  # beside the target, until there is a better place
         stays = next((node for node in nodes if node.id == before and not shares), None)
         node = stays or self._drafter_at(nodes, target.node)
-        if node is not None and node.id == target.node.id and not shares and self._named[1] is None:
-            node = None  # the target has its machine's cores to itself by now
+        if self._named[1] is None and not shares and (node is None or node.id == target.node.id):
+            return self._beside  # if it was there at first: else the target has its machine's cores to itself
         if node is None or node.id == before:
             return last if node is not None else None
         drafter = self._place_drafter(node, self._devices([target.node, node], True)[1], target)

@@ -36,8 +36,9 @@ def serve(config: Config, plan: Plan, planner: Planner, cluster: Cluster, consol
 
     def take_signals() -> None:
         # Ray's own handlers print a stack trace at every signal.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, server.handle_exit)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, server.handle_exit)
 
     async def bring_up(session: Session) -> None:
         nonlocal status

@@ -103,6 +103,7 @@ class Session:
         if endpoint is None:
             self._call(self.client.lost)
         else:
+            self.failure = None  # its machine came back
             self._call(lambda: asyncio.ensure_future(self._link(endpoint)))
 
     def _on_failure(self, why: str) -> None:

@@ -20,6 +20,7 @@ from hetero.cluster.scratch import Scratch, ray_folders
 from hetero.cluster.token import known_token, own_token, use_token
 from hetero.errors import ClusterError
 from hetero.placement.nodes import Node
+from hetero.workers.runtime.build import build
 
 # Ray as it starts on Macs and Windows: all of it listens on the loopback. It lives without a network then, too.
 _ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "AUTOSCALER_METRIC_PORT": "-1"}
@@ -126,9 +127,9 @@ class Cluster:
         return found
 
     def wait_for(self, count: int, seconds: float) -> list[Node]:
-        """Its machines once there are ``count``. Raises ClusterError after ``seconds``."""
+        """Its machines that can be used, once there are ``count``. Raises ClusterError after ``seconds``."""
         end = time.monotonic() + seconds
-        while len(found := self.nodes()) < count:
+        while len(found := _usable(self.nodes())) < count:
             if time.monotonic() > end:
                 have = ", ".join(sorted(node.name for node in found))
                 raise ClusterError(
@@ -139,11 +140,11 @@ class Cluster:
         return found
 
     def present(self) -> list[Node]:
-        """The machines that are there, as of a second ago at most; none of a local start."""
+        """The machines that are there and can be used, as of a second ago at most; none of a local start."""
         if not self.shared:
             return []
         if self.lost is None and time.monotonic() - self._known[0] > _FRESH:
-            self._known = (time.monotonic(), self._ask())
+            self._known = (time.monotonic(), _usable(self._ask()))
         return self._known[1]
 
     def has(self, node: str) -> bool:
@@ -281,6 +282,11 @@ def _own_path() -> Any:
             return True
 
     return OwnPath()
+
+
+def _usable(nodes: list[Node]) -> list[Node]:
+    """Those that do not say that they have another hetero."""
+    return [node for node in nodes if node.here or node.build in ("", build())]
 
 
 def _node(entry: dict[str, Any], mine: str) -> Node:

@@ -12,6 +12,7 @@ from hetero.cluster.incarnation import Incarnation, WorkerEnded
 from hetero.cluster.keeper import Keeper
 from hetero.cluster.library import Library
 from hetero.errors import ClusterError
+from hetero.placement.nodes import Node
 from hetero.plan import Placement, Plan, Planner
 from hetero.workers.runtime.status import WorkerStatus, read_status
 
@@ -140,14 +141,17 @@ class Coordinator:
 
     # Where each role goes
 
-    def _target_again(self, last: Placement | None) -> Placement | None:
+    def _target_again(self, last: Placement | None, barred: frozenset[str]) -> Placement | None:
         assert last is not None
-        return self._planner.target_again(last, self._cluster.present())
+        return self._planner.target_again(last, self._but(barred))
 
-    def _drafter_again(self, last: Placement | None) -> Placement | None:
+    def _drafter_again(self, last: Placement | None, barred: frozenset[str]) -> Placement | None:
         target = self._keepers["target"].placement
         assert target is not None
-        return self._planner.drafter_again(last, target, self._cluster.present())
+        return self._planner.drafter_again(last, target, self._but(barred))
+
+    def _but(self, barred: frozenset[str]) -> list[Node]:
+        return [node for node in self._cluster.present() if node.id not in barred]
 
     # What keepers tell, from their threads
 
@@ -159,7 +163,7 @@ class Coordinator:
             self._ready[keeper.role] = keeper.incarnation
             self._introduce()
         if keeper.role == "target":
-            self._lost = None
+            self._lost = self.failure = None
             self._on_verifier(status.endpoint)
         self._say(f"{keeper.role} is {'back' if again else 'ready'} after {status.loaded_s:.1f} s{_at(keeper)}")
         self._rests(keeper.role)
@@ -186,12 +190,13 @@ class Coordinator:
         self._rests(keeper.role)
 
     def refused(self, keeper: Keeper, why: str) -> None:
-        self.give_up(f"{keeper.role}{_at(keeper)}", why, keeper.role)
+        wanted = not self.settled.is_set() and keeper.placement is keeper.first  # as the plan has it: it was asked for
+        self.give_up(f"{keeper.role}{_at(keeper)}", why, keeper.role == "target" or wanted)
 
-    def give_up(self, who: str, why: str, role: str = "target") -> None:
-        """Without a target nothing can be served; a drafter only made it faster, once it was there."""
+    def give_up(self, who: str, why: str, fatal: bool = True) -> None:
+        """``fatal``: nothing can be served. (A drafter only makes it faster, once it was there.)"""
         line = f"{who}: {why}"
-        if role == "target" or not self.settled.is_set():
+        if fatal:
             self.failure = line
             self._on_failure(line)
         self.settled.set()

@@ -23,11 +23,15 @@ _START = 120.0  # seconds its process may take to start
 
 
 class WorkerEnded(ClusterError):
-    """It is over; another one may do better. ``own``: its process ended by itself."""
+    """It is over; another one may do better. ``own``: it failed by itself, its machine is not to blame."""
 
-    def __init__(self, why: str, own: bool = False) -> None:
+    def __init__(self, why: str, own: bool = True) -> None:
         super().__init__(why)
         self.own = own
+
+
+class LoadFailed(WorkerEnded):
+    """It has told why it could not load."""
 
 
 class WorkerRefused(ClusterError):
@@ -81,7 +85,7 @@ class Incarnation:
         watch = self._fetching(spec.origin.manifest.size, told) if spec.origin is not None else lambda: ""
         status = read_status(self._wait(self._actor.ready.remote(), watch))
         if status.phase != "ready":
-            raise WorkerRefused(status.failure or "was stopped while it loaded")
+            raise LoadFailed(status.failure or "was stopped while it loaded")
         return status
 
     def _fetching(self, size: int, told: Callable[[str], None]) -> Callable[[], str]:
@@ -125,7 +129,7 @@ class Incarnation:
             self.silent_s = time.monotonic() - since
             return f"it has not answered for {SILENT:.0f} s" if self.silent_s > SILENT else ""
 
-        why = str(self._wait(held, judge) or "without a word")
+        why = str(self._wait(held, judge, own=False) or "it ended without a word")
         self.end()
         return why
 
@@ -152,30 +156,31 @@ class Incarnation:
         with contextlib.suppress(ray.exceptions.RayError, ValueError):
             ray.kill(self._actor, no_restart=True)
 
-    def _wait(self, ref: Any, judge: Callable[[], str] = lambda: "") -> Any:
-        """The value of ``ref``. ``judge`` says, when asked, why to wait no longer."""
+    def _wait(self, ref: Any, judge: Callable[[], str] = lambda: "", own: bool = True) -> Any:
+        """The value of ``ref``. ``judge`` says, when asked, why to wait no longer; ``own``: whether that is its own
+        fault."""
         import ray
 
         looked = time.monotonic()
         try:
             while not ray.wait([ref], timeout=0.25)[0]:
                 if self._stopping.is_set():
-                    raise WorkerEnded("hetero is stopping")
+                    raise WorkerEnded("hetero is stopping", own=False)
                 if why := judge():
                     self.end()
-                    raise WorkerEnded(why)
+                    raise WorkerEnded(why, own)
                 if time.monotonic() - looked > _BEAT:
                     looked = time.monotonic()
                     if not self._cluster.has(self._node):
-                        raise WorkerEnded("its machine left")
+                        raise WorkerEnded("its machine left", own=False)
             return ray.get(ref)
         except ray.exceptions.RayTaskError as error:
             raise WorkerRefused(str(error.cause).strip().splitlines()[0]) from None
         except ray.exceptions.ActorUnschedulableError:
-            raise WorkerEnded("its machine left") from None
+            raise WorkerEnded("its machine left", own=False) from None
         except ray.exceptions.RayActorError as error:
             if "failed to import" in str(error) or "No module named" in str(error):
                 raise WorkerRefused("hetero is not installed where Ray runs there") from None
-            raise WorkerEnded("its process died", own=True) from None
+            raise WorkerEnded("its process died") from None
         except ray.exceptions.RayError as error:
             raise WorkerEnded(str(error).strip().splitlines()[0]) from None

@@ -20,6 +20,7 @@ from hetero.workers.runtime.build import build
 _KNOCK = 3.0  # seconds the other machine may take to answer
 _STOPPED = 6  # refusals in a row, one a second, after which Ray there counts as stopped
 _RETRY = 5.0  # seconds between tries to come back
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Leaving(BaseException):
@@ -31,21 +32,21 @@ def join(address: str, token: str, role: str, once: bool, say: Callable[[str], N
     absence. ``once``: until Ray there stops, else until a signal. Raises ClusterError where it cannot be joined at
     all."""
     with _alone():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _leave)
-        stays = _Stay(address, token, role, say)
+        for number in _SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+                signal.signal(number, _leave)
+        stay = _Stay(address, token, role, say)
         try:
-            stays.enter()
+            stay.enter()
             while True:
-                why = stays.last()
-                say(f"{why}{'' if once else '; waiting for it to come back (Ctrl-C leaves)'}")
-                if once and stays.stopped:
+                why = stay.last()
+                say(f"{why}{'' if once and stay.stopped else '; waiting for it to come back (Ctrl-C leaves)'}")
+                if not stay.come_back(once):
                     return
-                stays.come_back()
         except Leaving:
             say("leaving")
         finally:
-            stays.leave()
+            stay.leave()
 
 
 class _Stay:
@@ -55,7 +56,12 @@ class _Stay:
         self._host, self._port = split_address(address)
         self._address, self._token, self._role, self._say = address, token, role, say
         self._node: RayNode | None = None
-        self.stopped = False  # whether Ray there has ended, as far as can be seen
+        self._refusals = 0  # in a row: its machine is there, Ray is not
+
+    @property
+    def stopped(self) -> bool:
+        """Whether Ray there has ended, as far as can be seen."""
+        return self._refusals >= _STOPPED
 
     def enter(self) -> None:
         """Join, or say why not."""
@@ -68,38 +74,44 @@ class _Stay:
         check_head(self._address, self._token)
         here = address_towards(self._host)
         self._node = RayNode(self._token, self._role, here, self._address)
-        # Ray's own start does not look at what it joins: a wrong token, another hetero.
-        others = _machines(self._address, self._token)
-        head = next((node for node in others if node.address == self._host and node.build), None)
-        if head is not None and head.build != build():
-            raise ClusterError(f"{head.name} has hetero {head.build}, this machine {build()}: install the same on both")
+        try:
+            others = _machines(self._address, self._token)
+            known = {found[4][0] for found in socket.getaddrinfo(self._host, self._port)}
+            head = next((node for node in others if node.address in known and node.build), None)
+            if head is not None and head.build != build():  # Ray's own start does not look at that
+                raise ClusterError(
+                    f"{head.name} has hetero {head.build}, this machine {build()}: install the same on both"
+                )
+        except BaseException:
+            self._node.end()
+            raise
         names = ", ".join(sorted(node.name for node in others if not node.here))
         self._say(f"joined as {here}: {names} may use this machine (Ctrl-C leaves)")
 
     def last(self) -> str:
         """Wait until the stay ends; returns why."""
         assert self._node is not None
-        refusals = 0
         while True:
             time.sleep(1.0)
-            refused = self._knock()
-            refusals = refusals + 1 if isinstance(refused, ConnectionRefusedError) else 0
-            self.stopped = refusals >= _STOPPED
+            self._knock()
             if self.stopped or not self._node.alive:
                 self._node.end()
                 return "Ray has stopped there" if self.stopped else "the connection was lost for too long"
 
-    def come_back(self) -> None:
-        """Join again, however long it takes."""
+    def come_back(self, once: bool) -> bool:
+        """Join again, however long it takes; with ``once`` only until Ray there is seen to have stopped: False."""
         while True:
-            time.sleep(_RETRY)
+            if once and self.stopped:
+                return False
+            time.sleep(1.0 if once else _RETRY)
             if self._knock() is not None:
                 continue
             try:
                 self.enter()
-                return
+                return True
             except ClusterError as error:
                 self._say(f"not yet: {error}")
+                time.sleep(_RETRY)
 
     def leave(self) -> None:
         if self._node is not None:
@@ -108,8 +120,10 @@ class _Stay:
     def _knock(self) -> OSError | None:
         try:
             socket.create_connection((self._host, self._port), timeout=_KNOCK).close()
+            self._refusals = 0
             return None
         except OSError as error:
+            self._refusals = self._refusals + 1 if isinstance(error, ConnectionRefusedError) else 0
             return error
 
 
@@ -124,6 +138,8 @@ def _machines(address: str, token: str) -> list[Any]:
 
 
 def _leave(number: int, frame: object) -> None:
+    for other in _SIGNALS:  # once is enough: what follows must not be cut short
+        signal.signal(other, signal.SIG_IGN)
     raise Leaving
 
 

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import Protocol
 
 from hetero.cluster.cluster import Cluster
-from hetero.cluster.incarnation import Incarnation, WorkerEnded, WorkerRefused
+from hetero.cluster.incarnation import Incarnation, LoadFailed, WorkerEnded, WorkerRefused
 from hetero.cluster.library import Library
 from hetero.errors import HeteroError
 from hetero.plan import Placement
 from hetero.workers.runtime.status import WorkerStatus
 
-_QUICK = 60.0  # seconds: a worker that ends by itself sooner did not do well
+_QUICK = 60.0  # seconds: a worker that fails by itself sooner, or before it is loaded, did not do well
 _HOPELESS = 5  # such ends in a row, after which its machine is left
 _LOOK = 1.0  # seconds between looks for a machine
 
@@ -45,15 +45,15 @@ class Keeper:
         self,
         role: str,
         first: Placement | None,
-        again: Callable[[Placement | None], Placement | None],
+        again: Callable[[Placement | None, frozenset[str]], Placement | None],
         cluster: Cluster,
         library: Library,
         told: Told,
     ) -> None:
         """``first``: where the plan has it, None where it waits for a machine; ``again``: where it should be now, given
-        where it was last."""
+        where it was last and the machines (Ray's ids) on which it cannot work."""
         self.role = role
-        self.placement = first
+        self.first = self.placement = first
         self.restarts = 0
         self.incarnation: Incarnation | None = None
         self._again = again
@@ -80,32 +80,37 @@ class Keeper:
     # Its thread
 
     def _live(self) -> None:
-        ends, lived = 0, False
+        ends, ever = 0, False
         while (placement := self._find_place()) is not None:
             self.placement = placement
-            began, own, hopeless = time.monotonic(), True, False
+            began, own, hopeless, lived = time.monotonic(), True, False, False
+            incarnation = self.incarnation = Incarnation(placement, self._cluster, self._library, self._stopping)
             try:
-                incarnation = self.incarnation = Incarnation(placement, self._cluster, self._library, self._stopping)
                 status = incarnation.load(lambda line: self._told.hears(self, line))
                 self._told.ready(self, status)
-                lived = True
+                lived = ever = True
                 why = incarnation.hold(self._moves)
             except WorkerRefused as error:
                 why, hopeless = str(error), True
             except WorkerEnded as error:
-                why, own = str(error), error.own
+                # What failed to load before it ever did fails again.
+                why, own, hopeless = str(error), error.own, isinstance(error, LoadFailed) and not ever
             finally:
                 self.incarnation = None
+                if not self._stopping.is_set():  # else it is stopping by itself
+                    incarnation.end()
+                del incarnation  # and with it what the process holds
             if self._stopping.is_set():
                 return
-            if lived:  # once, however many tries the next life takes
+            if lived:
                 self._told.lost(self, why)
                 self.restarts += 1
-                lived = False
+            elif own and not hopeless:
+                self._told.hears(self, f"{why} while it loaded")
             where = self._where(placement)
             # What the machine is to blame for is not counted: it may come back.
-            quick = own and time.monotonic() - began < _QUICK and self._cluster.has(where)
-            ends = ends + 1 if quick else 0
+            own = own and self._cluster.has(where)
+            ends = ends + 1 if own and not (lived and time.monotonic() - began >= _QUICK) else 0
             if hopeless or ends >= _HOPELESS:
                 self._given_up[where], ends = why, 0
                 self._told.refused(self, why)
@@ -118,15 +123,16 @@ class Keeper:
         """Wait for a machine; None: stop."""
         told = False
         while not self._stopping.is_set():
+            placement = None
             try:
-                placement = self._again(self.placement)
+                placement = self._again(self.placement, frozenset(self._given_up))
             except HeteroError as error:
-                placement = None
                 if not told:
                     self._told.refused(self, str(error))
             if placement is not None and self._where(placement) not in self._given_up:
                 return placement
-            if not told:
+            last = self._where(self.placement) if self.placement is not None else ""
+            if not told and not (last in self._given_up and self._cluster.has(last)):  # else it is told already
                 self._told.waits(self)
             told = True
             self._stopping.wait(_LOOK)
@@ -136,7 +142,7 @@ class Keeper:
         """Why it should go elsewhere, if it should."""
         assert self.placement is not None
         try:
-            better = self._again(self.placement)
+            better = self._again(self.placement, frozenset(self._given_up))
         except HeteroError:
             return ""
         if better is None or self._where(better) in (self._where(self.placement), *self._given_up):

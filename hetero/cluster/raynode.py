@@ -85,17 +85,20 @@ class RayNode:
     def __init__(self, token: str, role: str, address: str, head: str = "") -> None:
         """``address``: this machine's; ``head``: HOST:PORT to join, "" to be the head. Raises ClusterError."""
         self.address = head or (f"[{address}]:{_PORT}" if ":" in address else f"{address}:{_PORT}")  # the head's
+        self._scratch = Scratch()  # what a killed one left ends here, its Ray too
         if not head and _taken(address, _PORT):
+            self._scratch.remove()
             raise ClusterError(
-                f"port {_PORT}: another Ray runs on this machine: use it with --address auto, or end it with `ray stop`"
+                f"port {_PORT} is taken: if it is Ray's, use it with --address auto or end it with `ray stop`"
             )
-        self._scratch = Scratch()
         command = [sys.executable, "-P", "-m", "ray.scripts.scripts", "start"]
         command += [f"--address={head}"] if head else ["--head", f"--port={_PORT}", "--include-dashboard=false"]
         command += [f"{name}={value}" for name, value in _PORTS.items()]
         command += [f"--node-ip-address={address}", f"--object-store-memory={STORE}", f"--resources={marks(role)}"]
         command += [f"--temp-dir={self._scratch.ray}", "--disable-usage-stats"]
         environment = {**os.environ, **RAY_SETTINGS, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+        if sys.platform == "darwin":  # Ray wants to be asked for it there
+            environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "1"
         try:
             # Not --block: that ends all of Ray with its head, and running requests want a minute more.
             with (self._scratch.path / "start.log").open("w+") as log:

@@ -99,9 +99,11 @@ def _writes_to(process: psutil.Process, folder: Path) -> bool:
 
 
 def _end_users(folder: Path) -> None:
-    for process in users_of(folder):
+    users = users_of(folder)
+    for process in users:
         with contextlib.suppress(psutil.Error):
             process.kill()
+    psutil.wait_procs(users, 3.0)  # their ports are free then
 
 
 def _places() -> list[str]:

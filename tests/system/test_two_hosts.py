@@ -95,7 +95,7 @@ def accepted(found: list[dict]) -> int:
 
 def ray(*where: Host) -> list[str]:
     """What of Ray and hetero runs there."""
-    words = ("ray::", "raylet", "gcs_server", "ray/", "ray.", "hetero serve", "hetero join")
+    words = ("ray::", "raylet", "gcs_server", "ray/", "ray.", "hetero serve", "hetero join", "cli join")
     return [f"{host.name}: {' '.join(p.cmdline())[:90]}" for host in where for p in host.processes(*words)]
 
 
@@ -269,14 +269,17 @@ def test_a_machine_joins_is_used_leaves_and_returns(open_house, hosts, calm, tmp
 
         def leave(leaving=leaving) -> None:
             leaving.append(time.monotonic())
-            hosts.small.signal("hetero join", signal.SIGINT)
+            hosts.small.signal("cli join", signal.SIGINT)
 
         same(open_house.streams(leave), calm, "the second PC leaves")
         process.wait(30)
         assert process.returncode == 0 and not ray(hosts.small), ray(hosts.small)
         assert hosts.small.run("ls -d /tmp/hetero-*", check=False).returncode != 0
-        open_house.after(mark, "with drafts once it comes")
-        print(f"\nmissed {time.monotonic() - leaving[0]:.0f} s after it left")
+        open_house.after(mark, "drafter is back")
+        print(f"\nback beside the target {time.monotonic() - leaving[0]:.0f} s after it left")
+        beside = open_house.streams()
+        same(beside, calm, "with both roles on the first PC again")
+        assert accepted(beside) > 50
 
 
 def test_another_hetero_a_wrong_token_and_nobody_there_are_one_line_each(open_house, hosts, tmp_path):
@@ -297,7 +300,9 @@ def test_another_hetero_a_wrong_token_and_nobody_there_are_one_line_each(open_ho
         refused(flags, words)
     file = ROOT / "workers" / "runtime" / "build.py"
     hosts.small.run(f"echo '# another' >> {file}", user="root")  # seen by this host alone
+    mark = len(open_house.text)
     refused(f"10.77.0.1:6379 --token {token}", "install the same on both")
+    assert "gpupc" not in open_house.text[mark:]  # nothing was moved there
     hosts.small.run(f"sed -i '$d' {file}", user="root")
     assert not ray(hosts.small)
 
@@ -318,7 +323,7 @@ def test_the_head_is_killed(open_house, hosts, calm, tmp_path):
     assert "is gone" in open_house.text[mark:], open_house.text
     assert not ray(hosts.big), ray(hosts.big)
     until(lambda: "waiting for it to come back" in log.read_text(), 60, log.read_text)
-    hosts.small.signal("hetero join", signal.SIGTERM)
+    hosts.small.signal("cli join", signal.SIGTERM)
     process.wait(30)
     assert not ray(hosts.small), ray(hosts.small)
 
@@ -359,7 +364,7 @@ def test_a_model_the_second_pc_lacks_is_sent_there_once(hosts, down, calm, tmp_p
         same(found, calm, "with a drafter that was sent there")
         assert accepted(found) > 50
         server.stop()
-        hosts.small.signal("hetero join", signal.SIGINT)
+        hosts.small.signal("cli join", signal.SIGINT)
         process.wait(30)
 
 
@@ -389,5 +394,5 @@ def test_rays_own_connections_in_tls(hosts, down, calm, tmp_path):
     ).stdout
     assert "Verify return code: 0" in shaken
     server.stop()
-    hosts.small.signal("hetero join", signal.SIGINT)
+    hosts.small.signal("cli join", signal.SIGINT)
     process.wait(30)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from hetero.cluster import keeper as module
-from hetero.cluster.incarnation import WorkerEnded, WorkerRefused
+from hetero.cluster.incarnation import LoadFailed, WorkerEnded, WorkerRefused
 from hetero.cluster.keeper import Keeper
 from hetero.errors import MemoryShortage
 
@@ -21,6 +21,7 @@ class World:
         self.machines = {"a"}
         self.told: list[tuple[str, str]] = []
         self.lives: list[str] = []
+        self.ended: list[str] = []  # processes that were ended for good
         self.done = threading.Event()
         self._script = iter(script)
         monkeypatch.setattr(module, "Incarnation", self._incarnate)
@@ -31,9 +32,9 @@ class World:
     def _place(self, name):
         return SimpleNamespace(node=SimpleNamespace(id=name), device=f"{name}/cpu") if name in self.machines else None
 
-    def _again(self, last):
+    def _again(self, last, barred):
         for name in ("better", last.node.id if last else "a", "b"):
-            if name in self.machines:
+            if name in self.machines and name not in barred:
                 return last if last and last.node.id == name else self._place(name)
         return None
 
@@ -52,7 +53,7 @@ class World:
 
         def load(told):
             if what is None:
-                raise WorkerEnded("stopping")
+                raise WorkerEnded("stopping", own=False)
             phase, do = what
             if phase == "load":
                 return self._do(do)
@@ -61,7 +62,7 @@ class World:
         def hold(turn):
             return self._do(what[1], turn)
 
-        return SimpleNamespace(load=load, hold=hold)
+        return SimpleNamespace(load=load, hold=hold, end=lambda: self.ended.append(placement.node.id))
 
     def _do(self, do, turn=None):
         found = do(self) if callable(do) else do
@@ -94,19 +95,18 @@ class World:
         return [what for what, _ in self.told]
 
 
-DIED = ("hold", WorkerEnded("its process died", own=True))
+DIED = ("hold", WorkerEnded("its process died"))
 
 
 def leave(world):
     world.machines.discard("a")
     threading.Timer(0.1, lambda: world.machines.add("a")).start()
-    return WorkerEnded("its process died", own=True)
+    return WorkerEnded("its process died")
 
 
 def test_it_begins_again_after_each_end(monkeypatch):
-    world = World(
-        monkeypatch, [DIED, ("hold", "its loop ended"), ("hold", WorkerEnded("it has not answered for 15 s"))]
-    )
+    hung = ("hold", WorkerEnded("it has not answered for 15 s", own=False))
+    world = World(monkeypatch, [DIED, ("hold", "its loop ended"), hung])
     assert world.run() == ["ready", "lost"] * 3
     assert world.lives == ["a"] * 4 and world.keeper.restarts == 3
 
@@ -115,19 +115,19 @@ def test_five_quick_ends_of_its_own_and_its_machine_is_left(monkeypatch):
     world = World(monkeypatch, [DIED] * 5)
     threading.Timer(0.3, lambda: world.machines.add("b") or world.machines.discard("a")).start()
     told = world.run()
-    assert told.count("lost") == 5 and told.count("refused") == 1 and told[-1] == "waits"
+    assert told.count("lost") == 5 and told.count("refused") == 1
     assert world.lives == ["a"] * 5 + ["b"]  # another machine takes it
 
 
 def test_what_the_machine_is_to_blame_for_is_never_counted(monkeypatch):
-    hung = ("hold", WorkerEnded("it has not answered for 15 s"))
+    hung = ("hold", WorkerEnded("it has not answered for 15 s", own=False))
     world = World(monkeypatch, [hung] * 12 + [("hold", leave)] * 8)
     told = world.run()
     assert "refused" not in told and told.count("lost") == 20
 
 
 def test_while_its_machine_is_known_as_there_it_is_told_once(monkeypatch):
-    gone = ("load", WorkerEnded("its machine left"))
+    gone = ("load", WorkerEnded("its machine left", own=False))
     world = World(monkeypatch, [DIED, gone, gone, gone, ("hold", "x")])
     assert world.run() == ["ready", "lost", "ready", "lost"]
     assert world.keeper.restarts == 2
@@ -141,8 +141,31 @@ def test_it_waits_for_its_machine(monkeypatch):
 def test_where_it_cannot_work_it_is_not_tried_again(monkeypatch):
     world = World(monkeypatch, [("load", WorkerRefused("has hetero 0.0.9, and this machine 0.1.0"))])
     threading.Timer(0.2, lambda: world.machines.add("better")).start()
-    assert world.run() == ["refused", "waits"]
-    assert world.lives == ["a", "better"]
+    assert world.run() == ["refused"]  # and not that its machine is not there
+    assert world.lives == ["a", "better"] and world.ended == ["a"]  # its process holds nothing any more
+
+
+def test_what_does_not_load_at_first_is_told_at_once(monkeypatch):
+    world = World(monkeypatch, [("load", LoadFailed("x.gguf: damaged"))])
+    threading.Timer(0.2, lambda: world.machines.add("better")).start()
+    world.run()
+    assert world.told == [("refused", "x.gguf: damaged")]
+
+
+def test_what_did_load_before_gets_five_tries(monkeypatch):
+    """Memory of the one that was killed may not be free yet."""
+    short = ("load", LoadFailed("CUDA out of memory"))
+    world = World(monkeypatch, [("hold", WorkerEnded("hung", own=False)), *[short] * 5])
+    threading.Timer(0.5, lambda: world.machines.add("better")).start()
+    assert world.run() == ["ready", "lost"] + ["hears"] * 5 + ["refused"]  # each try says why it failed
+    assert world.told[-1] == ("refused", "CUDA out of memory") and world.lives == ["a"] * 6 + ["better"]
+
+
+def test_deaths_while_it_loads_count_however_long_it_takes(monkeypatch):
+    monkeypatch.setattr(module, "_QUICK", -1.0)  # as if each took longer
+    world = World(monkeypatch, [("load", WorkerEnded("its process died"))] * 5)
+    threading.Timer(0.3, lambda: world.machines.add("better")).start()
+    assert world.run() == ["hears"] * 5 + ["refused"]
 
 
 def test_it_moves_to_a_better_machine(monkeypatch):
@@ -159,7 +182,7 @@ def test_a_machine_it_does_not_fit_is_told_of_once(monkeypatch):
     world = World(monkeypatch, [])
     tries = []
 
-    def again(last):
+    def again(last, barred):
         tries.append(1)
         if len(tries) < 5:
             raise MemoryShortage("drafter x on a/cpu needs 9 GiB")

@@ -86,7 +86,9 @@ def test_alone_and_unmarked_both_roles_are_here_until_another_comes():
     assert chosen.drafter_again(plan.drafter, plan.target, [alone]) is plan.drafter
     moved = chosen.drafter_again(plan.drafter, plan.target, [alone, other])
     assert moved.node == other
-    assert chosen.drafter_again(moved, plan.target, [alone]) is None  # decoding goes on plainly
+    assert chosen.drafter_again(moved, plan.target, [alone]) is plan.drafter  # and back, when it leaves
+    third = node("third", cpus=2)
+    assert chosen.drafter_again(moved, plan.target, [alone, third]).node == third
 
 
 def test_a_target_goes_nowhere_but_back_to_its_machine():

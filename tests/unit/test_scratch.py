@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from hetero.cluster import scratch
@@ -49,7 +50,7 @@ def test_what_a_killed_process_left_goes_with_the_next_start(place):
         killed.kill()
     made = Scratch()
     assert not os.path.exists(left)
-    assert helper.wait(10) != 0  # who worked there was ended
+    assert helper.wait(10) is not None and not psutil.pid_exists(helper.pid)  # who worked there was ended
     assert left_folders(str(place)) == [made.path]
     made.remove()
 

@@ -127,7 +127,7 @@ def test_a_full_disk_is_named_before_anything_is_sent(server, keys, cache, tmp_p
 
 
 def test_strangers_get_nothing(server, keys, cache, tmp_path, monkeypatch):
-    monkeypatch.setattr(transfer, "_AGAIN", 0.3)
+    monkeypatch.setattr(transfer, "_FIRST", 0.3)
     monkeypatch.setattr(transfer, "_PATIENCE", 1.0)
     origin = offered(server, model(tmp_path / "here", 10))
     with pytest.raises(ModelError, match="nothing has come"):
@@ -135,7 +135,7 @@ def test_strangers_get_nothing(server, keys, cache, tmp_path, monkeypatch):
 
 
 def test_who_is_admitted_later_is_served_then(server, cache, tmp_path, monkeypatch):
-    monkeypatch.setattr(transfer, "_AGAIN", 0.3)
+    monkeypatch.setattr(transfer, "_FIRST", 0.3)
     path, keys = model(tmp_path / "here", CHUNK), make_keys()
     threading.Timer(1.0, lambda: server.admit(keys.public)).start()
     assert model_here(tmp_path / "no", offered(server, path), keys).read_bytes() == path.read_bytes()

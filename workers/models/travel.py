@@ -87,9 +87,12 @@ def _make_room(room: Path, part: Path, manifest: Manifest) -> None:
             f"the model's {manifest.size / 2**30:.1f} GiB are more than this machine keeps of fetched models "
             f"({limit / 2**30:g} GiB): set HETERO_MODEL_CACHE there to more"
         )
-    others = sorted((f for f in room.iterdir() if f.is_dir() and f != part), key=lambda f: f.stat().st_mtime)
+    others = [folder for folder in room.iterdir() if folder.is_dir() and folder.suffix != part.suffix]
+    others.sort(key=lambda folder: folder.stat().st_mtime)
     kept = {folder: sum(file.stat().st_size for file in folder.iterdir()) for folder in others}
     missing = manifest.size - sum(file.stat().st_size for file in part.iterdir())
+    if missing + _SPARE > shutil.disk_usage(room).free + sum(kept.values()):
+        kept = {}  # nothing that could go would be enough
     while kept and (sum(kept.values()) + manifest.size > limit or shutil.disk_usage(room).free < missing + _SPARE):
         oldest = next(iter(kept))
         shutil.rmtree(oldest, ignore_errors=True)

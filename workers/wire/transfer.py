@@ -20,10 +20,10 @@ from msgspec import Meta, Struct
 from hetero.workers.errors import WireError
 from hetero.workers.wire.sockets import Doorkeeper, Keys, bind_router, connect_dealer, make_keys
 
-CHUNK = 1 << 20
+CHUNK = 1 << 18
 _AHEAD = 8  # chunks asked for at once
 _PATIENCE = 60.0  # seconds without a byte after which a fetch fails
-_AGAIN = 3.0  # seconds without a byte after which what is missing is asked for again
+_FIRST, _AGAIN = 3.0, 20.0  # seconds without a chunk, before the first and later, after which it is asked for again
 
 _NAME = Meta(pattern=r"^[^/\\\x00.][^/\\\x00]{0,254}$")  # a plain name: no folder, nothing hidden
 
@@ -153,6 +153,7 @@ class _Line:
         self._context: zmq.Context[Any] = zmq.Context()
         self._origin, self._keys = origin, keys
         self._socket: Any = None
+        self._heard = False
         self.dial()
 
     def dial(self) -> None:
@@ -171,8 +172,9 @@ class _Line:
 
     def hear(self) -> tuple[Want, bytes] | None:
         """What came; None: nothing, for a while."""
-        if not self._socket.poll(int(1e3 * _AGAIN)):
+        if not self._socket.poll(int(1e3 * (_AGAIN if self._heard else _FIRST))):
             return None
+        self._heard = True
         frames = self._socket.recv_multipart()
         return read_want(frames[0]), frames[1] if len(frames) == 2 else b""
 

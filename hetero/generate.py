@@ -29,8 +29,10 @@ async def run(
     seed = asked["seed"] if asked["seed"] is not None else secrets.randbits(63)
     sampling = Sampling(asked["temperature"], asked["top_k"], asked["top_p"], asked["min_p"], seed, 0)
     for line in announcement(plan):
-        console.print(line, highlight=False, markup=False)
-    session = Session(plan, planner, cluster, lambda line: console.print(f"  {line}", highlight=False, markup=False))
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    session = Session(
+        plan, planner, cluster, lambda line: console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+    )
     try:
         await session.start()
         async with aclosing(session.client.generate(Ask(tokens, sampling, asked["max_tokens"]))) as deltas:

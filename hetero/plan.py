@@ -175,13 +175,13 @@ class Planner:
         config = self._config
         own: dict[str, object] = {"context": self._context}
         if node is not None and (not node.here or self._may_be_away()):
-            own |= {"host": node.address, "secure": True}
+            own |= {"host": node.address, "ports": _ports(config.worker_ports or _WORKER_PORTS)}
         return self._place("target", config.target_engine, self._target, device, config.exact, node, own)
 
     def _place_drafter(self, node: Node | None, device: Device, target: Placement) -> Placement:
         assert self._drafter is not None
         own: dict[str, object] = {"context": min(self._context, self._drafter.context)}
-        own |= {"host": target.spec.host, "secure": target.spec.secure}
+        own |= {"host": target.spec.host, "ports": target.spec.ports}
         return self._place("drafter", self._config.draft_engine, self._drafter, device, False, node, own)
 
     def _may_be_away(self) -> bool:
@@ -220,7 +220,7 @@ class Planner:
             strategy=self._strategy,
             gamma=self._gamma(),
             sequences=config.parallel,
-            ports=_ports(config.worker_ports or (_WORKER_PORTS if own.get("secure") else "")),
+            secure=True,  # other users of this machine can reach its loopback, too
             trace=str(Path(config.trace).resolve()) if config.trace else "",
             cores=list(device.indices) if device.is_cpu else [],
             gpu=None if device.is_cpu else device.indices[0],
@@ -228,7 +228,7 @@ class Planner:
             dtype=dtype,
             exact=exact,
             cached=(config.prefix_cache << 20) // cell,
-            **own,  # type: ignore[arg-type]
+            **{"ports": _ports(config.worker_ports), **own},  # type: ignore[arg-type]
         )
         return Placement(device, model, spec, _footprint(model, spec), node)
 

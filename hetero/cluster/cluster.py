@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import secrets
 import socket
 import sys
@@ -25,6 +26,7 @@ from hetero.workers.runtime.build import build
 # Ray as it starts on Macs and Windows: all of it listens on the loopback. It lives without a network then, too.
 _ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "AUTOSCALER_METRIC_PORT": "-1"}
 _log = logging.getLogger("hetero.cluster.cluster")
+_LAST_WORDS = re.compile(r".*(?:ASSERT|[Ee]rror: |terminate called|what\(\)).*")
 _FRESH = 1.0  # seconds an answer of Ray's about machines is good for
 _KNOCK = 3.0  # seconds Ray's head may take to answer
 _HANGS, _ROUNDS = 15.0, 5  # seconds an answer may take, asked for every so many knocks
@@ -150,6 +152,17 @@ class Cluster:
     def has(self, node: str) -> bool:
         """Whether a machine is there, by Ray's id."""
         return not self.shared or any(known.id == node for known in self.present())
+
+    def last_words(self, node: str, pid: int) -> str:
+        """What a worker's process said of its end on its standard error, where that can be read here; else ""."""
+        folder = self._scratch.ray if self._scratch is not None else self._head.folder if self._head else None
+        if folder is None or not pid or node != self.here():
+            return ""
+        for file in (folder / "session_latest" / "logs").glob(f"worker-*-{pid}.err"):
+            with contextlib.suppress(OSError):
+                said = _LAST_WORDS.search(file.read_text(errors="replace"))
+                return re.sub(r"\S*/", "", said[0]).strip()[:200] if said else ""
+        return ""
 
     def own_address(self) -> str:
         """This machine's address for the others."""

@@ -48,6 +48,7 @@ class Incarnation:
 
         self.placement = placement
         self.silent_s = 0.0  # how long it has not answered
+        self._pid = 0
         self._cluster = cluster
         self._library = library
         self._stopping = stopping
@@ -79,7 +80,7 @@ class Incarnation:
             spec = self._library.spec_of(self.placement, self._cluster.own_address())
         except (HeteroError, OSError) as error:
             raise WorkerRefused(f"its model cannot be sent there: {error}") from None
-        self._wait(self._actor.begin.remote(spec.plain()))
+        self._pid = self._wait(self._actor.begin.remote(spec.plain()))
         if spec.origin is not None:
             self._library.admit(read_status(self._wait(self._actor.status.remote())).public)
         watch = self._fetching(spec.origin.manifest.size, told) if spec.origin is not None else lambda: ""
@@ -181,6 +182,7 @@ class Incarnation:
         except ray.exceptions.RayActorError as error:
             if "failed to import" in str(error) or "No module named" in str(error):
                 raise WorkerRefused("hetero is not installed where Ray runs there") from None
-            raise WorkerEnded("its process died") from None
+            words = self._cluster.last_words(self._node, self._pid)
+            raise WorkerEnded(f"its process died{f' ({words})' if words else ''}") from None
         except ray.exceptions.RayError as error:
             raise WorkerEnded(str(error).strip().splitlines()[0]) from None

@@ -16,6 +16,7 @@ from hetero.workers.runtime.status import WorkerStatus
 
 _QUICK = 60.0  # seconds: a worker that fails by itself sooner, or before it is loaded, did not do well
 _HOPELESS = 5  # such ends in a row, after which its machine is left
+_UNPROVEN = 2  # and of one that was never loaded: what kills it does so again
 _LOOK = 1.0  # seconds between looks for a machine
 
 
@@ -111,7 +112,7 @@ class Keeper:
             # What the machine is to blame for is not counted: it may come back.
             own = own and self._cluster.has(where)
             ends = ends + 1 if own and not (lived and time.monotonic() - began >= _QUICK) else 0
-            if hopeless or ends >= _HOPELESS:
+            if hopeless or ends >= (_HOPELESS if ever else _UNPROVEN):
                 self._given_up[where], ends = why, 0
                 self._told.refused(self, why)
             self._pause(ends, own)

@@ -9,6 +9,7 @@ import re
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 
@@ -116,6 +117,11 @@ class RayNode:
         except BaseException:
             self.end()
             raise
+
+    @property
+    def folder(self) -> Path:
+        """Where Ray here keeps its files."""
+        return self._scratch.ray
 
     @property
     def alive(self) -> bool:

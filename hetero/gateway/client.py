@@ -35,6 +35,7 @@ from hetero.workers.wire.messages import (
 from hetero.workers.wire.sockets import connect_dealer, make_keys
 
 _log = logging.getLogger("hetero.gateway.client")
+_STALLS = 2
 _PING = 5.0  # seconds between signs of life; the verifier frees a silent gateway's sequences
 
 
@@ -70,6 +71,8 @@ class _Live:
     opening: Open
     deltas: asyncio.Queue[Delta | SequenceFailed] = field(default_factory=asyncio.Queue)
     tokens: list[int] = field(default_factory=list)
+    resumed: int | None = None  # how many tokens it had when it was last taken up by another verifier
+    stalls: int = 0  # verifiers in a row that ended without bringing it any further
 
     @property
     def length(self) -> int:
@@ -107,6 +110,12 @@ class VerifierClient:
             self._answered.clear()
             self._linked.set()
             for live in list(self._live.values()):
+                live.stalls = live.stalls + 1 if live.resumed == len(live.tokens) else 0
+                live.resumed = len(live.tokens)
+                if live.stalls >= _STALLS:  # it may be what ends them: it must not end them all
+                    why = f"the verifier ended {_STALLS + 1} times at this request"
+                    live.deltas.put_nowait(SequenceFailed("engine_error", why))
+                    continue
                 await self._resume(live)
             self._tasks = [asyncio.create_task(self._read(self._socket)), asyncio.create_task(self._ping())]
         await self._answered.wait()

@@ -20,6 +20,7 @@ from hetero.gateway.schema import ChatRequest, OpenRequest
 from hetero.gateway.state import GatewayState
 from hetero.gateway.streams import merge, unless_gone
 from hetero.gateway.tools import grammar_of, offered
+from hetero.workers.models.tokenizer import LONGEST_TEXT
 from hetero.workers.sampling.grammar import json_grammar
 from hetero.workers.wire.messages import MAX_GRAMMAR
 
@@ -46,7 +47,7 @@ def text_of(state: GatewayState, asked: str | list[int]) -> str:
 
 async def encode(state: GatewayState, text: str, param: str, special: bool = True) -> list[int]:
     """Tokens of a prompt; a text that cannot fit the context is refused before it is tokenized."""
-    most = state.context * state.longest_piece
+    most = min(state.context * state.longest_piece, LONGEST_TEXT)
     if len(text) > most:
         raise RequestError(f"{param}: {len(text)} characters cannot fit {state.context} tokens: shorten it", param)
     try:

@@ -104,7 +104,7 @@ def test_devices_of_other_nodes(stack, cluster):
     plan = make_plan(make_config({"draft_device": "hetero_target/cpu:0"}), take_inventory(), nodes)
     assert plan.target.node == plan.drafter.node is not None
     local = make_plan(make_config({"target_device": "cpu:0", "draft_device": "cpu:1"}), take_inventory(), nodes)
-    assert not local.target.spec.secure and local.target.spec.host == "127.0.0.1"
+    assert local.target.spec.secure and local.target.spec.host == "127.0.0.1"
     with pytest.raises(DeviceError, match="node 'attic' is not in the cluster"):
         make_plan(make_config({"target_device": "attic/cpu"}), take_inventory(), nodes)
 

@@ -34,7 +34,7 @@ OUTSIDE = {
     "transformers": ("workers/engines/torch", "workers/models"),
     "llama_cpp": ("workers/engines", "workers/models"),
     "fastapi": ("hetero/gateway",),
-    "threading": ("workers/runtime", "workers/wire", "workers/engines", "hetero"),
+    "threading": ("workers/runtime", "workers/wire", "workers/engines", "workers/models/deep.py", "hetero"),
     "asyncio": ("hetero",),
 }
 NEVER = {"pickle", "cloudpickle", "marshal", "shelve"}

@@ -104,7 +104,7 @@ def test_a_target_goes_nowhere_but_back_to_its_machine():
 
 def test_both_named_here_stay_on_the_loopback():
     plan = planner(target_device="cpu:0", draft_device="cpu:1").plan([BIG, GPU])
-    assert not plan.target.spec.secure and plan.target.spec.host == "127.0.0.1" and not remarks(plan)
+    assert plan.target.spec.secure and plan.target.spec.host == "127.0.0.1" and not remarks(plan)
 
 
 def test_a_machine_says_which_hetero_it_has():

@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Protocol
 
 from hetero.workers.errors import ModelError
+from hetero.workers.models.deep import with_stack
 from hetero.workers.models.vocabulary import Vocabulary
+
+LONGEST_TEXT = 2_000_000  # characters
+_SHALLOW = 2_000  # characters that any thread's stack bears
+_LEAST_STACK, _CHARACTER = 8 << 20, 512  # bytes of stack, and for each character (some 310 are used)
 
 
 class Tokenizer(Protocol):
@@ -49,6 +54,15 @@ class GgufTokenizer:
         self.eos = self._text(llama_cpp.llama_vocab_eos(self._vocab))
 
     def encode(self, text: str, special: bool = True) -> list[int]:
+        if len(text) <= _SHALLOW:
+            return self._tokens(text, special)
+        if len(text) > LONGEST_TEXT:
+            raise ModelError(
+                f"a text of {len(text)} characters is more than {LONGEST_TEXT}, the most that is tokenized"
+            )
+        return with_stack(_LEAST_STACK + len(text) * _CHARACTER, lambda: self._tokens(text, special))
+
+    def _tokens(self, text: str, special: bool) -> list[int]:
         data = text.encode()
         room = len(data) + 8
         buffer = (ctypes.c_int32 * room)()

@@ -22,14 +22,15 @@ class WorkerActor:
         """Which hetero is installed here; asked before a spec of another one is read."""
         return build()
 
-    def begin(self, plain: dict[str, Any]) -> None:
-        """Start loading what a spec wants."""
+    def begin(self, plain: dict[str, Any]) -> int:
+        """Start loading what a spec wants; returns this process's id."""
         spec = read_spec(plain)
         pin(spec.cores, spec.gpu, spec.kind)
         from hetero.workers.runtime.worker import Worker  # numeric libraries load after cores and GPU are set
 
         self._worker = Worker(spec)
         self._worker.start()
+        return os.getpid()
 
     def status(self) -> dict[str, Any]:
         return self._worker.status().plain()

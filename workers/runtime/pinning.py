@@ -36,6 +36,7 @@ def pin(cores: Sequence[int], gpu: int | None, kind: str = "cuda") -> None:
         os.environ[variable] = "" if wanted is None else names[wanted] if wanted < len(names) else str(wanted)
     if kind == "rocm" and gpu is not None:
         del os.environ[_VISIBLE["cuda"]]
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # llama.cpp's own debugger hangs where it fails
     keep_memory()
     sys.setswitchinterval(0.0005)  # the socket thread must not wait 5 ms for the interpreter
     if not cores:

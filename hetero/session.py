@@ -11,6 +11,7 @@ from hetero.cluster.coordinator import Coordinator
 from hetero.errors import ClusterError, HeteroError
 from hetero.gateway.admission import AdmissionLimits
 from hetero.gateway.client import VerifierClient
+from hetero.gateway.grammars import GrammarProbe
 from hetero.gateway.metrics import Facts
 from hetero.gateway.state import GatewayState
 from hetero.plan import Plan, Planner
@@ -29,6 +30,7 @@ class Session:
     ) -> None:
         """``say`` gets lines on what happens, ``joined`` is called once Ray runs."""
         self.client = VerifierClient()
+        self.probe = GrammarProbe(plan.target.model.path)
         self.failure: str | None = None
         self.over = asyncio.Event()  # Ray is ending: what runs may finish, within a minute
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -72,6 +74,7 @@ class Session:
 
     async def stop(self) -> None:
         """Stop everything, also what is still starting; what runs is cut off."""
+        self.probe.close()
         await self.client.close()
         await asyncio.to_thread(self.coordinator.stop)
         if self._starting is not None:
@@ -86,6 +89,7 @@ class Session:
             plan.target.model.tokenizer,
             plan.context,
             self.client,
+            self.probe.objection,
             lambda: self.ready,
             self.trouble,
             limits or AdmissionLimits(),

@@ -75,7 +75,7 @@ async def _grammar(state: GatewayState, body: OpenRequest) -> str:
         return ""
     if len(found) > MAX_GRAMMAR:
         raise RequestError(f"{param}: the schema's {len(found)} characters are more than {MAX_GRAMMAR}", param)
-    wrong = await asyncio.to_thread(state.tokenizer.vocabulary.grammars.objection, found)
+    wrong = await state.objection(found)
     if wrong is not None:
         raise RequestError(f"{param}: the schema cannot be used: {wrong}", param)
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -14,13 +14,14 @@ from hetero.workers.models.tokenizer import Tokenizer
 
 @dataclass
 class GatewayState:
-    """What the routes serve. ``ready``: whether requests are taken; ``trouble``: why they are not answered now, or not
-    quickly."""
+    """What the routes serve. ``objection``: why a grammar cannot be used; ``ready``: whether requests are taken;
+    ``trouble``: why they are not answered now, or not quickly."""
 
     name: str
     tokenizer: Tokenizer
     context: int
     client: VerifierClient
+    objection: Callable[[str], Awaitable[str | None]]
     ready: Callable[[], bool]
     trouble: Callable[[], str | None]
     limits: AdmissionLimits = field(default_factory=AdmissionLimits)

@@ -35,7 +35,7 @@ def test_long_words_of_every_kind(tmp_path, family):
 def test_a_deep_stack_changes_no_token():
     found = load_tokenizer(TARGET)
     for text in ("def f(x):\n    return x\n" * 400, "x" * 5000):
-        assert found.encode(text) == found._tokens(text, True)
+        assert found.encode(text) == found._tokens(text, True, True)
 
 
 def test_texts_beyond_all_measure_are_refused():

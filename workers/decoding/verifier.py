@@ -293,8 +293,8 @@ class Verifier:
         round_ = Round(window.drafted, walked.accepted, 1e3 * elapsed, 1e3 * window.waited, 1e3 * spent)
         self._emit(sequence, sequence.length - walked.tokens, now, round_)
         if walked.failure is not None:
-            code = "not_finite" if isinstance(walked.failure, NotFinite) else "engine_error"
-            self._fail(sequence, code, str(walked.failure))
+            codes = {NotFinite: "not_finite", GrammarError: "invalid_request"}
+            self._fail(sequence, codes.get(type(walked.failure), "engine_error"), str(walked.failure))
         elif not walked.ended and not sequence.switch.resting:
             for view in sequence.drafters.values():
                 view.news = True

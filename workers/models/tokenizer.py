@@ -54,25 +54,29 @@ class GgufTokenizer:
         self.eos = self._text(llama_cpp.llama_vocab_eos(self._vocab))
 
     def encode(self, text: str, special: bool = True) -> list[int]:
+        return self._deeply(text, special, True)
+
+    def _deeply(self, text: str, special: bool, control: bool) -> list[int]:
+        """``control``: the names of control tokens are those, not text."""
         if len(text) <= _SHALLOW:
-            return self._tokens(text, special)
+            return self._tokens(text, special, control)
         if len(text) > LONGEST_TEXT:
             raise ModelError(
                 f"a text of {len(text)} characters is more than {LONGEST_TEXT}, the most that is tokenized"
             )
-        return with_stack(_LEAST_STACK + len(text) * _CHARACTER, lambda: self._tokens(text, special))
+        return with_stack(_LEAST_STACK + len(text) * _CHARACTER, lambda: self._tokens(text, special, control))
 
-    def _tokens(self, text: str, special: bool) -> list[int]:
+    def _tokens(self, text: str, special: bool, control: bool) -> list[int]:
         data = text.encode()
         room = len(data) + 8
         buffer = (ctypes.c_int32 * room)()
-        count = self._lib.llama_tokenize(self._vocab, data, len(data), buffer, room, special, True)
+        count = self._lib.llama_tokenize(self._vocab, data, len(data), buffer, room, special, control)
         if count < 0:
             raise ModelError(f"the tokenizer made {-count} tokens of {len(data)} bytes of text")
         return list(buffer[:count])
 
     def _plain(self, text: str) -> list[int]:
-        return self.encode(text, special=False)
+        return self._deeply(text, False, False)
 
     def meta(self, key: str) -> str | None:
         """A metadata value of the file, or None."""
@@ -126,7 +130,8 @@ class HfTokenizer:
         return ids
 
     def _plain(self, text: str) -> list[int]:
-        return self.encode(text, special=False)
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        return ids
 
 
 def _ends(path: Path, eos: int | None) -> frozenset[int]:

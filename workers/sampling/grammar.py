@@ -83,6 +83,10 @@ class Grammars:
             self._compiled.popitem(last=False)
         return Grammar(compiled.deep_copy())
 
+    def warm(self) -> None:
+        """Prepare the vocabulary, which takes a moment, before it is needed."""
+        _ = self._tokenizer
+
     @cached_property
     def _tokenizer(self) -> LLTokenizer:
         return LLTokenizer(

@@ -125,6 +125,7 @@ def serve(**values: Any) -> None:
     from hetero.serve import serve as run
 
     config = make_config(values)
+    hide("--api-key", "HETERO_API_KEY", config.api_key)
     end_with_signals()
     cluster, planner, plan = _placed(config)
     try:
@@ -139,6 +140,16 @@ def end_with_signals() -> None:
     signal.signal(signal.SIGTERM, _exit)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         signal.signal(signal.SIGHUP, _exit)
+
+
+def hide(flag: str, variable: str, value: str) -> None:
+    """Begin anew with what a flag gave in a variable: everybody on this machine may read a command line."""
+    words = sys.argv[1:]
+    at = next((n for n, word in enumerate(words) if word.split("=")[0] == flag), None)
+    if at is not None:
+        os.environ[variable] = value
+        rest = words[:at] + words[at + (1 if "=" in words[at] else 2) :]
+        os.execv(sys.executable, [sys.executable, "-P", "-m", "hetero.cli", *rest])
 
 
 def _exit(number: int, frame: object) -> None:
@@ -247,10 +258,7 @@ def join(address: str, token: str, role: str | None, once: bool) -> None:
     from hetero.cluster.join import join as run
     from hetero.cluster.token import known_token
 
-    if any(word.startswith("--token") for word in sys.argv):  # everybody may read a command line
-        os.environ["RAY_AUTH_TOKEN"] = token
-        command = [sys.executable, "-P", "-m", "hetero.cli", "join", address, *(["--once"] if once else [])]
-        os.execv(sys.executable, command + ([f"--role={role}"] if role else []))
+    hide("--token", "RAY_AUTH_TOKEN", token)
     token = token or known_token()
     if not token:
         raise ConfigError("token: none is known here: copy the line that `hetero serve --cluster` prints")

@@ -66,7 +66,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(ge=0, le=1 << 40, description="Tokens of prompt and output that all requests together may ask for (0: "
              "any number)."),
     ] = 0  # fmt: skip
-    max_body: Annotated[float, Meta(gt=0, le=1024, description="MiB a request's body may have.")] = 32.0
+    max_body: Annotated[float, Meta(gt=0, le=1024, description="MiB a request's body may have.")] = 8.0
     timeout: Annotated[
         float, Meta(ge=0, le=1e6, description="Seconds a request may take, waiting included (0: any time).")
     ] = 3600.0

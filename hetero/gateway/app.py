@@ -27,7 +27,7 @@ _COMPLETION_TOKENS = 16  # OpenAI's default for /v1/completions
 
 def make_app(state: GatewayState) -> FastAPI:
     """The gateway's application."""
-    app = FastAPI(title="hetero")
+    app = FastAPI(title="hetero", docs_url=None, redoc_url=None)  # they load scripts from elsewhere
     app.add_middleware(Guard, keys=state.keys, limits=state.limits)
     template = ChatTemplate(state.tokenizer)
     created = int(time.time())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
+import ipaddress
 from collections.abc import Sequence
 
 from starlette.datastructures import Headers
@@ -20,7 +21,9 @@ class Guard:
     """ASGI middleware: API keys and the size of bodies, before anything is parsed.
 
     A key comes as ``Authorization: Bearer KEY``, or as the password of HTTP Basic, which is what lets a browser ask
-    its user for it. ``/health`` needs none.
+    its user for it. ``/health`` needs none. Without keys the server is this machine's alone, and only asked under a
+    name of the loopback: else a page from elsewhere, whose name is made to mean this machine, could ask it (DNS
+    rebinding).
     """
 
     def __init__(self, app: ASGIApp, keys: Sequence[str], limits: AdmissionLimits) -> None:
@@ -38,6 +41,13 @@ class Guard:
             body = failure("a valid API key is wanted: Authorization: Bearer KEY", "authentication_error")
             wanted = {"WWW-Authenticate": 'Basic realm="hetero: any name, the API key as password"'}
             await JSONResponse(body, 401, wanted)(scope, receive, send)
+            return
+        if not self._keys and scope["path"] != "/health" and not _is_here(headers.get("host", "")):
+            body = failure(
+                "this server is asked by other names than localhost's with an API key only (--api-key-file)",
+                "authentication_error",
+            )
+            await JSONResponse(body, 403)(scope, receive, send)
             return
         length = headers.get("content-length", "")
         if length.isdigit() and int(length) > self._body:
@@ -57,7 +67,7 @@ class Guard:
 
     def _known(self, authorization: str) -> bool:
         kind, _, given = authorization.partition(" ")
-        key = given.strip().encode()
+        key = given.strip().encode("latin-1")  # as it came: headers are read so
         if kind.lower() == "basic":
             try:
                 key = base64.b64decode(key, validate=True).partition(b":")[2]
@@ -67,3 +77,13 @@ class Guard:
             return False
         same = [hmac.compare_digest(key, known) for known in self._keys]  # all of them: in constant time
         return any(same)
+
+
+def _is_here(host: str) -> bool:
+    """Whether a Host header names the loopback."""
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+    name = name.strip("[]").lower()
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost" or name.endswith(".localhost")

@@ -153,6 +153,9 @@ class Reply:
         return {"id": self._id, "object": kind, "created": self._created, "model": self._model}
 
 
+_ECHO = 2000  # characters of an error
+
+
 def usage(prompts: Sequence[int], stats: Sequence[Stats]) -> dict[str, Any]:
     """OpenAI's token counts: a prompt counts once, however many choices it has."""
     completion = sum(one.predicted_n for one in stats)
@@ -229,8 +232,10 @@ def _speculation(stats: Stats) -> str:
 
 
 def failure(message: str, kind: str, param: str | None = None, code: str | int | None = None) -> dict[str, Any]:
-    """OpenAI's error object."""
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    """OpenAI's error object. What a request said is echoed in part at most."""
+    if len(message) > _ECHO:
+        message = f"{message[:_ECHO]}..."
+    return {"error": {"message": message, "type": kind, "param": param and param[:_ECHO], "code": code}}
 
 
 def event(body: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import time
@@ -12,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from helpers.builtin_pair import DRAFTER
 
-from hetero.cli import main
+from hetero.cli import hide, main
 from hetero.config import Config
 
 
@@ -151,3 +152,18 @@ def test_bench_overhead_prints_and_writes(tmp_path):
     report = json.loads(file.read_text())
     assert report["machine"] and {row["vocabulary"] for row in report["rows"]} == {4096, 131072}
     assert all(row["verifier us/round"] > 0 for row in report["rows"])
+
+
+def test_a_key_given_as_a_flag_leaves_the_command_line(monkeypatch):
+    """Everybody on a machine may read the command lines of its processes."""
+    begun: list[list[str]] = []
+    monkeypatch.setattr("os.execv", lambda path, words: begun.append(words))
+    monkeypatch.setenv("HETERO_API_KEY", "")  # and as it was, afterwards
+    for given in (["--api-key", "sesame"], ["--api-key=sesame"]):
+        monkeypatch.setattr("sys.argv", ["hetero", "serve", "--port", "0", *given, "--draft", "none"])
+        hide("--api-key", "HETERO_API_KEY", "sesame")
+        assert begun[-1][-5:] == ["serve", "--port", "0", "--draft", "none"]
+        assert os.environ["HETERO_API_KEY"] == "sesame"
+    monkeypatch.setattr("sys.argv", ["hetero", "serve"])
+    hide("--api-key", "HETERO_API_KEY", "")
+    assert len(begun) == 2

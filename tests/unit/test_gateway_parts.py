@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from types import SimpleNamespace
 
@@ -14,11 +15,14 @@ from hypothesis import strategies as st
 from llguidance import LLMatcher
 from msgspec import structs
 from pydantic import ValidationError
+from starlette.responses import JSONResponse
 
 from hetero.errors import SequenceFailed
+from hetero.gateway.admission import AdmissionLimits
+from hetero.gateway.auth import Guard
 from hetero.gateway.chat import ChatTemplate
 from hetero.gateway.client import Ask, VerifierClient
-from hetero.gateway.responses import timings
+from hetero.gateway.responses import failure, timings
 from hetero.gateway.schema import ChatRequest, CompletionRequest
 from hetero.gateway.tools import CallReader
 from hetero.workers.errors import EngineError
@@ -153,3 +157,56 @@ def test_patience_counts_from_the_loss_of_the_verifier():
         return time.monotonic() - began
 
     assert asyncio.run(wait()) >= 0.39
+
+
+def guarded(keys: tuple[str, ...], headers: dict[str, str], path: str = "/v1/models") -> int:
+    """The status of a request that passes the guard (200) or does not."""
+
+    async def inner(scope, receive, send):
+        await JSONResponse({})(scope, receive, send)
+
+    seen: list[int] = []
+
+    async def send(message):
+        if message["type"] == "http.response.start":
+            seen.append(message["status"])
+
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    scope = {"type": "http", "method": "GET", "path": path, "headers": raw, "query_string": b""}
+    asyncio.run(Guard(inner, keys, AdmissionLimits())(scope, receive, send))
+    return seen[0]
+
+
+@pytest.mark.parametrize(
+    "host, status",
+    [
+        ("127.0.0.1:8000", 200),
+        ("localhost", 200),
+        ("LOCALHOST:80", 200),
+        ("[::1]:8000", 200),
+        ("app.localhost:8000", 200),
+        ("127.8.9.1", 200),
+        ("evil.example:8000", 403),
+        ("evil.example", 403),
+        ("localhost.evil.example:8000", 403),
+        ("192.168.1.5:8000", 403),
+        ("", 403),
+    ],
+)
+def test_without_a_key_only_the_loopbacks_names_are_answered(host, status):
+    assert guarded((), {"host": host}) == status
+    assert guarded((), {"host": host}, "/health") == 200
+    assert guarded(("k",), {"host": host, "authorization": "Bearer k"}) == 200
+
+
+def test_keys_of_any_letters_work():
+    assert guarded(("schl\u00fcssel-\u9375",), {"authorization": "Bearer schl\u00fcssel-\u9375"}) == 200
+    assert guarded(("schl\u00fcssel",), {"authorization": "Bearer schlussel"}) == 401
+
+
+def test_errors_echo_a_part_of_what_was_said():
+    found = failure("x" * 10_000_000, "invalid_request_error", "p" * 10_000_000)
+    assert len(json.dumps(found)) < 5000

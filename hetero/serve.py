@@ -37,7 +37,7 @@ def serve(config: Config, plan: Plan, planner: Planner, cluster: Cluster, consol
     def take_signals() -> None:
         # Ray's own handlers print a stack trace at every signal.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            if signal.getsignal(number) != signal.SIG_IGN:
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
                 signal.signal(number, server.handle_exit)
 
     async def bring_up(session: Session) -> None:

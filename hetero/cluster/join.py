@@ -33,7 +33,7 @@ def join(address: str, token: str, role: str, once: bool, say: Callable[[str], N
     all."""
     with _alone():
         for number in _SIGNALS:
-            if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
                 signal.signal(number, _leave)
         stay = _Stay(address, token, role, say)
         try:

@@ -77,11 +77,6 @@ class Coordinator:
         """How often each role's worker was started again."""
         return {role: keeper.restarts for role, keeper in self._keepers.items()}
 
-    @property
-    def placements(self) -> dict[str, Placement]:
-        """Where each role runs that runs."""
-        return {role: incarnation.placement for role, incarnation in self._ready.items()}
-
     def trouble(self) -> str | None:
         """Why the verifier does not answer now; None: all is well."""
         if self._lost is not None:
@@ -226,10 +221,10 @@ class Coordinator:
         self.settled.set()
 
     def _say(self, line: str) -> None:
-        """Tell; whoever listens must not end a watch."""
+        """Tell; an output that is closed or full must not end a watch."""
         try:
             self._on_event(line)
-        except Exception:
+        except (OSError, ValueError):
             _log.exception("an event could not be told: %s", line)
 
 

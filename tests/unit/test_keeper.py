@@ -6,8 +6,6 @@ import threading
 import time
 from types import SimpleNamespace
 
-import pytest
-
 from hetero.cluster import keeper as module
 from hetero.cluster.incarnation import LoadFailed, WorkerEnded, WorkerRefused
 from hetero.cluster.keeper import Keeper
@@ -193,12 +191,11 @@ def test_a_machine_it_does_not_fit_is_told_of_once(monkeypatch):
     assert world.run() == ["refused", "waits"]
 
 
-@pytest.mark.parametrize("seconds", [0.05])
-def test_a_stop_ends_every_wait(monkeypatch, seconds):
+def test_a_stop_ends_every_wait(monkeypatch):
     world = World(monkeypatch, [])
     world.machines.clear()
     world.keeper.start()
-    time.sleep(seconds)
+    time.sleep(0.05)
     world.keeper.stop()
     world.keeper.join(5)
     assert not world.keeper._thread.is_alive()

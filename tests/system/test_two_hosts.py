@@ -165,7 +165,7 @@ def test_a_cable_that_is_out_for_a_moment(up, hosts, calm):
     same(up.streams(pull), calm, "cable out for 8 s")
 
 
-def test_a_cable_that_is_out_for_long_and_the_drafter_comes_back(up, hosts, calm, tmp_path):
+def test_a_cable_that_is_out_for_long_and_the_drafter_comes_back(up, hosts, calm, serving):
     mark = len(up.text)
     same(up.streams(lambda: hosts.cable("down")), calm, "cable out")
     up.after(mark, "drafter on gpupc: ")
@@ -175,11 +175,11 @@ def test_a_cable_that_is_out_for_long_and_the_drafter_comes_back(up, hosts, calm
     same(alone, calm, "without the second PC")
     assert alone[0]["timings"]["speculation"] == "off: no drafter"
     # Started while it is gone: plainly, and said so.
-    early = Serving(hosts.big, tmp_path, "--address auto", port=8001)
+    early = serving("--address auto", port=8001)
     assert "NO DRAFTER: another machine is not in the cluster" in early.text
     same(early.streams(), calm, "started without the second PC")
     print(f"\nand stopped in {early.stop():.1f} s")
-    late = Serving(hosts.big, tmp_path, "--address auto", port=8001)
+    late = serving("--address auto", port=8001)
     hosts.cable("up")
     print(f"\nback {up.after(mark, 'drafter is back', 180):.0f} s after the cable")
     late.after(0, "drafter is ready", 180)
@@ -244,20 +244,44 @@ def open_house(hosts, down, tmp_path_factory) -> Iterator[Serving]:
     print(made.text)
 
 
-def joined(
-    server: Serving, hosts: TwoHosts, folder: Path, flags: str = "", before: str = ""
-) -> tuple[subprocess.Popen, Path]:
-    line = re.search(r"hetero join \S+ --token \S+", server.text)[0]
-    log = folder / f"join-{time.monotonic_ns()}.log"
-    return hosts.small.start(f"{ON}{before}{line} {flags}", log), log
+@pytest.fixture
+def joined(hosts, tmp_path) -> Iterator[Callable[..., tuple[subprocess.Popen, Path]]]:
+    """Starts `hetero join` on the second PC; it does not outlive the test."""
+    made = []
+
+    def join(server: Serving, before: str = "") -> tuple[subprocess.Popen, Path]:
+        line = re.search(r"hetero join \S+ --token \S+", server.text)[0]
+        log = tmp_path / f"join-{time.monotonic_ns()}.log"
+        made.append(hosts.small.start(f"{ON}{before}{line} --role drafter", log))
+        return made[-1], log
+
+    yield join
+    for process in made:
+        if process.poll() is None:
+            hosts.small.signal("cli join", signal.SIGTERM)
+            process.wait(60)
 
 
-def test_a_machine_joins_is_used_leaves_and_returns(open_house, hosts, calm, tmp_path):
+@pytest.fixture
+def serving(hosts, tmp_path) -> Iterator[Callable[..., Serving]]:
+    """Starts `hetero serve` on the first PC; it does not outlive the test."""
+    made = []
+
+    def serve(flags: str, **more: object) -> Serving:
+        made.append(Serving(hosts.big, tmp_path, flags, **more))
+        return made[-1]
+
+    yield serve
+    for server in made:
+        server.stop()
+
+
+def test_a_machine_joins_is_used_leaves_and_returns(open_house, hosts, calm, joined):
     assert "BOTH ROLES ON bigpc" in open_house.text
     same(open_house.streams(), calm, "both roles on the first PC")
     for _ in range(2):
         mark, began = len(open_house.text), time.monotonic()
-        process, log = joined(open_house, hosts, tmp_path, "--role drafter")
+        process, log = joined(open_house)
         until(lambda log=log: "joined as 10.77.0.2: bigpc" in log.read_text(), 60, log.read_text)
         open_house.after(mark, "on gpupc")
         print(f"\njoined and drafting {time.monotonic() - began:.0f} s after hetero join")
@@ -307,14 +331,15 @@ def test_another_hetero_a_wrong_token_and_nobody_there_are_one_line_each(open_ho
     assert not ray(hosts.small)
 
 
-def test_the_head_is_killed(open_house, hosts, calm, tmp_path):
-    process, log = joined(open_house, hosts, tmp_path, "--role drafter")
+def test_the_head_is_killed(open_house, hosts, calm, joined):
+    process, log = joined(open_house)
     until(lambda: "joined" in log.read_text(), 60, log.read_text)
     mark, seen = len(open_house.text), []
 
     def kill() -> None:
         hosts.big.signal("gcs_server", signal.SIGKILL)
-        seen.append(until(lambda: open_house.health() == 503, 30))
+        # 503 as long as streams run, then it ends: between two looks where the streams are short.
+        seen.append(until(lambda: open_house.health() in (503, 0), 30))
 
     same(open_house.streams(kill), calm, "Ray's head killed")
     print(f"\nknown {seen[0]:.1f} s after")
@@ -334,13 +359,13 @@ def test_nobody_there_is_told_within_seconds(hosts):
     assert done.returncode == 1 and "does not answer" in done.stdout and time.monotonic() - began < 20
 
 
-def test_a_killed_servers_folder_goes_with_the_next_start(hosts, down, tmp_path):
+def test_a_killed_servers_folder_goes_with_the_next_start(hosts, down, serving):
     for flags in ("--cluster", ""):
-        first = Serving(hosts.big, tmp_path, flags)
+        first = serving(flags)
         hosts.big.signal("hetero serve", signal.SIGKILL)
         first.process.wait(10)
         left = set(hosts.big.run("ls -d /tmp/hetero-*").stdout.split())
-        second = Serving(hosts.big, tmp_path, flags)
+        second = serving(flags)
         now = set(hosts.big.run("ls -d /tmp/hetero-*").stdout.split())
         assert left and not left & now
         second.stop()
@@ -348,13 +373,13 @@ def test_a_killed_servers_folder_goes_with_the_next_start(hosts, down, tmp_path)
         until(lambda: not ray(hosts.big), 30, lambda: ray(hosts.big))
 
 
-def test_a_model_the_second_pc_lacks_is_sent_there_once(hosts, down, calm, tmp_path):
+def test_a_model_the_second_pc_lacks_is_sent_there_once(hosts, down, calm, serving, joined):
     hosts.big.run("mkdir -p models && cp hetero/hetero/data/pair/drafter.gguf models/small.gguf")
     hosts.small.run("rm -rf .cache/hetero/models")
     kept_first = ""
     for n in range(2):
-        server = Serving(hosts.big, tmp_path, "--cluster --draft models/small.gguf")
-        process, _ = joined(server, hosts, tmp_path, "--role drafter")
+        server = serving("--cluster --draft models/small.gguf")
+        process, _ = joined(server)
         server.after(0, "drafter is back")
         kept = hosts.small.run("find .cache/hetero/models -name '*.gguf' -printf '%p %T@\\n'").stdout
         assert kept.count("small.gguf") == 1
@@ -368,7 +393,7 @@ def test_a_model_the_second_pc_lacks_is_sent_there_once(hosts, down, calm, tmp_p
         process.wait(30)
 
 
-def test_rays_own_connections_in_tls(hosts, down, calm, tmp_path):
+def test_rays_own_connections_in_tls(hosts, down, calm, serving, joined):
     """As the README says it: a certificate authority, and a certificate for each machine's address."""
     for host in (hosts.big, hosts.small):
         hosts.big.run(
@@ -383,8 +408,8 @@ def test_rays_own_connections_in_tls(hosts, down, calm, tmp_path):
             f"RAY_TLS_SERVER_KEY=~/tls/{host.name}.key\n"
         ))  # fmt: skip
     hosts.big.run("rsync -a -e 'ssh -o StrictHostKeyChecking=accept-new' tls me@10.77.0.2:")
-    server = Serving(hosts.big, tmp_path, "--cluster", before=". ./tls.sh && ")
-    process, _ = joined(server, hosts, tmp_path, "--role drafter", before=". ./tls.sh && ")
+    server = serving("--cluster", before=". ./tls.sh && ")
+    process, _ = joined(server, before=". ./tls.sh && ")
     server.after(0, "drafter is back")
     found = server.streams()
     same(found, calm, "Ray in TLS")

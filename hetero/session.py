@@ -99,7 +99,7 @@ class Session:
 
     def _facts(self) -> Facts:
         """What is known of the workers now; of one that does not answer, nothing."""
-        return Facts(self.coordinator.alive(), dict(self.coordinator.restarts), self.client.dropped)
+        return Facts(self.coordinator.alive(), dict(self.coordinator.restarts), self.client.drops.count)
 
     # Called by the coordinator's threads
 

@@ -16,7 +16,7 @@ from msgspec import structs
 
 from hetero.errors import SequenceFailed
 from hetero.workers.errors import WireError
-from hetero.workers.wire.codec import decode, encode
+from hetero.workers.wire.codec import Drops, decode, encode
 from hetero.workers.wire.messages import (
     Cancel,
     Failed,
@@ -86,7 +86,7 @@ class VerifierClient:
         """``patience``: seconds a running sequence waits for a lost verifier before it fails."""
         self._patience = patience
         self.keys = make_keys()
-        self.dropped = 0  # frames that were no message
+        self.drops = Drops(_log)
         self._context = zmq.asyncio.Context()
         self._socket: Any = None
         self._live: dict[int, _Live] = {}
@@ -224,8 +224,7 @@ class VerifierClient:
             try:
                 await self._take(decode(frame))
             except WireError as error:
-                self.dropped += 1
-                _log.warning("dropped a frame of %d bytes: %s", len(frame), error)
+                self.drops.add(frame, error)
 
     async def _take(self, message: Message) -> None:
         if isinstance(message, Pong):

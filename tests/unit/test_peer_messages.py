@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hetero.workers.decoding.drafter import Drafter
-from hetero.workers.decoding.peers import Drafters, Gateways
+from hetero.workers.decoding.peers import ANSWERS, Drafters, Gateways
 from hetero.workers.decoding.policy.strategy import strategy
 from hetero.workers.decoding.verifier import Verifier
 from hetero.workers.engines.base import EngineLimits
@@ -38,6 +38,14 @@ def test_another_incarnation_takes_the_place_of_the_last_and_another_index_does_
 def test_a_gateway_is_told_what_is_not_known():
     sends = Gateways(9).mend(b"g", Ping("gateway", 0, [(1, 5), (2, 5)]), {}, {2})
     assert [(to, message.seq) for to, message in sends] == [(b"g", 1)] and isinstance(sends[0][1], Failed)
+
+
+def test_one_ping_brings_so_many_answers_at_most():
+    strange = [(n, 1) for n in range(65536)]
+    assert len(Drafters(9).pinged(b"d", Ping("drafter", 1, strange), {}, 0.0)) == ANSWERS
+    assert len(Gateways(9).mend(b"g", Ping("gateway", 0, strange), {}, ())) == ANSWERS
+    same = Gateways(9).mend(b"g", Ping("gateway", 0, [(7, 1)] * 65536), {}, ())
+    assert len(same) == 1
 
 
 @pytest.mark.parametrize("role", ["verifier", "drafter"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import tracemalloc
 
 import msgpack
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hetero.workers.errors import WireError
-from hetero.workers.wire.codec import decode, encode
+from hetero.workers.wire.codec import Drops, decode, encode
 from hetero.workers.wire.messages import (
     Commit,
     Draft,
@@ -92,6 +94,44 @@ def test_anything_else_is_refused(frame):
 def test_random_bytes_never_do_more_than_fail(data):
     with pytest.raises(WireError):
         decode(data)
+
+
+def _list(count: int, item: bytes) -> bytes:
+    return b"\xdd" + count.to_bytes(4, "big") + item * count
+
+
+MANY = 14 << 20  # bytes: within the limit of a frame
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"\x82\xa4type\xa6Commit\xa6tokens" + _list(MANY, b"\x90"),  # empty lists
+        b"\x82\xa6tokens" + _list(MANY, b"\x90") + b"\xa4type\xa6Commit",  # its kind at last
+        b"\x83\xa1x" + _list(MANY, b"\x90") + b"\xa4type\xa6Commit\xa6tokens\x90",  # a field it has not
+        _list(MANY, b"\x80"),
+        b"\x82\xa4type\xa6Commit\xa6tokens" + b"\x91" * MANY,  # deep
+        b"\x82\xa6tokens" + b"\x91" * MANY,
+        b"\x82\xa4type\xa6Commit\xa6tokens" + b"\xdd\xff\xff\xff\xff",  # a length that is not there
+        b"\x82\xa4type\xa4Pong\xa5epoch" + b"\xc9" + MANY.to_bytes(4, "big") + b"\x05" + b"x" * MANY,
+    ],
+    ids=["lists", "kind last", "strange field", "maps", "deep", "deep kind", "lie", "extension"],
+)
+def test_a_large_frame_costs_no_more_than_its_bytes(frame):
+    tracemalloc.start()
+    try:
+        with pytest.raises(WireError):
+            decode(frame)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_dropped_frames_are_told_of_once_in_a_while(caplog):
+    drops = Drops(logging.getLogger("x"))
+    for _ in range(1000):
+        drops.add(b"abc", WireError("no"))
+    assert drops.count == 1000 and len(caplog.records) == 1
 
 
 def test_sockets_stay_on_the_loopback():

@@ -8,14 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
 from hetero.workers.decoding.policy.speeds import DrafterSpeeds
 from hetero.workers.decoding.protocol import Sends
 from hetero.workers.decoding.target_sequence import DrafterView, TargetSequence
-from hetero.workers.wire.messages import Close, Commit, Failed, Finished, Message, Open, Ping, Round, Stats, Tokens
+from hetero.workers.wire.messages import (
+    MAX_MESSAGE,
+    Close,
+    Commit,
+    Failed,
+    Finished,
+    Message,
+    Open,
+    Ping,
+    Round,
+    Stats,
+    Tokens,
+)
 
 SILENCE = 3.0  # seconds without a word after which a drafter counts as gone
 DESERTED = 30.0  # the same of a gateway, whose sequences are then freed
+ANSWERS = 256  # messages to a gateway or about strange sequences that one ping brings; the next brings more
 
 
 @dataclass(slots=True)
@@ -74,7 +88,8 @@ class Drafters:
             peer = self._peers[ping.index] = DrafterPeer(ping.index, socket, ping.epoch, now)
         peer.heard = now
         lengths = dict(ping.lengths)
-        sends: Sends = [(socket, Close(seq, self._epoch)) for seq in lengths.keys() - active.keys()]
+        strange = islice(lengths.keys() - active.keys(), ANSWERS)
+        sends: Sends = [(socket, Close(seq, self._epoch)) for seq in strange]
         for sequence in active.values():
             if sequence.opening.plain:  # it is not open there
                 continue
@@ -176,12 +191,14 @@ class Gateways:
 
     def failed(self, socket: bytes, seq: int, code: str, why: str) -> Sends:
         """A sequence cannot go on."""
-        return [(socket, Failed(seq, self._epoch, code, why))]
+        return [(socket, Failed(seq, self._epoch, code, why[:MAX_MESSAGE]))]
 
     def mend(self, socket: bytes, ping: Ping, active: Mapping[int, TargetSequence], waiting: Collection[int]) -> Sends:
         """Send a gateway again what its ping shows it lacks; what is not known here it must resume."""
         sends: Sends = []
-        for seq, length in ping.lengths:
+        for seq, length in dict(ping.lengths).items():
+            if len(sends) >= ANSWERS:
+                break
             if (sequence := active.get(seq)) is not None:
                 sends += self.tokens(sequence, length)
             elif seq not in waiting:

@@ -34,7 +34,7 @@ from hetero.workers.runtime.pulse import Pulse
 from hetero.workers.runtime.spec import WorkerSpec
 from hetero.workers.runtime.status import DrafterStatus, SpeedStatus, WorkerStatus
 from hetero.workers.runtime.trace import FileTrace
-from hetero.workers.wire.codec import decode, encode
+from hetero.workers.wire.codec import Drops, decode, encode
 from hetero.workers.wire.endpoints import Dialling, Listening
 from hetero.workers.wire.sockets import Doorkeeper, make_keys
 
@@ -65,6 +65,7 @@ class Worker:
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._inbox: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._wake_read, self._wake_write = os.pipe()
+        self._drops = Drops(_log)
         self._keys = make_keys() if spec.secure else None
         self._door: Doorkeeper | None = None
         self._allowed: frozenset[str] = frozenset()
@@ -97,7 +98,7 @@ class Worker:
             gpu=os.environ.get("CUDA_VISIBLE_DEVICES", ""),
             prefixes=prefixes,
             prefix_tokens=prefix_tokens,
-            dropped=machine.dropped if machine is not None else 0,
+            dropped=self._drops.count + (machine.dropped if machine is not None else 0),
             memory=int(psutil.Process().memory_info().rss),
             busy_s=self._busy,
             fetched=self._fetched,
@@ -213,8 +214,7 @@ class Worker:
                 try:
                     machine.receive(peer, decode(frame), clock())  # each may take its time
                 except WireError as error:
-                    machine.dropped += 1
-                    _log.warning("dropped a frame of %d bytes: %s", len(frame), error)
+                    self._drops.add(frame, error)
             step = machine.step(clock())
             for peer, message in step.sends:
                 if not link.send(peer, encode(message)):

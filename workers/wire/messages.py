@@ -17,6 +17,7 @@ MAX_TOKENS = 1 << 20
 MAX_NODES = 1024
 MAX_FRAME = 16 << 20
 MAX_LOGPROBS = 20
+MAX_MESSAGE = 4096  # characters of an error
 MAX_GRAMMAR = 1 << 16  # characters: more takes a second to compile
 
 _INT = (1 << 63) - 1
@@ -192,7 +193,7 @@ class Finished(_Message, frozen=True):
     seq: Seq
     epoch: Epoch
     base: Length
-    reason: str
+    reason: Annotated[str, Meta(max_length=64)]
     text: str
     stats: Stats
 
@@ -202,8 +203,8 @@ class Failed(_Message, frozen=True):
 
     seq: Seq
     epoch: Epoch
-    code: str
-    message: str
+    code: Annotated[str, Meta(max_length=64)]
+    message: Annotated[str, Meta(max_length=MAX_MESSAGE)]
 
 
 class Ping(_Message, frozen=True):

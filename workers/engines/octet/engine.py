@@ -22,6 +22,9 @@ from hetero.workers.engines.octet.weights import Weights, load_weights
 from hetero.workers.errors import Aborted, EngineError, Unsupported
 from hetero.workers.sampling.logits_processors import Logits
 
+_MOST_ROWS = 4096  # as in kernel.cpp
+_NORMS, _HEAD_NORMS = ("attn_norm", "ffn_norm"), ("attn_q_norm", "attn_k_norm")
+
 
 @dataclass(frozen=True)
 class OctetSettings:
@@ -52,8 +55,11 @@ class OctetEngine:
         context = min(settings.context, numbers.context)
         self._capacity = -(-(context + settings.draft_nodes) // 16) * 16
         most = max(settings.rows, settings.chunk)
+        if most > _MOST_ROWS:
+            raise Unsupported(f"octet takes {_MOST_ROWS} rows in a forward, not {most}")
         self._kept: list[NDArray[np.generic]] = []  # arrays the kernel points into
-        positions = np.outer(np.arange(self._capacity), self._weights["frequencies"])
+        frequencies = self._weights.need("frequencies", np.float64, numbers.head // 2)
+        positions = np.outer(np.arange(self._capacity), frequencies)
         shape = CShape(
             numbers.layers, numbers.width, numbers.heads, numbers.kv_heads, numbers.head, numbers.ffn,
             numbers.vocabulary, most, settings.sequences, self._capacity, settings.threads, numbers.neox,
@@ -64,8 +70,8 @@ class OctetEngine:
             ctypes.byref(shape),
             layers,
             ctypes.byref(self._matrix("head", numbers.vocabulary, numbers.width, 8)),
-            self._point(self._weights["embedding"].view(np.uint16)),
-            self._point(self._weights["norm"]),
+            self._point(self._weights.need("embedding", np.float16, numbers.vocabulary, numbers.width)),
+            self._point(self._weights.need("norm", np.float32, numbers.width)),
             self._point(np.cos(positions).astype(np.float32)),
             self._point(np.sin(positions).astype(np.float32)),
         )
@@ -181,16 +187,15 @@ class OctetEngine:
             self._matrix(f"{name}.out", numbers.width, queries),
             self._matrix(f"{name}.gate_up", 2 * numbers.ffn, numbers.width),
             self._matrix(f"{name}.down", numbers.width, numbers.ffn),
-            *[
-                self._point(weights.get(f"{name}.{part}"))
-                for part in ("attn_norm", "ffn_norm", "bias", "attn_q_norm", "attn_k_norm")
-            ],
+            *[self._point(weights.need(f"{name}.{part}", np.float32, numbers.width)) for part in _NORMS],
+            self._point(weights.get(f"{name}.bias", np.float32, queries + 2 * kv)),
+            *[self._point(weights.get(f"{name}.{part}", np.float32, numbers.head)) for part in _HEAD_NORMS],
         )
 
     def _matrix(self, name: str, outputs: int, inputs: int, bits: int | None = None) -> CMatrix:
-        weights = self._weights
-        tiles, scales = weights[f"{name}.tiles"], weights[f"{name}.scales"]
-        return CMatrix(self._point(tiles), self._point(scales), outputs, inputs, bits or self._bits)
+        bits = bits or self._bits
+        tiles, scales = self._weights.matrix(name, outputs, inputs, bits)
+        return CMatrix(self._point(tiles), self._point(scales), outputs, inputs, bits)
 
     def _point(self, array: NDArray[np.generic] | None) -> int | None:
         """The address of an array's data, which is kept alive as long as the engine."""

@@ -273,7 +273,9 @@ TARGET void quantise_row(Model& model, int r, const float* x, int inputs, const 
     model.row_scales[r * groups + g] = most / 127.0f;
     __m512i sum = _mm512_setzero_si512(), half = sum;
     for (int j = 0; j < n; ++j) {
-      const __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(v[j], _mm512_set1_ps(back)));
+      // What overflowed on its way here becomes the least int32: as an int8, like the others.
+      const __m512i q =
+          _mm512_max_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(v[j], _mm512_set1_ps(back))), _mm512_set1_epi32(-128));
       sum = _mm512_add_epi32(sum, q);
       if (j % 2 == 0) half = _mm512_setzero_si512();
       half = _mm512_add_epi32(half, q);

@@ -44,7 +44,11 @@ def library() -> ctypes.CDLL | None:
     spec = importlib.util.find_spec("hetero.workers.engines.octet._kernel")
     if spec is None or spec.origin is None:
         return None
-    lib = ctypes.CDLL(spec.origin)
+    return declared(ctypes.CDLL(spec.origin))
+
+
+def declared(lib: ctypes.CDLL) -> ctypes.CDLL:
+    """A compiled kernel with the types of its functions told."""
     lib.octet_supported.restype = c_int
     lib.octet_create.argtypes = [c_void_p] * 7
     lib.octet_create.restype = c_void_p

@@ -35,7 +35,7 @@ class Numbers:
 
 
 def _numbers(path: Path, vocabulary: int) -> Numbers:
-    """The shape of a model octet covers. Raises Unsupported."""
+    """The shape of a model octet covers. Raises ModelError or Unsupported."""
     found = read_metadata(path)
     if found.family not in FAMILIES:
         raise Unsupported(f"octet runs {', '.join(FAMILIES)} models; {path.name} is of the {found.family} family")
@@ -43,6 +43,8 @@ def _numbers(path: Path, vocabulary: int) -> Numbers:
         raise ModelError(f"{path.name}: the file does not tell {', '.join(found.missing)}")
     if found.scaling or found.experts:
         raise Unsupported(f"octet does not run {path.name}: its rotary scaling or experts are not covered")
+    if found.heads % found.kv_heads:
+        raise ModelError(f"{path.name}: {found.heads} heads cannot share {found.kv_heads} heads of keys and values")
     # Within a sliding window, sliding or not is the same.
     context = min(found.context, found.window or found.context)
     # GGUF files of llama and mistral have their rotary pairs side by side; everything else half a head apart.
@@ -59,10 +61,7 @@ class Source(Protocol):
     numbers: Numbers
 
     def get(self, name: str) -> Array | None:
-        """A tensor as float32, or None if the model has none of that name."""
-
-    def rope_factors(self) -> Array | None:
-        """Divisors of the rotary frequencies [head / 2], where the model stretches them."""
+        """A tensor as float32, or None if the model has none of that name. Raises ModelError or Unsupported."""
 
 
 def open_source(path: Path) -> Source:
@@ -76,11 +75,15 @@ class GgufSource:
     def __init__(self, path: Path) -> None:
         import gguf
 
+        read_metadata(path)  # bounds what the reader below believes of keys
         self._gguf = gguf
-        self._tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+        try:
+            self._tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+        except Exception as error:  # the library checks little, and falls over in many ways
+            raise ModelError(f"{path.name}: its list of tensors is damaged ({error or type(error).__name__})") from None
         embedding = self._tensors.get("token_embd.weight")
-        if embedding is None:
-            raise ModelError(f"{path.name}: the file has no token_embd.weight")
+        if embedding is None or len(embedding.shape) != 2:
+            raise ModelError(f"{path.name}: the file has no matrix token_embd.weight")
         self.numbers = _numbers(path, int(embedding.shape[1]))
 
     def get(self, name: str) -> Array | None:
@@ -88,10 +91,12 @@ class GgufSource:
         if tensor is None:
             return None
         shape = [int(n) for n in tensor.shape[::-1]]
-        return np.asarray(self._gguf.dequantize(tensor.data, tensor.tensor_type), np.float32).reshape(shape)
-
-    def rope_factors(self) -> Array | None:
-        return self.get("rope_freqs.weight")
+        try:
+            return np.asarray(self._gguf.dequantize(tensor.data, tensor.tensor_type), np.float32).reshape(shape)
+        except NotImplementedError:
+            raise Unsupported(f"octet cannot read {name}: its type is {tensor.tensor_type.name}") from None
+        except ValueError as error:
+            raise ModelError(f"tensor {name} is damaged ({error})") from None
 
 
 _HF_NAMES = {
@@ -116,31 +121,48 @@ class SafetensorsSource:
     """A transformers directory."""
 
     def __init__(self, path: Path) -> None:
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
-        self._files: list[Any] = [safe_open(file, framework="pt") for file in sorted(path.glob("*.safetensors"))]
-        self._where = {name: file for file in self._files for name in file.keys()}  # noqa: SIM118
+        self._broken = SafetensorError
         self.numbers = _numbers(path, read_metadata(path).vocabulary)
+        try:
+            self._files: list[Any] = [safe_open(file, framework="pt") for file in sorted(path.glob("*.safetensors"))]
+            self._where = {name: file for file in self._files for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{path.name}: a safetensors file is damaged ({error})") from None
 
     def get(self, name: str) -> Array | None:
         parts = name.split(".")
-        known = _HF_NAMES[parts[-2]]
+        known = _HF_NAMES.get(parts[-2])
+        if known is None:
+            return None
         theirs = f"model.layers.{parts[1]}.{known}.{parts[-1]}" if parts[0] == "blk" else f"{known}.{parts[-1]}"
         file: Any = self._where.get(theirs)
         if file is None:
             return None
-        found: Array = file.get_tensor(theirs).float().numpy()
+        try:
+            found: Array = file.get_tensor(theirs).float().numpy()
+        except self._broken as error:
+            raise ModelError(f"tensor {theirs} is damaged ({error})") from None
         return found
 
-    def rope_factors(self) -> Array | None:
-        return None
 
-
-def need(source: Source, name: str) -> Array:
+def need(source: Source, name: str, *shape: int) -> Array:
     """A tensor the family must have. Raises ModelError."""
-    found = source.get(name)
+    found = maybe(source, name, *shape)
     if found is None:
         raise ModelError(f"the model has no tensor {name}")
+    return found
+
+
+def maybe(source: Source, name: str, *shape: int) -> Array | None:
+    """A tensor some models have. Raises ModelError for one of another shape, or with values that are no numbers."""
+    found = source.get(name)
+    if found is not None:
+        if found.shape != shape:
+            raise ModelError(f"tensor {name} is {found.shape}, the model's numbers make it {shape}")
+        if not np.isfinite(found).all():
+            raise ModelError(f"tensor {name} has values that are no numbers")
     return found
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hetero.workers.engines.octet.source import Array, Numbers, Source, layer_names, need, open_source
-from hetero.workers.errors import Unsupported
+from hetero.workers.engines.octet.source import Array, Numbers, Source, layer_names, maybe, need, open_source
+from hetero.workers.errors import ModelError, Unsupported
 from hetero.workers.models.cache import cache_root, made_aside
 
 GROUP = 256  # inputs that share a scale; as in kernel.cpp
@@ -22,22 +22,44 @@ _FORMAT = "octet-2"
 
 
 class Weights:
-    """A converted model: ``numbers``, and arrays by name, mapped from disk."""
+    """A converted model: ``numbers``, and arrays by name, mapped from disk. The kernel believes what it is handed, so
+    arrays are given out only as what is asked for: raises ModelError where the disk has something else."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.numbers = Numbers(**json.loads((folder / "numbers.json").read_text()))
+        try:
+            self.numbers = Numbers(**json.loads((folder / "numbers.json").read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise self._damaged("numbers.json", error) from None
 
-    def get(self, name: str) -> NDArray[Any] | None:
+    def get(self, name: str, dtype: type[np.generic], *shape: int) -> NDArray[Any] | None:
         """An array, or None if the model has none of that name."""
         file = self._folder / f"{name}.npy"
-        return np.load(file, mmap_mode="r", allow_pickle=False) if file.is_file() else None
-
-    def __getitem__(self, name: str) -> NDArray[Any]:
-        found = self.get(name)
-        if found is None:
-            raise KeyError(name)
+        if not file.is_file():
+            return None
+        try:
+            found: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise self._damaged(file.name, error) from None
+        if (found.dtype, found.shape) != (np.dtype(dtype), shape) or not found.flags.c_contiguous:
+            raise self._damaged(file.name, f"{found.dtype} {found.shape} instead of {np.dtype(dtype)} {shape}")
         return found
+
+    def need(self, name: str, dtype: type[np.generic], *shape: int) -> NDArray[Any]:
+        """An array every model has."""
+        found = self.get(name, dtype, *shape)
+        if found is None:
+            raise self._damaged(f"{name}.npy", "it is missing")
+        return found
+
+    def matrix(self, name: str, outputs: int, inputs: int, bits: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Tiles and scales, as ``pack`` or ``pack_fine`` makes them."""
+        blocks, group = -(-outputs // BLOCK), GROUP if bits == 8 else FINE
+        tiles = self.need(f"{name}.tiles", np.uint8, blocks, -(-inputs // 4), BLOCK * bits // 8, 4)
+        return tiles, self.need(f"{name}.scales", np.float32, blocks, -(-inputs // group), BLOCK)
+
+    def _damaged(self, file: str, why: object) -> ModelError:
+        return ModelError(f"the converted model is damaged: {file}: {why}; delete {self._folder}, it is made again")
 
 
 def cache_folder() -> Path:
@@ -64,6 +86,8 @@ def load_weights(path: Path, bits: int = 8) -> Weights:
 
 def _convert(source: Source, folder: Path, bits: int) -> None:
     numbers = source.numbers
+    width, ffn, vocabulary = numbers.width, numbers.ffn, numbers.vocabulary
+    heads, kv = numbers.heads * numbers.head, numbers.kv_heads * numbers.head
     if numbers.width % 16 or numbers.ffn % 16 or numbers.head % 16 or numbers.head > 256:
         raise Unsupported("octet needs width, ffn and head size in multiples of 16, and heads up to 256")
     if bits == 4 and (numbers.width % FINE or numbers.ffn % FINE or numbers.heads * numbers.head % FINE):
@@ -77,31 +101,34 @@ def _convert(source: Source, folder: Path, bits: int) -> None:
         save(f"{name}.tiles", tiles)
         save(f"{name}.scales", scales)
 
-    embedding = need(source, "token_embd.weight")
+    embedding = need(source, "token_embd.weight", vocabulary, width)
     save("embedding", embedding.astype(np.float16))
-    head = source.get("output.weight")
+    head = maybe(source, "output.weight", vocabulary, width)
     matrix("head", embedding if head is None else head, 8)  # the layer that quantisation hurts most
-    save("norm", need(source, "output_norm.weight"))
+    save("norm", need(source, "output_norm.weight", width))
     frequencies = numbers.theta ** (-np.arange(0, numbers.head, 2, dtype=np.float64) / numbers.head)
-    factors = source.rope_factors()
+    factors = maybe(source, "rope_freqs.weight", numbers.head // 2)
+    if factors is not None and not (factors > 0).all():
+        raise ModelError("tensor rope_freqs.weight has values that are not above zero")
     save("frequencies", frequencies if factors is None else frequencies / factors)
     for layer in layer_names(numbers.layers):
-        parts = [need(source, f"{layer}.attn_{part}.weight") for part in "qkv"]
+        sizes = {"q": heads, "k": kv, "v": kv}
+        parts = [need(source, f"{layer}.attn_{part}.weight", size, width) for part, size in sizes.items()]
         matrix(f"{layer}.qkv", np.concatenate(parts))
-        biases = [source.get(f"{layer}.attn_{part}.bias") for part in "qkv"]
-        if any(bias is not None for bias in biases):
-            pairs = zip(biases, parts, strict=True)
-            save(f"{layer}.bias", np.concatenate([np.zeros(len(p), np.float32) if b is None else b for b, p in pairs]))
-        matrix(f"{layer}.out", need(source, f"{layer}.attn_output.weight"))
-        gate, up = need(source, f"{layer}.ffn_gate.weight"), need(source, f"{layer}.ffn_up.weight")
+        biases = {part: maybe(source, f"{layer}.attn_{part}.bias", size) for part, size in sizes.items()}
+        if any(bias is not None for bias in biases.values()):
+            all_three = [np.zeros(sizes[part], np.float32) if bias is None else bias for part, bias in biases.items()]
+            save(f"{layer}.bias", np.concatenate(all_three))
+        matrix(f"{layer}.out", need(source, f"{layer}.attn_output.weight", width, heads))
+        gate, up = (need(source, f"{layer}.ffn_{part}.weight", ffn, width) for part in ("gate", "up"))
         # A tile holds 16 gate units and their 16 up units, so that the kernel multiplies them at once.
         both = np.stack([gate.reshape(-1, 16, numbers.width), up.reshape(-1, 16, numbers.width)], axis=1)
         matrix(f"{layer}.gate_up", both.reshape(-1, numbers.width))
-        matrix(f"{layer}.down", need(source, f"{layer}.ffn_down.weight"))
+        matrix(f"{layer}.down", need(source, f"{layer}.ffn_down.weight", width, ffn))
         for name in ("attn_norm", "ffn_norm"):
-            save(f"{layer}.{name}", need(source, f"{layer}.{name}.weight"))
+            save(f"{layer}.{name}", need(source, f"{layer}.{name}.weight", width))
         for name in ("attn_q_norm", "attn_k_norm"):
-            found = source.get(f"{layer}.{name}.weight")
+            found = maybe(source, f"{layer}.{name}.weight", numbers.head)
             if found is not None:
                 save(f"{layer}.{name}", found)
     (folder / "numbers.json").write_text(json.dumps(asdict(numbers)))

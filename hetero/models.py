@@ -7,6 +7,7 @@ from pathlib import Path
 from hetero.data import PAIR
 from hetero.errors import ModelError
 from hetero.workers.models.model import Model, read_model
+from hetero.workers.models.probe import check_readable
 
 
 def find_model(asked: str, role: str) -> Model:
@@ -18,4 +19,7 @@ def find_model(asked: str, role: str) -> Model:
         raise ModelError(
             f"{role} model {asked}: no such file or directory; name a GGUF file, a transformers directory or 'builtin'"
         )
+    if not (path.is_dir() or path.is_file()):
+        raise ModelError(f"{role} model {asked}: neither a file nor a directory")
+    check_readable(path)
     return read_model(path)

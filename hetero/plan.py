@@ -272,7 +272,7 @@ def _ports(text: str) -> list[int]:
     first, dash, last = text.partition("-")
     if not text:
         return []
-    if not (first.isdigit() and last.isdigit() and dash) or not 1024 <= int(first) <= int(last) <= 65535:
+    if not (first.isdecimal() and last.isdecimal() and dash) or not 1024 <= int(first) <= int(last) <= 65535:
         raise ConfigError(f"worker_ports: {text!r} is not a range within 1024-65535, like 20000-20009")
     return [int(first), int(last)]
 

@@ -111,7 +111,7 @@ def _indices(name: str, text: str) -> tuple[int, ...]:
     found: list[int] = []
     for part in text.split(","):
         first, dash, last = part.partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()) or len(part) > 9:
+        if not first.isdecimal() or (dash and not last.isdecimal()) or len(part) > 9:
             raise DeviceError(f"device {name!r}: {part!r} is neither a number nor a span like 0-3")
         low, high = int(first), int(last) if dash else int(first)
         if high < low or high - low > 4096:

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+_LONGEST = 4000  # characters of an error
+
+
+def one_line(text: str) -> str:
+    """A text that may quote strangers, as one line of characters that can be printed."""
+    text = text[: 2 * _LONGEST].strip()
+    line = "".join(c if c.isprintable() else " " for c in text)
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
+
 
 class HeteroError(Exception):
     """Every error a user can meet derives from this; its text is one line that names the field and the fix."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(one_line(message))
 
 
 class ConfigError(HeteroError):

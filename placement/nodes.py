@@ -29,7 +29,7 @@ class Node:
     @property
     def name(self) -> str:
         """How to call it."""
-        return min(self.names, key=lambda name: (name[0].isdigit(), len(name), name), default=self.address)
+        return min(self.names, key=lambda name: (name[0].isdecimal(), len(name), name), default=self.address)
 
     def device(self) -> Device:
         """What of it a role takes that was not told: its GPU, else its CPU."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import secrets
 import socket
 import sys
@@ -21,12 +20,12 @@ from hetero.cluster.scratch import Scratch, ray_folders
 from hetero.cluster.token import known_token, own_token, use_token
 from hetero.errors import ClusterError
 from hetero.placement.nodes import Node
+from hetero.workers.models.probe import last_words
 from hetero.workers.runtime.build import build
 
 # Ray as it starts on Macs and Windows: all of it listens on the loopback. It lives without a network then, too.
 _ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "AUTOSCALER_METRIC_PORT": "-1"}
 _log = logging.getLogger("hetero.cluster.cluster")
-_LAST_WORDS = re.compile(r".*(?:ASSERT|[Ee]rror: |terminate called|what\(\)).*")
 _FRESH = 1.0  # seconds an answer of Ray's about machines is good for
 _KNOCK = 3.0  # seconds Ray's head may take to answer
 _HANGS, _ROUNDS = 15.0, 5  # seconds an answer may take, asked for every so many knocks
@@ -160,8 +159,7 @@ class Cluster:
             return ""
         for file in (folder / "session_latest" / "logs").glob(f"worker-*-{pid}.err"):
             with contextlib.suppress(OSError):
-                said = _LAST_WORDS.search(file.read_text(errors="replace"))
-                return re.sub(r"\S*/", "", said[0]).strip()[:200] if said else ""
+                return last_words(file.read_text(errors="replace"))
         return ""
 
     def own_address(self) -> str:

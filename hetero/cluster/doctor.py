@@ -117,7 +117,7 @@ def _runs(arch: str, major: int, minor: int) -> bool:
     """Whether code for ``arch`` (sm_86, compute_90) runs on a device: the same major version, or compiled at start."""
     kind, _, digits = arch.partition("_")
     digits = digits.rstrip("af")
-    if not digits.isdigit():
+    if not digits.isdecimal():
         return False
     of = divmod(int(digits), 10)
     return of <= (major, minor) if kind == "compute" else of[0] == major and of[1] <= minor

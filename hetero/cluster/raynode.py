@@ -75,7 +75,7 @@ def address_towards(host: str) -> str:
 def split_address(address: str) -> tuple[str, int]:
     """HOST and PORT of HOST:PORT. Raises ClusterError."""
     host, colon, port = address.rpartition(":")
-    if not (host and colon and port.isdigit() and 0 < int(port) < 65536):
+    if not (host and colon and port.isdecimal() and 0 < int(port) < 65536):
         raise ClusterError(f"address {address!r} is not HOST:PORT, like 192.168.1.10:6379")
     return host.strip("[]"), int(port)
 

@@ -50,7 +50,7 @@ class Guard:
             await JSONResponse(body, 403)(scope, receive, send)
             return
         length = headers.get("content-length", "")
-        if length.isdigit() and int(length) > self._body:
+        if length.isdecimal() and int(length) > self._body:
             await JSONResponse(failure(self._message, "invalid_request_error"), 413)(scope, receive, send)
             return
         taken = 0
@@ -81,7 +81,7 @@ class Guard:
 
 def _is_here(host: str) -> bool:
     """Whether a Host header names the loopback."""
-    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
     name = name.strip("[]").lower()
     try:
         return ipaddress.ip_address(name).is_loopback

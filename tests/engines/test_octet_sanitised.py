@@ -47,7 +47,7 @@ def exercised(kernel: Path, folder: Path, seed: int, count: int) -> str:
             "LD_PRELOAD": f"{runtime('libasan.so')} {runtime('libubsan.so')}",
             "ASAN_OPTIONS": "detect_leaks=0",  # the interpreter's own
             "UBSAN_OPTIONS": "print_stacktrace=1",
-            "XDG_CACHE_HOME": str(folder / "cache"),
+            "HETERO_CACHE": str(folder / "cache"),
         },
         capture_output=True, text=True, timeout=1500,
     )  # fmt: skip

@@ -142,7 +142,7 @@ def main(model: Path, seed: int, count: int) -> None:
                 continue
             finally:
                 path.unlink()
-                shutil.rmtree(os.environ["XDG_CACHE_HOME"], ignore_errors=True)
+                shutil.rmtree(os.environ["HETERO_CACHE"], ignore_errors=True)
             drive(made, rng, 8)
             made.shutdown()
             seen["ran"] += 1

@@ -71,6 +71,7 @@ def yaml(tmp_path: Path, text: str) -> list[str]:
         (["--strategy", "ahead", "--draft", "none"], ["strategy", "drafter"]),
         (["--target-engine", "vllm"], ["target_engine", "llama_cpp, torch"]),
         (["--gamma", "-1"], ["gamma"]),
+        (["--worker-ports", "²-³"], ["worker_ports"]),
         (["--port", "70000"], ["port"]),
         (["--context", "5000"], ["context", "2048"]),
         (["--host", "no.such.host.invalid"], ["host"]),

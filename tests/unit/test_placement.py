@@ -28,7 +28,9 @@ def test_device_names(name, device):
     assert parse_device(str(device)) == device
 
 
-@pytest.mark.parametrize("name", ["", "gpu:0", "cpu:", "cpu:3-1", "cpu:x", "cuda:0,1", "a/b/cpu", "cpu:0-99999999"])
+@pytest.mark.parametrize(
+    "name", ["", "gpu:0", "cpu:", "cpu:3-1", "cpu:x", "cuda:0,1", "a/b/cpu", "cpu:0-99999999", "cpu:²"]
+)
 def test_bad_device_names_are_refused(name):
     with pytest.raises(DeviceError, match="device"):
         parse_device(name)

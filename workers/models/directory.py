@@ -16,7 +16,7 @@ def check_directory(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path}: no config.json; a model is a GGUF file or a transformers directory")
     try:
         config = json.loads(config_file.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{config_file}: not readable as JSON ({error})") from error
     if not isinstance(config, dict) or "auto_map" in config:
         raise ModelError(f"{config_file}: the model brings its own code (auto_map), which hetero never runs")

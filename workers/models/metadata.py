@@ -91,11 +91,11 @@ def _file_type(number: Any) -> str:
 
 def _of_config(path: Path) -> Metadata:
     config = check_directory(path)
-    config = {**config, **(config.get("text_config") or {})}
+    config = {**config, **_mapping(config, "text_config")}
     numbers = _Numbers(config)
     heads = numbers.count("num_attention_heads", 1, must=True)
     width = numbers.count("hidden_size", heads, must=True)
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    rope = _mapping(config, "rope_parameters") or _mapping(config, "rope_scaling")
     scaling = str(rope.get("rope_type", rope.get("type", "default")))
     return Metadata(
         family=str(config.get("model_type", "")),
@@ -108,13 +108,21 @@ def _of_config(path: Path) -> Metadata:
         context=numbers.count("max_position_embeddings", 2048),
         vocabulary=numbers.count("vocab_size", 0, must=True),
         epsilon=numbers.real("rms_norm_eps", 1e-6),
-        theta=float(rope.get("rope_theta") or numbers.real("rope_theta", 10000.0)),
+        theta=_Numbers(rope).real("rope_theta", numbers.real("rope_theta", 10000.0)),
         scaling="" if scaling == "default" else scaling,
         experts=numbers.count("num_local_experts", numbers.count("num_experts", 0)),
         window=numbers.count("sliding_window", 0) if config.get("use_sliding_window", True) else 0,
-        quantisation=str(config.get("dtype") or config.get("torch_dtype") or "safetensors"),
+        quantisation=str(config.get("dtype") or config.get("torch_dtype") or "safetensors")[:40],
         missing=tuple(numbers.missing),
     )
+
+
+def _mapping(config: dict[str, Any], key: str) -> dict[str, Any]:
+    """A part of a config; {} where it has none. Raises ModelError."""
+    found = config.get(key) or {}
+    if not isinstance(found, dict):
+        raise ModelError(f"config.json: {key}: {found!r:.100} is not an object")
+    return found
 
 
 class _Numbers:
@@ -128,7 +136,7 @@ class _Numbers:
         """A whole number above zero. ``must``: a model of its kind has it."""
         value = self._values.get(key)
         if isinstance(value, list):  # one for each layer: the most any needs
-            value = max(value, default=None)
+            value = max((each for each in value if type(each) is int), default=None)
         if type(value) is int and 0 < value < _LARGEST:
             return value
         self.missing += [key] * must
@@ -136,7 +144,7 @@ class _Numbers:
 
     def real(self, key: str, default: float, must: bool = False) -> float:
         value = self._values.get(key)
-        if isinstance(value, int | float) and value > 0:
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < _LARGEST:
             return float(value)
         self.missing += [key] * must
         return default

@@ -35,6 +35,8 @@ def read_model(path: Path, name: str = "") -> Model:
     """The model of a GGUF file or a transformers directory. Raises ModelError, with no weights loaded."""
     metadata = read_metadata(path)
     tokenizer = load_tokenizer(path)
+    if not any(tokenizer.vocabulary.pieces):
+        raise ModelError(f"{path}: its vocabulary is empty")
     weights = sum(file.stat().st_size for file in _files(path))
     shape = _shape(weights, metadata, metadata.vocabulary or len(tokenizer.vocabulary))
     return Model(name or (path.resolve().name if path.is_dir() else path.stem), path, metadata, shape, tokenizer)

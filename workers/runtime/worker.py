@@ -20,7 +20,7 @@ import psutil
 import zmq
 from msgspec import structs
 
-from hetero.placement.errors import HeteroError
+from hetero.placement.errors import HeteroError, one_line
 from hetero.workers.decoding.drafter import Drafter
 from hetero.workers.decoding.peers import DrafterPeer
 from hetero.workers.decoding.policy.strategy import strategy
@@ -135,7 +135,7 @@ class Worker:
             self._fail(str(error))
         except Exception as error:  # the worker's last line: report it, then end
             _log.exception("worker failed")
-            self._fail(f"{type(error).__name__}: {error}")
+            self._fail(one_line(f"{type(error).__name__}: {error}"))
         finally:
             self.settled.set()
             self.ended.set()

@@ -1,0 +1,77 @@
+"""A first look at a stranger's model, in a process of its own that may die of it.
+
+llama.cpp aborts at many damaged GGUF files, and libraries fall over odd directories in many ways. What could be read
+there can be read here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from hetero.placement.errors import one_line
+from hetero.workers.errors import ModelError
+from hetero.workers.models.model import read_model
+
+_SECONDS = 120  # a vocabulary may take to load
+_MEMORY = 8 << 30  # bytes of addresses a GGUF file's may take
+# Every byte of UTF-8's lower half, several scripts, digits: an odd vocabulary falls over what it lacks.
+_SAMPLE = "".join(map(chr, range(1, 0x370))) + "  \n\n 1234567 \u4f60\u597d \u3053\u3093 \uac00 \U0001f44d <s></s>"
+_LAST_WORDS = re.compile(r".*(?:ASSERT|[Ee]rror: |terminate called|what\(\)).*")
+
+
+def check_readable(path: Path) -> None:
+    """Raise ModelError, one line, unless a model can be read."""
+    command = [sys.executable, "-P", "-m", "hetero.workers.models.probe", str(path)]
+    environment = {**os.environ, "GGML_NO_BACKTRACE": "1"}  # llama.cpp's own debugger hangs where it fails
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS, env=environment)
+    except subprocess.TimeoutExpired:
+        raise ModelError(f"{path}: it takes more than {_SECONDS} s to read: the file is damaged") from None
+    said = done.stdout.decode(errors="replace").strip().rpartition("\n")[2]
+    if done.returncode == 0 and said:
+        if (wrong := json.loads(said)) is not None:
+            raise ModelError(wrong)
+        return
+    words = last_words(done.stderr.decode(errors="replace")) or f"exit code {done.returncode}"
+    raise ModelError(f"{path}: the process that read it died: the file is damaged, or odd ({words})")
+
+
+def last_words(said: str) -> str:
+    """What a process told of its end on its standard error: the line that names the cause, or ""."""
+    found = _LAST_WORDS.search(said)
+    return re.sub(r"\S*/", "", found[0]).strip()[:200] if found else ""
+
+
+def objection(path: Path) -> str | None:
+    """Why a model cannot be read; None: it can."""
+    try:
+        read_model(path).tokenizer.encode(_SAMPLE)
+    except ModelError as error:
+        return str(error)
+    except BaseException as error:  # libraries raise what they like, a panic of Rust's is no Exception
+        return f"{path}: it cannot be read ({one_line(f'{type(error).__name__}: {error}')})"
+    return None
+
+
+def _limit_memory() -> None:
+    import resource
+
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (used + _MEMORY, used + _MEMORY))
+
+
+def main() -> None:
+    """Write the objection as JSON."""
+    path = Path(sys.argv[1])
+    if sys.platform == "linux" and path.is_file():  # elsewhere the limit is not kept; transformers maps much
+        _limit_memory()
+    print(json.dumps(objection(path)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -10,6 +10,7 @@ from hetero.cluster.cluster import Cluster
 from hetero.cluster.coordinator import Coordinator
 from hetero.errors import ClusterError, HeteroError
 from hetero.gateway.admission import AdmissionLimits
+from hetero.gateway.chat import ChatTemplate
 from hetero.gateway.client import VerifierClient
 from hetero.gateway.grammars import GrammarProbe
 from hetero.gateway.metrics import Facts
@@ -31,6 +32,7 @@ class Session:
         """``say`` gets lines on what happens, ``joined`` is called once Ray runs."""
         self.client = VerifierClient()
         self.probe = GrammarProbe(plan.target.model.path)
+        self.template = ChatTemplate(plan.target.model.tokenizer)
         self.failure: str | None = None
         self.over = asyncio.Event()  # Ray is ending: what runs may finish, within a minute
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -74,7 +76,8 @@ class Session:
 
     async def stop(self) -> None:
         """Stop everything, also what is still starting; what runs is cut off."""
-        self.probe.close()
+        await self.probe.close()
+        await self.template.close()
         await self.client.close()
         await asyncio.to_thread(self.coordinator.stop)
         if self._starting is not None:
@@ -89,6 +92,7 @@ class Session:
             plan.target.model.tokenizer,
             plan.context,
             self.client,
+            self.template,
             self.probe.objection,
             lambda: self.ready,
             self.trouble,

@@ -12,7 +12,6 @@ from fastapi.responses import JSONResponse, Response
 
 from hetero.errors import RequestError
 from hetero.gateway.auth import Guard
-from hetero.gateway.chat import ChatTemplate
 from hetero.gateway.errors import answer_errors, unavailable
 from hetero.gateway.handlers import encode, respond, text_of, tokens_of
 from hetero.gateway.metrics import CONTENT_TYPE
@@ -29,7 +28,7 @@ def make_app(state: GatewayState) -> FastAPI:
     """The gateway's application."""
     app = FastAPI(title="hetero", docs_url=None, redoc_url=None)  # they load scripts from elsewhere
     app.add_middleware(Guard, keys=state.keys, limits=state.limits)
-    template = ChatTemplate(state.tokenizer)
+    template = state.template
     created = int(time.time())
     answer_errors(app)
 
@@ -71,9 +70,9 @@ def make_app(state: GatewayState) -> FastAPI:
         tools = offered(body)
         if tools and not template.knows_tools:
             messages.insert(0, {"role": "system", "content": instructions(tools)})
-        text = template.render(messages, [tool.model_dump(exclude_none=True) for tool in tools])
+        text = await template.render(messages, [tool.model_dump(exclude_none=True) for tool in tools])
         # A template that writes the BOS token itself must not get a second one.
-        special = not (template.has_bos and text.startswith(template.has_bos))
+        special = not (template.bos and text.startswith(template.bos))
         prompt = await encode(state, text, "messages", special)
         if not prompt:
             raise RequestError("messages: the model's chat template makes an empty prompt of them", "messages")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from hetero.gateway.admission import Admission, AdmissionLimits
+from hetero.gateway.chat import ChatTemplate
 from hetero.gateway.client import VerifierClient
 from hetero.gateway.metrics import Facts, Metrics
 from hetero.workers.models.tokenizer import Tokenizer
@@ -21,6 +22,7 @@ class GatewayState:
     tokenizer: Tokenizer
     context: int
     client: VerifierClient
+    template: ChatTemplate
     objection: Callable[[str], Awaitable[str | None]]
     ready: Callable[[], bool]
     trouble: Callable[[], str | None]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +19,7 @@ from starlette.responses import JSONResponse
 from hetero.errors import SequenceFailed
 from hetero.gateway.admission import AdmissionLimits
 from hetero.gateway.auth import Guard
-from hetero.gateway.chat import ChatTemplate
+from hetero.gateway.chat import compiled
 from hetero.gateway.client import Ask, VerifierClient
 from hetero.gateway.responses import failure, timings
 from hetero.gateway.schema import ChatRequest, CompletionRequest
@@ -95,10 +94,9 @@ def test_calls_and_text_do_not_depend_on_the_pieces_they_come_in(parts, rng):
 
 def test_templates_write_json_as_models_know_it():
     source = "{{ messages[0]['content'] }} {{ tools | tojson }} {{ '<' + ({'b': 1, 'a': 2} | tojson(indent=1)) }}"
-    template = ChatTemplate(SimpleNamespace(chat_template=source, bos="", eos=""))
-    assert template.knows_tools
-    said = template.render([{"role": "user", "content": "x"}], [{"z": "it's <b>", "a": "é"}])
-    assert said == 'x [{"z": "it\'s <b>", "a": "é"}] <{\n "b": 1,\n "a": 2\n}'
+    render = compiled(source, {"bos_token": ""})
+    said = render([[{"role": "user", "content": "x"}], [{"z": "it's <b>", "a": "é"}]])
+    assert said == ('x [{"z": "it\'s <b>", "a": "é"}] <{\n "b": 1,\n "a": 2\n}', "")
 
 
 def test_bias_and_penalties_of_tokens_a_padded_vocabulary_lacks_are_left_out():

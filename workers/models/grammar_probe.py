@@ -1,22 +1,19 @@
 """A process that compiles grammars of strangers first, so that it is this one that dies or takes for ever.
 
-``python -P -m hetero.workers.models.grammar_probe MODEL`` writes ``ready``, then an answer for each line it reads: both
-JSON, a grammar and why it cannot be used (null: it can). The end of input ends it.
+Its first line names a model; each that follows is a grammar, answered by why it cannot be used (null: it can).
 """
 
 from __future__ import annotations
 
-import json
-import os
-import resource
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from hetero.workers.errors import GrammarError
+from hetero.workers.models.confined import answer_lines, limit_memory
 from hetero.workers.models.tokenizer import load_tokenizer
 from hetero.workers.models.vocabulary import Vocabulary
 
-_MEMORY = 1 << 30  # bytes a grammar may take
+_MEMORY = 512 << 20  # bytes of addresses all grammars may take; this process is begun anew where that is too little
 
 
 def objection(vocabulary: Vocabulary, grammar: str) -> str | None:
@@ -31,18 +28,13 @@ def objection(vocabulary: Vocabulary, grammar: str) -> str | None:
     return None
 
 
-def main() -> None:
-    """Answer until the input ends."""
-    vocabulary = load_tokenizer(Path(sys.argv[1])).vocabulary
+def _begin(model: str) -> Callable[[str], str | None]:
+    vocabulary = load_tokenizer(Path(model)).vocabulary
     if vocabulary.ends:
         vocabulary.grammars.warm()
-    if sys.platform == "linux":  # elsewhere the limit is not kept
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-        resource.setrlimit(resource.RLIMIT_AS, (used + _MEMORY, used + _MEMORY))
-    print("ready", flush=True)
-    for line in sys.stdin:
-        print(json.dumps(objection(vocabulary, json.loads(line))), flush=True)
+    limit_memory(_MEMORY)
+    return lambda grammar: objection(vocabulary, grammar)
 
 
 if __name__ == "__main__":
-    main()
+    answer_lines(_begin)

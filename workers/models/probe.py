@@ -15,6 +15,7 @@ from pathlib import Path
 
 from hetero.placement.errors import one_line
 from hetero.workers.errors import ModelError
+from hetero.workers.models.confined import limit_memory
 from hetero.workers.models.model import read_model
 
 _SECONDS = 120  # a vocabulary may take to load
@@ -58,18 +59,11 @@ def objection(path: Path) -> str | None:
     return None
 
 
-def _limit_memory() -> None:
-    import resource
-
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    resource.setrlimit(resource.RLIMIT_AS, (used + _MEMORY, used + _MEMORY))
-
-
 def main() -> None:
     """Write the objection as JSON."""
     path = Path(sys.argv[1])
-    if sys.platform == "linux" and path.is_file():  # elsewhere the limit is not kept; transformers maps much
-        _limit_memory()
+    if path.is_file():  # transformers maps much
+        limit_memory(_MEMORY)
     print(json.dumps(objection(path)), flush=True)
 
 

@@ -29,6 +29,7 @@ from hetero.workers.decoding.verifier import Verifier
 from hetero.workers.engines.base import Engine, Outcome, Row
 from hetero.workers.errors import EngineError, WireError
 from hetero.workers.models.travel import model_here
+from hetero.workers.runtime.grammar_queue import GrammarQueue
 from hetero.workers.runtime.loading import Loaded, load_model
 from hetero.workers.runtime.pulse import Pulse
 from hetero.workers.runtime.spec import WorkerSpec
@@ -156,9 +157,11 @@ class Worker:
         self._loaded_s = time.monotonic() - began
         self._phase = "ready"
         self.settled.set()
+        grammars = GrammarQueue(lambda: loaded.vocabulary.grammars, lambda: self._post("grammar", None))
         try:
-            self._loop(machine, link, engine)
+            self._loop(machine, link, engine, grammars)
         finally:
+            grammars.close()
             self._jobs.put(None)
             engine.abort()
             engine_thread.join()
@@ -199,7 +202,9 @@ class Worker:
             return Verifier(self.epoch, limits, vocabulary, chosen, trace=trace, cached=spec.cached)
         return Drafter(self.epoch, limits, vocabulary.ends, chosen, trace=trace, cached=spec.cached, index=spec.index)
 
-    def _loop(self, machine: Verifier | Drafter, link: Listening | Dialling, engine: Engine) -> None:
+    def _loop(
+        self, machine: Verifier | Drafter, link: Listening | Dialling, engine: Engine, grammars: GrammarQueue
+    ) -> None:
         clock = time.monotonic
         # Handing a drafter's forward of a millisecond to another thread and back costs as much again.
         quick = self.spec.role == "drafter" and _row_seconds(engine) < _QUICK
@@ -210,9 +215,13 @@ class Worker:
             now = clock()
             if not self._take_inbox(machine, link, now):
                 return
+            for peer, message in grammars.released():
+                machine.receive(peer, message, now)
             for peer, frame in link.receive(_BURST):
                 try:
-                    machine.receive(peer, decode(frame), clock())  # each may take its time
+                    message = decode(frame)
+                    if not grammars.holds(peer, message):
+                        machine.receive(peer, message, clock())  # each may take its time
                 except WireError as error:
                     self._drops.add(frame, error)
             step = machine.step(clock())

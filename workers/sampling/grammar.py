@@ -9,16 +9,19 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+import psutil
 from llguidance import LLMatcher, LLTokenizer, StructTag, TokenizerWrapper
 from numpy.typing import NDArray
 
 from hetero.workers.errors import GrammarError
 
-_COMPILED = 16  # grammars kept
+_KEPT = 128 << 20  # bytes of compiled grammars, as they were seen to take
+_LEAST = 1 << 20  # bytes one counts for at least
 
 
 def json_grammar(schema: dict[str, Any]) -> str:
@@ -54,6 +57,14 @@ def calls_grammar(calls: Sequence[tuple[str, dict[str, Any], str]], several: boo
     return LLMatcher.grammar_from_lark("\n".join(["%llguidance {}", start, f"call: {every}", *rules]))
 
 
+@dataclass(frozen=True)
+class Compiled:
+    """A grammar at its beginning; ``size``: bytes it was seen to take."""
+
+    matcher: LLMatcher
+    size: int
+
+
 class Grammars:
     """What grammars need of a vocabulary; made when the first one is asked for."""
 
@@ -62,7 +73,7 @@ class Grammars:
     ) -> None:
         """``encode``: the model's own tokens of a text, without special ones; forced text is then written in them."""
         self._pieces, self._ends, self._encode = pieces, ends, encode
-        self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()  # the latest ones
+        self._kept: OrderedDict[str, Compiled] = OrderedDict()
 
     def objection(self, grammar: str) -> str | None:
         """Why a grammar cannot be used, in one line."""
@@ -75,13 +86,30 @@ class Grammars:
         """A grammar at its beginning. Raises GrammarError."""
         if not self._ends:
             raise GrammarError("the model has no token that ends a text")
-        compiled = self._compiled.pop(grammar, None)
-        if compiled is None:  # the choices of one request have one grammar
-            compiled = LLMatcher(self._tokenizer, grammar, log_level=0)
-        self._compiled[grammar] = compiled
-        if len(self._compiled) > _COMPILED:
-            self._compiled.popitem(last=False)
-        return Grammar(compiled.deep_copy())
+        if grammar in self._kept:  # the choices of one request have one grammar
+            self._kept.move_to_end(grammar)
+        else:
+            self.keep(grammar, self.compile(grammar))
+        return Grammar(self._kept[grammar].matcher.deep_copy())
+
+    def knows(self, grammar: str) -> bool:
+        """Whether it can be begun at once."""
+        return grammar in self._kept
+
+    def compile(self, grammar: str) -> Compiled:
+        """What takes a moment, up to seconds, of beginning a grammar; may be called from any thread."""
+        if not self._ends:
+            raise GrammarError("the model has no token that ends a text")
+        memory = psutil.Process().memory_info
+        before = memory().rss
+        found = LLMatcher(self._tokenizer, grammar, log_level=0)
+        return Compiled(found, max(_LEAST, len(grammar), memory().rss - before))
+
+    def keep(self, grammar: str, compiled: Compiled) -> None:
+        """Have it at hand for ``start``; the latest stay."""
+        self._kept[grammar] = compiled
+        while len(self._kept) > 1 and sum(kept.size for kept in self._kept.values()) > _KEPT:
+            self._kept.popitem(last=False)
 
     def warm(self) -> None:
         """Prepare the vocabulary, which takes a moment, before it is needed."""

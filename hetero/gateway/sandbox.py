@@ -1,0 +1,93 @@
+"""A process that does what strangers ask for, and may die of it or take for ever (``workers.models.confined``)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+from typing import Any
+
+from hetero.errors import Busy
+
+_LONGEST = 64 << 20  # bytes of an answer
+_WAITING = 32  # questions at once
+_RETRY = 2  # seconds after which one that found too many should be asked again
+
+
+class Overstrained(Exception):
+    """The process died of a question; ``slow``: it took too long, and was ended."""
+
+    def __init__(self, slow: bool) -> None:
+        super().__init__()
+        self.slow = slow
+
+
+class Sandbox:
+    """Starts its process at the first question, and another where one died. Belongs to one event loop."""
+
+    def __init__(self, module: str, greeting: Any, seconds: float, start: float = 60.0) -> None:
+        """``module`` is run with ``greeting`` as its first line; ``seconds`` a question may
+        take, ``start`` seconds until it is ready."""
+        self._seconds, self._start = seconds, start
+        self._module, self._greeting = module, greeting
+        self._process: asyncio.subprocess.Process | None = None
+        self._dying: list[asyncio.subprocess.Process] = []
+        self._turn = asyncio.Lock()
+        self._waiting = 0
+
+    async def ask(self, question: Any) -> Any:
+        """Its answer. Raises Overstrained, and Busy where too many ask at once."""
+        if self._waiting >= _WAITING:
+            raise Busy(f"the server is full: {self._waiting} schemas or chats are looked at", _RETRY)
+        self._waiting += 1
+        try:
+            async with self._turn:
+                return await self._ask(question)
+        finally:
+            self._waiting -= 1
+
+    async def _ask(self, question: Any) -> Any:
+        done = False
+        try:
+            process = await self._running()
+            assert process.stdin is not None and process.stdout is not None
+            async with asyncio.timeout(self._seconds):
+                process.stdin.write(json.dumps(question).encode() + b"\n")
+                await process.stdin.drain()
+                answer = json.loads(await process.stdout.readline())
+            done = True
+            return answer
+        except TimeoutError:
+            raise Overstrained(slow=True) from None
+        except (OSError, ValueError):  # nothing came, or half of it
+            raise Overstrained(slow=False) from None
+        finally:
+            if not done:  # also where the client hung up: what it asked is still under way there
+                self._end()
+
+    async def _running(self) -> asyncio.subprocess.Process:
+        self._dying = [process for process in self._dying if process.returncode is None]
+        if self._process is None or self._process.returncode is not None:
+            self._process = process = await asyncio.create_subprocess_exec(
+                sys.executable, "-P", "-m", self._module, limit=_LONGEST,
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
+            )  # fmt: skip
+            assert process.stdin is not None and process.stdout is not None
+            async with asyncio.timeout(self._start):
+                process.stdin.write(json.dumps(self._greeting).encode() + b"\n")
+                await process.stdin.drain()
+                await process.stdout.readline()
+        return self._process
+
+    def _end(self) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            self._dying.append(self._process)
+            self._process = None
+
+    async def close(self) -> None:
+        """End the process; another question would start another."""
+        self._end()
+        await asyncio.gather(*(process.wait() for process in self._dying))

@@ -1,0 +1,88 @@
+"""What strangers' templates and schemas can do: nothing, beyond the process they are given."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+
+from hetero.errors import Busy, RequestError
+from hetero.gateway.chat import ChatTemplate
+from hetero.gateway.sandbox import Sandbox
+
+LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}"
+ENDS = "{% endfor %}" * 3
+
+
+@pytest.mark.parametrize(
+    "source, words",
+    [
+        (f"{LOOP}{ENDS}", "takes more than"),
+        (
+            "{% set x = namespace(a='x' * 1000) %}" + LOOP + "{% set x.a = x.a + x.a %}" + ENDS,
+            "MemoryError",
+        ),
+        (f"{LOOP}xxxxxxxxxx{ENDS}", "makes more than 2000000 characters"),
+        ("{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}", "RecursionError"),
+        ("{{ 1 // 0 }}", "ZeroDivisionError"),
+        ("{{ 1.0e308 ** 2 }}", "OverflowError"),
+        ("{{ 10 ** (10 ** 10) }}", "takes more than"),
+        ("{{ ''.__class__.__mro__ }}", "unsafe"),
+        ("{% break %}", "cannot be used (SyntaxError"),
+        ("{% if %}", "cannot be used"),
+        ("{" * 500_000, "cannot be used"),
+        ("{{ messages[7].content.x }}", "no element 7"),
+        ("{{ raise_exception('no system\nrole') }}", "refuses them: no system role"),
+        ("{{ strftime_now('%Y' * 1000000) }}", ""),
+    ],
+)
+def test_no_template_holds_up_the_server(source, words, monkeypatch):
+    monkeypatch.setattr("hetero.gateway.chat._SECONDS", 1.5)
+
+    async def play() -> None:
+        template = ChatTemplate(SimpleNamespace(chat_template=source, bos="", eos=""))
+        turns = 0
+
+        async def tick() -> None:
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0.01)
+                turns += 1
+
+        ticking = asyncio.create_task(tick())
+        try:
+            text = await template.render([{"role": "user", "content": "x"}])
+            assert not words, text[:100]
+        except RequestError as error:
+            assert words in str(error) and error.param == "messages", error
+        assert turns > 5  # others were served meanwhile
+        ticking.cancel()
+        await template.close()
+
+    asyncio.run(play())
+
+
+def test_a_template_that_hung_is_there_for_the_next_chat(monkeypatch):
+    monkeypatch.setattr("hetero.gateway.chat._SECONDS", 1.5)
+    source = "{% if messages[0].content == 'slow' %}" + LOOP + ENDS + "{% endif %}{{ messages[0].content }}"
+
+    async def play() -> None:
+        template = ChatTemplate(SimpleNamespace(chat_template=source, bos="", eos=""))
+        asked = [template.render([{"content": word}]) for word in ("a", "slow", "b")]
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        assert found[0] == "a" and isinstance(found[1], RequestError) and found[2] == "b"
+        await template.close()
+
+    asyncio.run(play())
+
+
+def test_too_many_questions_at_once_are_refused():
+    async def play() -> None:
+        sandbox = Sandbox("hetero.gateway.chat", ["{{ messages }}", {}], 5.0)
+        found = await asyncio.gather(*[sandbox.ask([[n], None]) for n in range(40)], return_exceptions=True)
+        assert found[:32] == [[f"[{n}]", ""] for n in range(32)]
+        assert all(isinstance(each, Busy) for each in found[32:])
+        await sandbox.close()
+
+    asyncio.run(play())

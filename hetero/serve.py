@@ -12,7 +12,8 @@ from rich.table import Table
 
 from hetero.cluster.cluster import Cluster
 from hetero.config import Config, api_keys, check_certificate
-from hetero.errors import ConfigError, HeteroError
+from hetero.errors import ConfigError, HeteroError, RequestError
+from hetero.gateway import connections
 from hetero.gateway.admission import AdmissionLimits
 from hetero.gateway.app import make_app
 from hetero.plan import Plan, Planner
@@ -54,6 +55,10 @@ def serve(config: Config, plan: Plan, planner: Planner, cluster: Cluster, consol
         for line in remarks(plan):
             say(line)
         say(f"serving {plan.name} at {url}/v1 (Ctrl-C stops)")
+        try:
+            await session.template.render([{"role": "user", "content": "Hello"}])
+        except RequestError as error:
+            say(f"  chats will be refused: {error}")
 
     async def end_with_ray(session: Session) -> None:
         nonlocal status
@@ -87,6 +92,7 @@ def serve(config: Config, plan: Plan, planner: Planner, cluster: Cluster, consol
             timeout_graceful_shutdown=max(1, int(config.drain)),
             ssl_certfile=config.ssl_cert_file or None,
             ssl_keyfile=config.ssl_key_file or None,
+            **connections.options(),
         )
     )
     # From the first moment on; also uvicorn, once it has drained, raises its signal again: the exit is a clean one.

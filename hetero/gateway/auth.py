@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import hmac
 import ipaddress
+import time
 from collections.abc import Sequence
 
 from starlette.datastructures import Headers
@@ -15,6 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hetero.gateway.admission import AdmissionLimits
 from hetero.gateway.responses import failure
+
+_CHUNK, _BODY = 30.0, 300.0  # seconds in which more of a body, and all of it, must come
 
 
 class Guard:
@@ -53,12 +57,19 @@ class Guard:
         if length.isdecimal() and int(length) > self._body:
             await JSONResponse(failure(self._message, "invalid_request_error"), 413)(scope, receive, send)
             return
-        taken = 0
+        taken, whole, due = 0, False, time.monotonic() + _BODY
 
         async def counted() -> Message:
-            nonlocal taken
-            message = await receive()
-            taken += len(message.get("body", b""))
+            nonlocal taken, whole
+            if whole:  # the next is the client's end, whenever that comes
+                return await receive()
+            try:
+                async with asyncio.timeout(min(_CHUNK, due - time.monotonic())):
+                    message = await receive()
+            except TimeoutError:
+                why = f"the body did not come within {_BODY:g} s, or stopped for {_CHUNK:g}"
+                raise HTTPException(408, why) from None
+            taken, whole = taken + len(message.get("body", b"")), not message.get("more_body", False)
             if taken > self._body:
                 raise HTTPException(413, self._message)
             return message

@@ -17,6 +17,7 @@ from hetero.cluster.cluster import Cluster
 from hetero.cluster.inventory import take_inventory
 from hetero.config import api_keys, make_config
 from hetero.gateway.app import make_app
+from hetero.gateway.connections import options
 from hetero.plan import Planner
 from hetero.serve import limits_of
 from hetero.session import Session
@@ -47,7 +48,8 @@ class RunningServer:
         self._loop = asyncio.get_running_loop()
         self.session = Session(self.plan, self.planner, self.cluster, self.events.append)
         self.served = self.session.gateway_state(self.plan, limits_of(self.config), api_keys(self.config))
-        server = uvicorn.Server(uvicorn.Config(make_app(self.served), port=0, log_level="warning", lifespan="off"))
+        app = make_app(self.served)
+        server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off", **options()))
         server.install_signal_handlers = lambda: None
         serving = asyncio.create_task(server.serve())
         try:

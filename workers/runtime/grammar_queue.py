@@ -5,9 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 
-from hetero.workers.errors import GrammarError
 from hetero.workers.sampling.grammar import Compiled, Grammars
 from hetero.workers.wire.messages import Cancel, Message, Open, Resume
 
@@ -58,8 +56,9 @@ class GrammarQueue:
 
     def _compile(self) -> None:
         while (grammar := self._work.get()) is not None:
-            compiled = None
-            with suppress(GrammarError):  # it is told where the request begins
+            try:
                 compiled = self._grammars().compile(grammar)
+            except BaseException:  # it is met, and told, where the request begins; this thread serves others
+                compiled = None
             self._done.put((grammar, compiled))
             self._compiled()

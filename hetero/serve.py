@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import socket
 
@@ -55,6 +56,9 @@ def serve(config: Config, plan: Plan, planner: Planner, cluster: Cluster, consol
         for line in remarks(plan):
             say(line)
         say(f"serving {plan.name} at {url}/v1 (Ctrl-C stops)")
+        # What is here stays; a body of a million lists must not have it all looked through again and again.
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 50)
         try:
             await session.template.render([{"role": "user", "content": "Hello"}])
         except RequestError as error:

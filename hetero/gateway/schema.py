@@ -12,6 +12,7 @@ from hetero.workers.wire.messages import MAX_LOGPROBS, MAX_TOKENS, Sampling
 _SEED = (1 << 63) - 1
 _MOST_BIASED = 1024  # tokens of logit_bias
 _MOST_CHOICES = 128  # of a request, over all its prompts
+_MOST_PARTS = 100_000  # lists, objects and their fields, in a body
 # Fields of OpenAI's API with the values that ask for nothing special; others are refused.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "best_of": (None, 1),
@@ -34,8 +35,22 @@ class _Strict(BaseModel):
         if not isinstance(body, dict):
             return body
         known = {field.alias or name for name, field in cls.model_fields.items()}
-        unknown = [key for key in body if key not in known]
-        return {key: value for key, value in body.items() if key in known or key is unknown[0]}
+        unknown = next((key for key in body if key not in known), None)
+        return {key: value for key, value in body.items() if key in known or key is unknown}
+
+
+def _check_parts(body: dict[str, Any]) -> None:
+    """Raise ValueError for a body of so many parts that looking at each would take seconds."""
+    count, left = 0, [body]
+    while left:
+        part = left.pop()
+        count += len(part) if isinstance(part, dict) else 0
+        for each in part.values() if isinstance(part, dict) else part:
+            if count > _MOST_PARTS:
+                raise ValueError(f"more than {_MOST_PARTS} lists, objects and fields")
+            if type(each) in (dict, list):
+                count += 1
+                left.append(each)
 
 
 class StreamOptions(_Strict):
@@ -104,6 +119,7 @@ class OpenRequest(_Strict):
         """Drop fields that ask for nothing; the strict check then names any other as not supported."""
         if not isinstance(body, dict):
             return body
+        _check_parts(body)
         kept = {}
         for key, value in body.items():
             if key in _IGNORED or (

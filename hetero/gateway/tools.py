@@ -15,6 +15,7 @@ from typing import Any
 from hetero.gateway.schema import ChatMessage, ChatRequest, NamedTool, Tool
 from hetero.workers.sampling.grammar import calls_grammar, tagged_grammar
 
+_LONGEST = 1 << 20  # characters of a call's arguments that are read
 _BEGIN, _END = "<tool_call>", "</tool_call>"
 
 
@@ -22,6 +23,8 @@ def rendered(message: ChatMessage) -> dict[str, Any]:
     """A message as chat templates want it: the arguments of calls as objects, since templates write them as JSON."""
     found = message.model_dump(exclude_none=True)
     for call in found.get("tool_calls", []):
+        if len(call["function"]["arguments"]) > _LONGEST:
+            continue
         with suppress(ValueError, RecursionError):
             if isinstance(arguments := json.loads(call["function"]["arguments"]), dict):
                 call["function"]["arguments"] = arguments

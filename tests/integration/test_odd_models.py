@@ -11,7 +11,6 @@ import os
 import random
 import shutil
 from pathlib import Path
-from typing import Any
 
 import gguf
 import llama_cpp  # noqa: F401  (once, not in each fork)
@@ -21,6 +20,7 @@ import torch
 import transformers
 from helpers.builtin_pair import DRAFTER
 from helpers.forked import Died, forked
+from helpers.mutation import mutated
 from helpers.odd_gguf import rewritten
 
 from hetero.config import Config
@@ -32,10 +32,6 @@ from hetero.workers.models import model, probe
 
 os.environ["GGML_NO_BACKTRACE"] = "1"  # as the probe has it
 HERE = Inventory(cores=(0, 1), memory=1 << 36, gpus=())
-ODD: list[Any] = [
-    0, -1, 1, 3, 255, 2**31, 2**63, 2**64, 10**400, 1.5, 1e308, -1e308, float("nan"), float("inf"), True, None, "", "²",
-    "x", "x" * 10_000, "\x1b[31m\n\0", "\ud800", "../../etc", [], {}, [0], [None], ["x"] * 1000, {"x": {}},
-]  # fmt: skip
 
 
 def planned(path: Path) -> None:
@@ -187,17 +183,6 @@ def directory(tmp_path_factory) -> Path:
     return path
 
 
-def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    found = [path] if path else []
-    if isinstance(value, dict):
-        for key in list(value)[:30]:
-            found += places(value[key], (*path, key))
-    elif isinstance(value, list):
-        for n in range(min(len(value), 5)):
-            found += places(value[n], (*path, n))
-    return found
-
-
 def odd_directory(path: Path, rng: random.Random) -> None:
     """One of its files is changed: a value of its JSON, its bytes, or it is gone."""
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
@@ -210,17 +195,9 @@ def odd_directory(path: Path, rng: random.Random) -> None:
         if kind < 0.75:
             try:
                 value = json.loads(file.read_text())
-                *way, last = rng.choice(places(value))
-            except (ValueError, IndexError, RecursionError):
+            except (ValueError, RecursionError):
                 continue
-            place = value
-            for step in way:
-                place = place[step]
-            if rng.random() < 0.2:
-                del place[last]
-            else:
-                place[last] = rng.choice(ODD)
-            file.write_text(json.dumps(value))
+            file.write_text(json.dumps(mutated(value, rng)))
         elif kind < 0.85:
             data = bytearray((path / rng.choice(names)).read_bytes()) or bytearray(b"x")
             for _ in range(rng.choice([1, 5])):

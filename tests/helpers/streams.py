@@ -13,7 +13,12 @@ from helpers.running_server import RunningServer
 
 
 def streams(
-    server: RunningServer, max_tokens: int, seeds: list[int], meanwhile=None, **fields: object
+    server: RunningServer,
+    max_tokens: int,
+    seeds: list[int],
+    meanwhile=None,
+    headers: dict[str, str] | None = None,
+    **fields: object,
 ) -> list[tuple[str, dict]]:
     """All prompts at once, streamed; texts and last chunks. ``meanwhile`` runs when all have begun."""
     begun = [threading.Event() for _ in seeds]
@@ -28,7 +33,8 @@ def streams(
             "stream": True,
             **fields,
         }
-        with httpx.stream("POST", f"{server.url}/v1/completions", json=body, timeout=120) as answer:
+        url = f"{server.url}/v1/completions"
+        with httpx.stream("POST", url, json=body, headers=headers, timeout=120) as answer:
             for line in answer.iter_lines():
                 if not line.startswith("data: {"):
                     continue

@@ -77,8 +77,15 @@ def test_others_do_not_wait_while_one_compiles(stack):
     assert status == 400 and answers > 20
 
 
-def test_a_grammar_that_fails_on_its_way_is_the_requests_fault(stack):
-    found = ask(stack, {"type": "array", "items": {"type": "integer"}, "minItems": 1_000_000_000})
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "array", "items": {"type": "integer"}, "minItems": 1_000_000_000},
+        {"type": "object", "properties": {f"p{n}": {"type": "integer"} for n in range(1300)}},
+    ],
+)
+def test_a_grammar_that_fails_on_its_way_is_the_requests_fault(stack, schema):
+    found = ask(stack, schema)
     assert found.status_code in (200, 400), found.text
 
 

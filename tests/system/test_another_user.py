@@ -6,21 +6,15 @@ Needs root, to become somebody else.
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
-import zmq
 from helpers.forked import forked
-from helpers.real_workers import opening
+from helpers.meddling import meddle
 from helpers.running_server import RunningServer
 from helpers.streams import streams
-
-from hetero.workers.wire.codec import encode
-from hetero.workers.wire.messages import Cancel, Draft, Ping
-from hetero.workers.wire.sockets import connect_dealer, make_keys
 
 pytestmark = pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="needs root")
 NOBODY = 65534
@@ -91,24 +85,8 @@ def test_it_neither_opens_nor_cancels_nor_alters(stack):
     calm = streams(stack, 200, [7], headers=key)
     status = stack.status("target")
 
-    def meddle(seq: int) -> tuple[int, list[int]]:
-        context = zmq.Context()
-        frames = [Ping("drafter", 1, []), Ping("gateway", 0, [(seq, 5)]), opening(77, [1, 2, 3]), Cancel(seq)]
-        frames += [Draft(seq, status.epoch, 10, [-1], [5], [1.0], 0.1)]
-        sockets = [
-            connect_dealer(context, status.endpoint, name, make_keys())
-            for name in (b"stranger", f"drafter-0-{status.epoch:x}".encode())
-        ]
-        for socket in sockets:
-            for frame in frames:
-                try:
-                    socket.send(encode(frame), zmq.NOBLOCK)
-                except zmq.Again:
-                    break
-        time.sleep(1)
-        heard = sum(bool(socket.poll(0)) for socket in sockets)
-        for socket in sockets:
-            socket.close(0)
+    def try_it(seq: int) -> tuple[int, list[int]]:
+        heard = meddle(status.endpoint, status.epoch, seq)
         codes = [
             httpx.post(f"{stack.url}/v1/completions", json={"prompt": "x"}, headers=headers).status_code
             for headers in ({}, {"Authorization": "Bearer guess"})
@@ -124,7 +102,7 @@ def test_it_neither_opens_nor_cancels_nor_alters(stack):
     told = []
     stormy = streams(
         stack, 200, [7], headers=key,
-        meanwhile=lambda: told.append(as_another(lambda: meddle(next(iter(stack.session.client._live))))),
+        meanwhile=lambda: told.append(as_another(lambda: try_it(next(iter(stack.session.client._live))))),
     )  # fmt: skip
     assert told == [(0, [401, 401, 1, 1])]
     assert stormy[0][0] == calm[0][0] and stack.status("target").pid == status.pid

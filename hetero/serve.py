@@ -13,7 +13,7 @@ from rich.table import Table
 
 from hetero.cluster.cluster import Cluster
 from hetero.config import Config, api_keys, check_certificate
-from hetero.errors import ConfigError, HeteroError, RequestError
+from hetero.errors import ConfigError, HeteroError
 from hetero.gateway import connections
 from hetero.gateway.admission import AdmissionLimits
 from hetero.gateway.app import make_app
@@ -61,8 +61,8 @@ def serve(config: Config, plan: Plan, planner: Planner, cluster: Cluster, consol
         gc.set_threshold(50_000, 20, 50)
         try:
             await session.template.render([{"role": "user", "content": "Hello"}])
-        except RequestError as error:
-            say(f"  chats will be refused: {error}")
+        except HeteroError as error:
+            say(f"  chats may be refused: {error}")
 
     async def end_with_ray(session: Session) -> None:
         nonlocal status

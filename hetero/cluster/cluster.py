@@ -20,7 +20,7 @@ from hetero.cluster.scratch import Scratch, ray_folders
 from hetero.cluster.token import known_token, own_token, use_token
 from hetero.errors import ClusterError
 from hetero.placement.nodes import Node
-from hetero.workers.models.probe import last_words
+from hetero.workers.models.confined import last_words
 from hetero.workers.runtime.build import build
 
 # Ray as it starts on Macs and Windows: all of it listens on the loopback. It lives without a network then, too.

@@ -20,6 +20,7 @@ from hetero.workers.models.confined import answer_lines, limit_memory
 from hetero.workers.models.tokenizer import LONGEST_TEXT, Tokenizer
 
 _LARGEST = 1 << 20  # characters of a template
+_WAITING = 1024  # chats at once
 _SECONDS = 5.0  # a chat may take to be rendered
 _MEMORY = 512 << 20  # bytes it may take
 # For models that bring no template: ChatML, as llama-server does.
@@ -38,7 +39,7 @@ class ChatTemplate:
         self.knows_tools = "tools" in source
         self.bos = tokenizer.bos
         names = {"bos_token": tokenizer.bos, "eos_token": tokenizer.eos}
-        self._sandbox = Sandbox("hetero.gateway.chat", [source, names], _SECONDS, 2 * _SECONDS)
+        self._sandbox = Sandbox("hetero.gateway.chat", [source, names], _SECONDS, _WAITING, 2 * _SECONDS)
         self.close = self._sandbox.close
 
     async def render(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> str:
@@ -47,6 +48,8 @@ class ChatTemplate:
             text, wrong = await self._sandbox.ask([messages, tools or None])
         except Overstrained as end:
             text, wrong = "", f"takes more than {_SECONDS:g} s for them" if end.slow else "overstrains its process"
+        except RecursionError:
+            text, wrong = "", "is not asked for messages or tools that are nested so deeply"
         if wrong:
             raise RequestError(f"messages: the model's chat template {wrong}", "messages")
         return str(text)

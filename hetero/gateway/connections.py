@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import asyncio.constants as constants
 from collections import OrderedDict
 from typing import Any, ClassVar
 
@@ -10,6 +11,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 IDLE = 20.0  # seconds in which a connection's request, without its body, must have come
 STALLED = 60.0  # seconds without room for more of an answer
+_HANDSHAKE = 10.0  # seconds TLS may take to begin
 _MOST = 4096  # connections
 _FILES = 2  # a connection for so many files that may be open
 
@@ -30,12 +32,12 @@ def most_connections() -> int:
 
 class Connection(H11Protocol):
     """uvicorn's, which asks nothing of a client that has connected. One without a request is closed after ``IDLE``
-    seconds, or earlier, the one that waits longest first, where another needs its place; one that does not read its
-    answer after ``STALLED``."""
+    seconds, one that reads nothing of its answer after ``STALLED``; earlier where another needs its place, first the one
+    whose whole request has been awaited longest."""
 
     most = _MOST
-    waiting: ClassVar[OrderedDict[Connection, None]] = OrderedDict()  # of the process, those without a request
-    _timer: asyncio.TimerHandle | None = None
+    waiting: ClassVar[OrderedDict[Connection, None]] = OrderedDict()  # of the process, those without a whole request
+    _idle: asyncio.TimerHandle | None = None
     _stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -47,53 +49,67 @@ class Connection(H11Protocol):
     def handle_events(self) -> None:
         before = self.cycle
         super().handle_events()
-        if self.cycle is not before:
-            self._stop_waiting()
+        if self.cycle is not before:  # how long its body may take is the guard's affair
+            _cancel(self._idle)
+        if self.cycle is not None and not self.cycle.more_body:
+            self.waiting.pop(self, None)
 
     def on_response_complete(self) -> None:
-        before = self.cycle
         self._wait()
         super().on_response_complete()  # which goes on to a request that came meanwhile
-        if self.cycle is not before:
-            self._stop_waiting()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._stalled = self.loop.call_later(STALLED, self.hang_up)
+        self._stalled = self._later(STALLED)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._read_on()
+        _cancel(self._stalled)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_waiting()
-        self._read_on()
+        self._leave()
         super().connection_lost(exc)
 
     def hang_up(self) -> None:
         """Close it at once."""
-        self._stop_waiting()
+        self._leave()
         self.connections.discard(self)
         self.transport.abort()
 
-    def _read_on(self) -> None:
-        if self._stalled is not None:
-            self._stalled.cancel()
-            self._stalled = None
-
     def _wait(self) -> None:
-        self._stop_waiting()
+        _cancel(self._idle)
         self.waiting[self] = None
-        self._timer = self.loop.call_later(IDLE, self.hang_up)
+        self._idle = self._later(IDLE)
 
-    def _stop_waiting(self) -> None:
+    def _later(self, seconds: float) -> asyncio.TimerHandle:
+        """Hang up in so many seconds, unless more of what was written has been read by then."""
+        unread = self.transport.get_write_buffer_size()
+
+        def look() -> None:
+            left = self.transport.get_write_buffer_size()
+            if left >= unread:
+                self.hang_up()
+            elif self._stalled is timer:
+                self._stalled = self._later(seconds)
+            else:
+                self._idle = self._later(seconds)
+
+        timer = self.loop.call_later(seconds, look)
+        return timer
+
+    def _leave(self) -> None:
         self.waiting.pop(self, None)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        _cancel(self._idle)
+        _cancel(self._stalled)
+
+
+def _cancel(timer: asyncio.TimerHandle | None) -> None:
+    if timer is not None:
+        timer.cancel()
 
 
 def options() -> dict[str, Any]:
     """What to tell uvicorn.Config."""
     Connection.most = most_connections()
+    constants.SSL_HANDSHAKE_TIMEOUT = _HANDSHAKE  # uvicorn has no setting for it
     return {"http": Connection}

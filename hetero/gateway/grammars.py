@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hetero.gateway.sandbox import Overstrained, Sandbox
 
+_WAITING = 32  # different grammars at once
 _SECONDS = 3.0  # a grammar may take to compile: the verifier compiles it again
 _KNOWN = 1024  # verdicts kept
 
@@ -17,7 +18,7 @@ class GrammarProbe:
     """Belongs to one event loop."""
 
     def __init__(self, model: Path) -> None:
-        self._sandbox = Sandbox("hetero.workers.models.grammar_probe", str(model), _SECONDS)
+        self._sandbox = Sandbox("hetero.workers.models.grammar_probe", str(model), _SECONDS, _WAITING)
         self._asking: dict[bytes, asyncio.Task[str | None]] = {}
         self._known: OrderedDict[bytes, str | None] = OrderedDict()
         self.close = self._sandbox.close
@@ -33,15 +34,18 @@ class GrammarProbe:
         return await asyncio.shield(self._asking[key])
 
     async def _ask(self, key: bytes, grammar: str) -> str | None:
-        found: str | None
         try:
-            found = await self._sandbox.ask(grammar)
-        except Overstrained as end:
-            why = f"takes more than {_SECONDS:g} s to compile" if end.slow else "overstrains the grammar library"
-            found = f"it {why}: make it simpler"
+            try:
+                found: str | None = await self._sandbox.ask(grammar)
+            except Overstrained as end:
+                if end.slow:
+                    return f"it takes more than {_SECONDS:g} s to compile: make it simpler"
+                found = await self._sandbox.ask(grammar)  # it may have died of all it had compiled before
+        except Overstrained:
+            return "it overstrains the grammar library: make it simpler"
         finally:
             del self._asking[key]
-        self._known[key] = found
+        self._known[key] = found  # what the moment may have caused is asked again
         if len(self._known) > _KNOWN:
             self._known.popitem(last=False)
         return found

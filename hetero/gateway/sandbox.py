@@ -11,7 +11,6 @@ from typing import Any
 from hetero.errors import Busy
 
 _LONGEST = 64 << 20  # bytes of an answer
-_WAITING = 32  # questions at once
 _RETRY = 2  # seconds after which one that found too many should be asked again
 
 
@@ -26,10 +25,10 @@ class Overstrained(Exception):
 class Sandbox:
     """Starts its process at the first question, and another where one died. Belongs to one event loop."""
 
-    def __init__(self, module: str, greeting: Any, seconds: float, start: float = 60.0) -> None:
+    def __init__(self, module: str, greeting: Any, seconds: float, most: int, start: float = 60.0) -> None:
         """``module`` is run with ``greeting`` as its first line; ``seconds`` a question may
-        take, ``start`` seconds until it is ready."""
-        self._seconds, self._start = seconds, start
+        take, ``most`` may wait at once, ``start`` seconds until it is ready."""
+        self._seconds, self._most, self._start = seconds, most, start
         self._module, self._greeting = module, greeting
         self._process: asyncio.subprocess.Process | None = None
         self._dying: list[asyncio.subprocess.Process] = []
@@ -37,23 +36,24 @@ class Sandbox:
         self._waiting = 0
 
     async def ask(self, question: Any) -> Any:
-        """Its answer. Raises Overstrained, and Busy where too many ask at once."""
-        if self._waiting >= _WAITING:
+        """Its answer. Raises Overstrained, RecursionError, and Busy where too many ask or no process can be had."""
+        line = json.dumps(question).encode() + b"\n"
+        if self._waiting >= self._most:
             raise Busy(f"the server is full: {self._waiting} schemas or chats are looked at", _RETRY)
         self._waiting += 1
         try:
             async with self._turn:
-                return await self._ask(question)
+                return await self._ask(line)
         finally:
             self._waiting -= 1
 
-    async def _ask(self, question: Any) -> Any:
+    async def _ask(self, line: bytes) -> Any:
         done = False
         try:
             process = await self._running()
             assert process.stdin is not None and process.stdout is not None
             async with asyncio.timeout(self._seconds):
-                process.stdin.write(json.dumps(question).encode() + b"\n")
+                process.stdin.write(line)
                 await process.stdin.drain()
                 answer = json.loads(await process.stdout.readline())
             done = True
@@ -69,10 +69,13 @@ class Sandbox:
     async def _running(self) -> asyncio.subprocess.Process:
         self._dying = [process for process in self._dying if process.returncode is None]
         if self._process is None or self._process.returncode is not None:
-            self._process = process = await asyncio.create_subprocess_exec(
-                sys.executable, "-P", "-m", self._module, limit=_LONGEST,
-                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
-            )  # fmt: skip
+            try:
+                self._process = process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-P", "-m", self._module, limit=_LONGEST,
+                    stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
+                )  # fmt: skip
+            except OSError as error:
+                raise Busy(f"no process to look at it can be started ({error.strerror or error})", _RETRY) from None
             assert process.stdin is not None and process.stdout is not None
             async with asyncio.timeout(self._start):
                 process.stdin.write(json.dumps(self._greeting).encode() + b"\n")

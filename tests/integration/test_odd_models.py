@@ -149,6 +149,13 @@ def test_a_file_that_kills_its_reader_is_one_line(tmp_path):
         find_model(str(odd), "target")
 
 
+def test_a_file_larger_than_memory_is_read_all_the_same(tmp_path):
+    large = tmp_path / "large.gguf"
+    shutil.copy(DRAFTER, large)
+    os.truncate(large, 40 << 30)  # of which nothing lies on the disk
+    assert find_model(str(large), "target").shape.weights == 40 << 30
+
+
 def test_what_is_no_file_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(HeteroError, match="neither a file nor a directory"):

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
+import time
 from types import SimpleNamespace
 
+import psutil
 import pytest
+from helpers.builtin_pair import TARGET
 
 from hetero.errors import Busy, RequestError
 from hetero.gateway.chat import ChatTemplate
-from hetero.gateway.sandbox import Sandbox
+from hetero.gateway.grammars import GrammarProbe
+from hetero.gateway.sandbox import Overstrained, Sandbox
 
 LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}"
 ENDS = "{% endfor %}" * 3
@@ -79,10 +85,63 @@ def test_a_template_that_hung_is_there_for_the_next_chat(monkeypatch):
 
 def test_too_many_questions_at_once_are_refused():
     async def play() -> None:
-        sandbox = Sandbox("hetero.gateway.chat", ["{{ messages }}", {}], 5.0)
+        sandbox = Sandbox("hetero.gateway.chat", ["{{ messages }}", {}], 5.0, 32)
         found = await asyncio.gather(*[sandbox.ask([[n], None]) for n in range(40)], return_exceptions=True)
         assert found[:32] == [[f"[{n}]", ""] for n in range(32)]
         assert all(isinstance(each, Busy) for each in found[32:])
         await sandbox.close()
+
+    asyncio.run(play())
+
+
+def test_what_nests_too_deeply_is_the_requests_fault():
+    async def play() -> None:
+        template = ChatTemplate(SimpleNamespace(chat_template="{{ messages }}", bos="", eos=""))
+        deep: list[object] = []
+        for _ in range(5000):
+            deep = [deep]
+        with pytest.raises(RequestError, match="nested so deeply"):
+            await template.render([{"role": "user", "content": deep}])
+        assert await template.render([{"a": 1}]) == "[{'a': 1}]"
+        await template.close()
+
+    asyncio.run(play())
+
+
+def test_a_process_that_hangs_ends_with_the_server():
+    code = (
+        "import asyncio, os, sys; from types import SimpleNamespace; from hetero.gateway.chat import ChatTemplate\n"
+        f"t = ChatTemplate(SimpleNamespace(chat_template={LOOP + ENDS!r}, bos='', eos=''))\n"
+        "async def play():\n"
+        "    task = asyncio.create_task(t.render([]))\n"
+        "    while t._sandbox._process is None: await asyncio.sleep(0.01)\n"
+        "    print(t._sandbox._process.pid, flush=True); await task\n"
+        "asyncio.run(play())"
+    )
+    server = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    child = psutil.Process(int(server.stdout.readline()))
+    time.sleep(1.0)  # it has come to its endless loop
+    server.kill()
+    server.wait(10)
+    child.wait(10)
+
+
+def test_a_grammar_that_died_of_others_is_asked_again():
+    async def play() -> None:
+        probe = GrammarProbe(TARGET)
+        answers = iter([Overstrained(slow=False), None, Overstrained(slow=True), Overstrained(slow=True), None])
+
+        async def ask(grammar: str) -> str | None:
+            answer = next(answers)
+            if answer is not None:
+                raise answer
+            return None
+
+        probe._sandbox.ask = ask
+        assert await probe.objection("a") is None and await probe.objection("a") is None
+        for _ in range(2):  # a slow moment is not remembered
+            assert "takes more than" in (await probe.objection("b") or "")
+        assert await probe.objection("b") is None
 
     asyncio.run(play())

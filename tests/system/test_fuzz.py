@@ -66,6 +66,8 @@ def nothing_left(stack: RunningServer) -> Iterator[None]:
 
     for n in range(30):  # what is made once is there
         stack.complete(f"x{n}", max_tokens=30)
+    chat = {"messages": [{"role": "user", "content": "x"}], "response_format": {"type": "json_object"}, "max_tokens": 9}
+    assert httpx.post(f"{stack.url}/v1/chat/completions", json=chat, timeout=100).status_code == 200
     before = look()
     yield
     until(lambda: stack.served.admission.sequences == 0, 120)

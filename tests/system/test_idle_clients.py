@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
+import threading
 import time
+from collections.abc import Awaitable, Callable
 
 import httpx
 import pytest
+import uvicorn
 from helpers.builtin_pair import NO_END
 from helpers.running_server import RunningServer
 
-from hetero.gateway import auth, connections
+from hetero.gateway import connections
 
 
 @pytest.fixture(scope="module")
@@ -76,37 +80,84 @@ def test_idle_ones_shut_nobody_out(stack, monkeypatch):
 
 
 def test_a_request_under_way_is_not_idle(stack, monkeypatch):
-    monkeypatch.setattr(connections, "IDLE", 0.3)
-    found = stack.complete("x", max_tokens=1200, temperature=0.5, seed=1)
-    assert found["usage"]["completion_tokens"] == 1200
+    monkeypatch.setattr(connections, "IDLE", 1.0)
+    began = time.monotonic()
+    while time.monotonic() < began + 2.5:
+        found = stack.complete("x", max_tokens=1900, temperature=0.5, seed=1)
+        assert found["usage"]["completion_tokens"] == 1900
 
 
-def test_a_body_that_stops_coming_is_told_so(stack, monkeypatch):
-    monkeypatch.setattr(auth, "_CHUNK", 1.0)
-    with connect(stack) as client:
-        client.sendall(
-            b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-            b'Content-Length: 500\r\n\r\n{"prompt": '
-        )
-        client.settimeout(20)
-        assert client.recv(12) == b"HTTP/1.1 408"
-    stack.settled()
+def test_bodies_that_do_not_come_shut_nobody_out(stack, monkeypatch):
+    monkeypatch.setattr(connections.Connection, "most", 20)
+    held = [connect(stack) for _ in range(60)]
+    try:
+        for client in held:
+            with contextlib.suppress(OSError):
+                client.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n")
+        for _ in range(3):
+            assert httpx.get(f"{stack.url}/health", timeout=10).status_code == 200
+    finally:
+        for client in held:
+            client.close()
+
+
+@pytest.mark.parametrize("limit", ["IDLE", "STALLED"])
+def test_one_that_reads_slowly_gets_all_of_a_large_answer(monkeypatch, limit):
+    """Longer than the limit, at a steady pace."""
+    monkeypatch.setattr(connections, limit, 1.0)
+    size = 16 << 20
+
+    async def app(scope: dict, receive: object, send: Callable[[dict], Awaitable[None]]) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % size)]})
+        await send({"type": "http.response.body", "body": b"x" * size})
+
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off", **connections.options()))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+            client.connect(server.servers[0].sockets[0].getsockname())
+            client.settimeout(60)
+            client.sendall(WHOLE)
+            got = 0
+            while got < size:
+                more = client.recv(1 << 17)
+                assert more, f"{got} of {size} bytes came"
+                got += len(more)
+                time.sleep(0.03)
+    finally:
+        server.should_exit = True
+        thread.join(30)
+
+
+def reading_little(stack) -> socket.socket:
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+    host, port = stack.url.removeprefix("http://").split(":")
+    client.connect((host, int(port)))
+    client.settimeout(120)
+    return client
+
+
+def ask(client: socket.socket, body: dict) -> None:
+    data = json.dumps(body).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n"
+    client.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + data)
 
 
 def test_one_that_does_not_read_is_cut_and_its_place_is_free(stack, monkeypatch):
     monkeypatch.setattr(connections, "STALLED", 1.0)
-    body = {"prompt": "x", "max_tokens": 1500, "logprobs": 20, "stream": True, "logit_bias": NO_END}
-    data = json.dumps(body).encode()
-    with socket.socket() as lazy:
-        lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-        host, port = stack.url.removeprefix("http://").split(":")
-        lazy.connect((host, int(port)))
-        head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n"
-        lazy.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + data)
-        end = time.monotonic() + 60
-        while stack.served.admission.sequences == 0:
+    cut, hang_up = [], connections.Connection.hang_up
+    monkeypatch.setattr(connections.Connection, "hang_up", lambda self: cut.append(1) or hang_up(self))
+    with reading_little(stack) as lazy:
+        ask(lazy, {"prompt": "x", "max_tokens": 1900, "logprobs": 20, "n": 16, "stream": True, "logit_bias": NO_END})
+        end = time.monotonic() + 100
+        while not cut:
             assert time.monotonic() < end
-            time.sleep(0.01)
+            time.sleep(0.05)
         while stack.served.admission.sequences:  # nobody closed it
             assert time.monotonic() < end
             time.sleep(0.1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import gguf
 import pytest
 from helpers.builtin_pair import DRAFTER, TARGET
@@ -52,3 +54,14 @@ def test_damaged_headers_are_one_line(tmp_path):
                 read_metadata(file)
             except ModelError as error:
                 assert "\n" not in str(error)
+
+
+def test_large_rotary_bases_are_read_and_odd_values_are_told(tmp_path):
+    config = {
+        "model_type": "llama", "num_hidden_layers": 1, "hidden_size": 64, "num_attention_heads": 2, "vocab_size": 9,
+        "intermediate_size": 64, "rope_theta": 3580165449.0, "rms_norm_eps": "much",
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "a.safetensors").touch()
+    found = read_metadata(tmp_path)
+    assert found.theta == 3580165449.0 and found.missing == ("rms_norm_eps",)

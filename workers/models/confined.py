@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import re
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+_LAST_WORDS = re.compile(r".*(?:ASSERT|[Ee]rror: |terminate called|what\(\)).*")
+_DIE_WITH_PARENT = 1  # prctl's number
+
+
+def last_words(said: str) -> str:
+    """What a process told of its end on its standard error: the line that names the cause, or ""."""
+    found = _LAST_WORDS.search(said)
+    return re.sub(r"\S*/", "", found[0]).strip()[:200] if found else ""
 
 
 def limit_memory(more: int) -> None:
@@ -22,6 +34,8 @@ def limit_memory(more: int) -> None:
 def answer_lines(begin: Callable[[Any], Callable[[Any], Any]]) -> None:
     """Read JSON, a line each, until the input ends: the first goes to ``begin``, which gives the function that answers
     all others. What it raises ends the process."""
+    if sys.platform == "linux":  # else one that hangs would outlive a server that is killed
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     answer = begin(json.loads(sys.stdin.readline()))
     print("ready", flush=True)
     for line in sys.stdin:

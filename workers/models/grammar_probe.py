@@ -12,6 +12,7 @@ from hetero.workers.errors import GrammarError
 from hetero.workers.models.confined import answer_lines, limit_memory
 from hetero.workers.models.tokenizer import load_tokenizer
 from hetero.workers.models.vocabulary import Vocabulary
+from hetero.workers.sampling.grammar import Grammar
 
 _MEMORY = 512 << 20  # bytes of addresses all grammars may take; this process is begun anew where that is too little
 
@@ -22,7 +23,7 @@ def objection(vocabulary: Vocabulary, grammar: str) -> str | None:
     if wrong is not None:
         return wrong
     try:
-        vocabulary.grammars.start(grammar).allowed(len(vocabulary))
+        Grammar(vocabulary.grammars.compile(grammar).matcher).allowed(len(vocabulary))
     except GrammarError as error:
         return str(error)
     return None

@@ -22,6 +22,7 @@ _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<
 _MOST_KEYS = 1 << 16
 _MOST_ENTRIES = 1 << 24  # of an array
 _LONGEST_KEY = 1 << 16
+_LARGEST_REAL = 1e15
 _LARGEST = 1 << 31  # of a number that counts something: more is a damaged file
 
 
@@ -144,9 +145,9 @@ class _Numbers:
 
     def real(self, key: str, default: float, must: bool = False) -> float:
         value = self._values.get(key)
-        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < _LARGEST:
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < _LARGEST_REAL:
             return float(value)
-        self.missing += [key] * must
+        self.missing += [key] * (must or value is not None)
         return default
 
 

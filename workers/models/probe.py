@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from hetero.placement.errors import one_line
 from hetero.workers.errors import ModelError
-from hetero.workers.models.confined import limit_memory
+from hetero.workers.models.confined import last_words, limit_memory
 from hetero.workers.models.model import read_model
 
 _SECONDS = 120  # a vocabulary may take to load
-_MEMORY = 8 << 30  # bytes of addresses a GGUF file's may take
+_MEMORY = 8 << 30  # bytes of addresses a GGUF file may take beyond its own
 # Every byte of UTF-8's lower half, several scripts, digits: an odd vocabulary falls over what it lacks.
 _SAMPLE = "".join(map(chr, range(1, 0x370))) + "  \n\n 1234567 \u4f60\u597d \u3053\u3093 \uac00 \U0001f44d <s></s>"
-_LAST_WORDS = re.compile(r".*(?:ASSERT|[Ee]rror: |terminate called|what\(\)).*")
 
 
 def check_readable(path: Path) -> None:
@@ -32,7 +31,8 @@ def check_readable(path: Path) -> None:
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS, env=environment)
     except subprocess.TimeoutExpired:
-        raise ModelError(f"{path}: it takes more than {_SECONDS} s to read: the file is damaged") from None
+        why = f"it takes more than {_SECONDS} s to read: it is damaged, or its disk is slow"
+        raise ModelError(f"{path}: {why}") from None
     said = done.stdout.decode(errors="replace").strip().rpartition("\n")[2]
     if done.returncode == 0 and said:
         if (wrong := json.loads(said)) is not None:
@@ -42,20 +42,17 @@ def check_readable(path: Path) -> None:
     raise ModelError(f"{path}: the process that read it died: the file is damaged, or odd ({words})")
 
 
-def last_words(said: str) -> str:
-    """What a process told of its end on its standard error: the line that names the cause, or ""."""
-    found = _LAST_WORDS.search(said)
-    return re.sub(r"\S*/", "", found[0]).strip()[:200] if found else ""
-
-
 def objection(path: Path) -> str | None:
     """Why a model cannot be read; None: it can."""
     try:
-        read_model(path).tokenizer.encode(_SAMPLE)
+        tokenizer = read_model(path).tokenizer
+        tokenizer.encode("Hello")
     except ModelError as error:
         return str(error)
     except BaseException as error:  # libraries raise what they like, a panic of Rust's is no Exception
         return f"{path}: it cannot be read ({one_line(f'{type(error).__name__}: {error}')})"
+    with suppress(BaseException):  # a vocabulary may lack characters; what kills is seen by whoever asked
+        tokenizer.encode(_SAMPLE)
     return None
 
 
@@ -63,7 +60,7 @@ def main() -> None:
     """Write the objection as JSON."""
     path = Path(sys.argv[1])
     if path.is_file():  # transformers maps much
-        limit_memory(_MEMORY)
+        limit_memory(_MEMORY + path.stat().st_size)  # mapped whole
     print(json.dumps(objection(path)), flush=True)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from hetero.workers.sampling.grammar import Compiled, Grammars
 from hetero.workers.wire.messages import Cancel, Message, Open, Resume
@@ -20,6 +20,7 @@ class GrammarQueue:
         self._work: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[tuple[str, Compiled | None]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._closed = False
 
     def holds(self, peer: bytes, message: Message) -> bool:
         """Whether a message is kept until ``released``: a request with a grammar that is not compiled yet. It may be
@@ -40,22 +41,21 @@ class GrammarQueue:
         self._held[opening.grammar][opening.seq] = peer, message
         return True
 
-    def released(self) -> list[tuple[bytes, Message]]:
-        """The messages that may go on now."""
-        found: list[tuple[bytes, Message]] = []
+    def released(self) -> Iterator[tuple[bytes, Message]]:
+        """The messages that may go on now; each must have been taken in before the next, which may need its room."""
         while not self._done.empty():
             grammar, compiled = self._done.get()
             if compiled is not None:
                 self._grammars().keep(grammar, compiled)
-            found += self._held.pop(grammar).values()
-        return found
+            yield from self._held.pop(grammar).values()
 
     def close(self) -> None:
         """End the thread, after what it is at."""
+        self._closed = True
         self._work.put(None)
 
     def _compile(self) -> None:
-        while (grammar := self._work.get()) is not None:
+        while (grammar := self._work.get()) is not None and not self._closed:
             try:
                 compiled = self._grammars().compile(grammar)
             except BaseException:  # it is met, and told, where the request begins; this thread serves others

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from hetero.workers.errors import GrammarError
 
 _KEPT = 128 << 20  # bytes of compiled grammars, as they were seen to take
-_LEAST = 1 << 20  # bytes one counts for at least
+_LEAST = 2 << 20  # bytes one counts for at least: what it took may have lain free before
 
 
 def json_grammar(schema: dict[str, Any]) -> str:

@@ -32,7 +32,7 @@ def most_connections() -> int:
 
 class Connection(H11Protocol):
     """uvicorn's, which asks nothing of a client that has connected. One without a request is closed after ``IDLE``
-    seconds, one that reads nothing of its answer after ``STALLED``; earlier where another needs its place, first the one
+    seconds, one that reads nothing of its answer after ``STALLED``. Where another needs its place, first the one goes
     whose whole request has been awaited longest."""
 
     most = _MOST

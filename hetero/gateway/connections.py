@@ -51,7 +51,7 @@ class Connection(H11Protocol):
         super().handle_events()
         if self.cycle is not before:  # how long its body may take is the guard's affair
             _cancel(self._idle)
-        if self.cycle is not None and not self.cycle.more_body:
+        if self.cycle is not None and not (self.cycle.more_body or self.cycle.response_complete):
             self.waiting.pop(self, None)
 
     def on_response_complete(self) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import signal
 import sys
 from typing import Any
 
@@ -85,8 +87,10 @@ class Sandbox:
 
     def _end(self) -> None:
         if self._process is not None:
+            # Its own kill() may take the end of one that died from the thread that waits for it, which then complains.
             with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+                if self._process.returncode is None:
+                    os.kill(self._process.pid, signal.SIGKILL)
             self._dying.append(self._process)
             self._process = None
 

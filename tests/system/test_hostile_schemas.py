@@ -35,7 +35,7 @@ def ask(stack: RunningServer, schema: object, **fields: object) -> httpx.Respons
         ({"$ref": "#"}, "the grammar failed"),
     ],
 )
-def test_what_kills_or_freezes_the_library_is_a_400(stack, schema, words, caplog):
+def test_what_kills_or_freezes_the_library_is_a_400(stack, schema, words):
     calm = stack.complete("y = ", max_tokens=40, seed=3)["choices"][0]["text"]
     before = stack.status("target").pid
     for tools in (False, True):
@@ -54,7 +54,6 @@ def test_what_kills_or_freezes_the_library_is_a_400(stack, schema, words, caplog
     assert stack.status("target").pid == before and stack.session.failure is None
     assert stack.complete("y = ", max_tokens=40, seed=3)["choices"][0]["text"] == calm
     assert ask(stack, {"type": "integer"}).status_code == 200  # another probe is there
-    assert not [record.getMessage() for record in caplog.records if record.name == "asyncio"]
     stack.settled()
 
 

@@ -250,3 +250,11 @@ def test_an_empty_vocabulary_is_refused(monkeypatch):
     )
     with pytest.raises(HeteroError, match="vocabulary is empty"):
         model.read_model(DRAFTER)
+
+
+def test_an_extra_that_is_not_installed_is_no_fault_of_the_model(monkeypatch):
+    def lacks(path: Path) -> None:
+        raise ModuleNotFoundError("No module named 'llama_cpp'", name="llama_cpp")
+
+    monkeypatch.setattr(probe, "read_model", lacks)
+    assert probe.objection(DRAFTER) is None

@@ -49,6 +49,8 @@ def objection(path: Path) -> str | None:
         tokenizer.encode("Hello")
     except ModelError as error:
         return str(error)
+    except ModuleNotFoundError:  # of an extra: told by whoever asked, who lacks it, too
+        return None
     except BaseException as error:  # libraries raise what they like, a panic of Rust's is no Exception
         return f"{path}: it cannot be read ({one_line(f'{type(error).__name__}: {error}')})"
     with suppress(BaseException):  # a vocabulary may lack characters; what kills is seen by whoever asked

@@ -20,7 +20,7 @@ from helpers.streams import streams
 
 pytestmark = pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="needs root")
 NOBODY = 65534
-SEEDS = [7, 8, 9, 10]
+SEEDS = [7, 8, 9]
 
 
 def as_another(call):
@@ -86,7 +86,7 @@ def test_nothing_of_the_session_can_be_read(stack):
 
 def test_it_neither_opens_nor_cancels_nor_alters(stack):
     key = {"Authorization": "Bearer sesame"}
-    calm = streams(stack, 1900, SEEDS, headers=key, logit_bias=NO_END)
+    calm = streams(stack, 500, SEEDS, headers=key, logit_bias=NO_END)
     status = stack.status("target")
 
     def try_it(seq: int) -> tuple[int, list[int]]:
@@ -109,7 +109,7 @@ def test_it_neither_opens_nor_cancels_nor_alters(stack):
         seq = next(iter(live))
         told.append((as_another(lambda: try_it(seq)), len(live) > 0))  # they were still under way
 
-    stormy = streams(stack, 1900, SEEDS, meanwhile, key, logit_bias=NO_END)
+    stormy = streams(stack, 500, SEEDS, meanwhile, key, logit_bias=NO_END)
     assert told == [((0, [401, 401, 1, 1]), True)]
     assert [text for text, _ in stormy] == [text for text, _ in calm]
     assert stack.status("target").pid == status.pid

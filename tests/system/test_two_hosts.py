@@ -6,22 +6,19 @@ stream saw under each fault.
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from helpers.served_host import ON, Serving, until
 from helpers.two_hosts import ROOT, Host, TwoHosts, lacking
 
 pytestmark = [pytest.mark.hosts, pytest.mark.timeout(600)]
 
-ON = ". hetero/.venv/bin/activate && export COLUMNS=160 && "
-SEEDS, TOKENS = (21, 22), 400
 CLUSTER = (ROOT / "cluster.yaml").read_text()
 
 
@@ -38,55 +35,6 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoHosts]:
         made.big.firewall(listed[0])
         made.small.firewall(listed[1])
         yield made
-
-
-def until(condition: Callable[[], object], seconds: float = 90.0, what: object = "") -> float:
-    """Seconds it took."""
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() < began + seconds, what() if callable(what) else what
-        time.sleep(0.5)
-    return time.monotonic() - began
-
-
-class Serving:
-    """``hetero serve`` on the first PC."""
-
-    def __init__(self, host: Host, folder: Path, flags: str, before: str = "", port: int = 8000) -> None:
-        self.host, self.url = host, f"http://127.0.0.1:{port}"
-        self.log = folder / f"serve-{time.monotonic_ns()}.log"
-        self.process = host.start(f"{ON}{before}hetero serve --exact --strategy serial --port {port} {flags}", self.log)
-        until(lambda: "Ctrl-C stops" in self.text or self.process.poll() is not None)
-        assert "Ctrl-C stops" in self.text, self.text
-
-    @property
-    def text(self) -> str:
-        return self.log.read_text()
-
-    def after(self, mark: int, words: str, seconds: float = 120) -> float:
-        """Seconds until the log says so, beyond its first ``mark`` characters."""
-        return until(lambda: words in self.text[mark:], seconds, lambda: self.text)
-
-    def streams(self, meanwhile: Callable[[], object] = lambda: None, after: float = 0.3) -> list[dict]:
-        """What came of the seeded streams, with something done while they run."""
-        timer = threading.Timer(after, meanwhile)
-        timer.start()
-        seeds = " ".join(map(str, SEEDS))
-        command = f"python3 hetero/tests/helpers/stream_client.py {self.url} {TOKENS} {seeds}"
-        found = json.loads(self.host.run(command, seconds=400).stdout)
-        timer.join()
-        return found
-
-    def health(self) -> int:
-        command = f"curl -s -o /dev/null -w '%{{http_code}}' {self.url}/health"
-        return int(self.host.run(command, check=False).stdout or 0)
-
-    def stop(self) -> float:
-        began = time.monotonic()
-        if self.process.poll() is None:
-            self.host.signal(f"--port {self.url.rpartition(':')[2]}", signal.SIGTERM)
-        self.process.wait(60)
-        return time.monotonic() - began
 
 
 def accepted(found: list[dict]) -> int:

@@ -187,23 +187,19 @@ def _placed(config: Config) -> tuple[Cluster, Planner, Plan]:
 @main.command()
 @click.argument("prompt")
 @click.option("-n", "--max-tokens", default=128, show_default=True, type=click.IntRange(1))
-@click.option("--temperature", default=0.8, show_default=True, type=click.FloatRange(0, 100))
-@click.option("--top-k", default=0, type=click.IntRange(0), help="Sample among the k likeliest tokens (0: all).")
-@click.option("--top-p", default=1.0, type=click.FloatRange(0, 1, min_open=True))
-@click.option("--min-p", default=0.0, type=click.FloatRange(0, 1))
 @click.option("--seed", default=None, type=click.IntRange(0, (1 << 63) - 1))
 @settings
 def generate(prompt: str, **values: Any) -> None:
     """Complete PROMPT once, without a server."""
     from hetero.generate import run
 
-    own = {name: values.pop(name) for name in ("max_tokens", "temperature", "top_k", "top_p", "min_p", "seed")}
+    own = {name: values.pop(name) for name in ("max_tokens", "seed")}
     config = make_config(values)
     end_with_signals()
     cluster, planner, plan = _placed(config)
     try:
         start_trace(config)
-        asyncio.run(run(prompt, plan, planner, cluster, own, Console(stderr=True)))
+        asyncio.run(run(prompt, config, plan, planner, cluster, own, Console(stderr=True)))
     finally:
         cluster.leave()
 

@@ -71,7 +71,23 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         float, Meta(ge=0, le=1e6, description="Seconds a request may take, waiting included (0: any time).")
     ] = 3600.0
     alias: Annotated[str, Meta(description="The model's name in the API. Default: the file's name.")] = ""
-    host: Annotated[str, Meta(description="Address the HTTP server listens on.")] = "127.0.0.1"
+    temperature: Annotated[
+        float, Meta(ge=-1, le=100, description="Sampling where a request says nothing of it. -1, here and below: the "
+             "model's own, else 0.8."),
+    ] = -1.0  # fmt: skip
+    top_k: Annotated[int, Meta(ge=-1, le=(1 << 31) - 1, description="Likewise; 0: all tokens. Else 40.")] = -1
+    top_p: Annotated[float, Meta(ge=-1, le=1, description="Likewise. Else 0.95.")] = -1.0
+    min_p: Annotated[float, Meta(ge=-1, le=1, description="Likewise. Else 0.05.")] = -1.0
+    strict: Annotated[
+        bool, Meta(description="Refuse fields that are not known and models of another name, instead of ignoring them.")
+    ] = False
+    cors_origin: Annotated[
+        str,
+        Meta(description="Pages that may ask this server, besides this machine's: origins, separated by commas, or *."),
+    ] = ""
+    host: Annotated[
+        str, Meta(description="Address the HTTP server listens on; localhost: the loopback, by IPv4 and IPv6.")
+    ] = "localhost"
     port: Annotated[int, Meta(ge=0, le=65535, description="Port the HTTP server listens on (0: any free one).")] = 8000
     api_key: Annotated[str, Meta(description="A key that requests must bring (Authorization: Bearer KEY).")] = ""
     api_key_file: Annotated[str, Meta(description="File of such keys, one a line.")] = ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hetero.placement.errors import ConfigError, DeviceError, HeteroError, MemoryShortage
 from hetero.workers.errors import ModelError
 
@@ -23,12 +25,22 @@ class ClusterError(HeteroError):
 
 
 class RequestError(HeteroError):
-    """A request is refused; ``param`` names the field, ``status`` the HTTP status."""
+    """A request is refused; ``param`` names the field, ``status`` the HTTP status, ``code`` is OpenAI's word for it,
+    ``details`` are for Anthropic's clients."""
 
-    def __init__(self, message: str, param: str | None = None, status: int = 400) -> None:
+    def __init__(
+        self,
+        message: str,
+        param: str | None = None,
+        status: int = 400,
+        code: str | None = None,
+        details: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__(message)
+        self.details = details
         self.param = param
         self.status = status
+        self.code = code
 
 
 class Busy(HeteroError):

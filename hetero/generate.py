@@ -10,24 +10,35 @@ from typing import Any
 from rich.console import Console
 
 from hetero.cluster.cluster import Cluster
+from hetero.config import Config
 from hetero.errors import RequestError
-from hetero.gateway.client import Ask
-from hetero.gateway.responses import timings
+from hetero.gateway.answers.stats import timings
+from hetero.gateway.client import ask
 from hetero.plan import Plan, Planner
-from hetero.serve import announcement
+from hetero.serve import announcement, defaults_of
 from hetero.session import Session
 from hetero.workers.wire.messages import Sampling
 
 
 async def run(
-    prompt: str, plan: Plan, planner: Planner, cluster: Cluster, asked: dict[str, Any], console: Console
+    prompt: str,
+    config: Config,
+    plan: Plan,
+    planner: Planner,
+    cluster: Cluster,
+    asked: dict[str, Any],
+    console: Console,
 ) -> None:
     """Print the text to standard output, what it cost to ``console``. Raises HeteroError."""
     tokens = plan.target.model.tokenizer.encode(prompt)
     if not 0 < len(tokens) < plan.context:
         raise RequestError(f"the prompt has {len(tokens)} tokens and the context holds {plan.context}", "prompt")
     seed = asked["seed"] if asked["seed"] is not None else secrets.randbits(63)
-    sampling = Sampling(asked["temperature"], asked["top_k"], asked["top_p"], asked["min_p"], seed, 0)
+    own = defaults_of(config, plan)
+    sampling = Sampling(
+        own.temperature, own.top_k, own.top_p, own.min_p, seed,
+        repetition=own.repetition, repetition_last=own.repetition_last,
+    )  # fmt: skip
     for line in announcement(plan):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     session = Session(
@@ -35,7 +46,7 @@ async def run(
     )
     try:
         await session.start()
-        async with aclosing(session.client.generate(Ask(tokens, sampling, asked["max_tokens"]))) as deltas:
+        async with aclosing(session.client.generate(ask(tokens, sampling, asked["max_tokens"]))) as deltas:
             async for delta in deltas:
                 sys.stdout.write(delta.text)
                 sys.stdout.flush()

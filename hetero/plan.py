@@ -17,7 +17,8 @@ from hetero.workers.engines.registry import GGUF, SAFETENSORS, default_engine, f
 from hetero.workers.models.model import Model, check_vocabularies
 from hetero.workers.runtime.spec import WorkerSpec
 
-_MOST_CONTEXT = 8192  # by default; KV for a model's full 128k would fill a home machine
+_KV_SHARE = 0.5  # of the memory beside the weights: what a context chosen by us may take, the rest is for others
+_LEAST_CONTEXT, _STEP = 2048, 256  # tokens of such a context at least, and what it is a multiple of
 _WORKER_PORTS = "20000-20009"  # for other machines; as cluster.yaml tells firewalls
 _EXACT_MOST = 7  # exact mode checks 8 rows a forward
 
@@ -36,7 +37,8 @@ class Placement:
 @dataclass(frozen=True)
 class Plan:
     """Who does what where; ``awaited``: the machine a drafter waits for, "" where it has one or none is wanted;
-    ``alone``: whether it runs beside the target only until another machine comes."""
+    ``alone``: whether it runs beside the target only until another machine comes; ``cut``: whether the context is less
+    than the model's for want of memory."""
 
     target: Placement
     drafter: Placement | None
@@ -45,6 +47,7 @@ class Plan:
     context: int
     awaited: str = ""
     alone: bool = False
+    cut: bool = False
 
     @property
     def placements(self) -> list[Placement]:
@@ -70,7 +73,7 @@ class Planner:
         self._strategy = _strategy(config, self._drafter)
         if self._drafter is not None:
             check_vocabularies(self._target, self._drafter)
-        self._context = config.context or min(self._target.context, _MOST_CONTEXT)
+        self._context = config.context or self._target.context
         if self._context > self._target.context:
             raise ConfigError(
                 f"context: {self._context} exceeds the {self._target.context} tokens {self._target.name} was made for"
@@ -88,11 +91,15 @@ class Planner:
         devices = self._devices([target_at, drafter_at], self._drafter is not None and not awaited)
         target = self._place_target(target_at, devices[0])
         drafter = self._place_drafter(drafter_at, devices[1], target) if self._drafter and not awaited else None
+        if not self._config.context and (fitting := self._fitting(target, drafter, nodes)) < self._context:
+            self._context = fitting
+            return self.plan(nodes)
         self._check_fit([target] + ([drafter] if drafter else []), nodes)
         alone = drafter is not None and target_at is not None and target_at == drafter_at and self._named[1] is None
         self._beside = drafter if alone else None
         name = self._config.alias or self._target.name
-        return Plan(target, drafter, self._strategy, name, self._context, awaited, alone)
+        cut = not self._config.context and self._context < self._target.context
+        return Plan(target, drafter, self._strategy, name, self._context, awaited, alone, cut)
 
     def target_again(self, last: Placement, nodes: Sequence[Node]) -> Placement | None:
         """Where the target goes on that was placed so last: None while its machine is not there."""
@@ -239,16 +246,36 @@ class Planner:
         padded = config.exact and not (asked is not None and asked.always_exact)
         return min(config.gamma, _EXACT_MOST) if padded else config.gamma
 
-    def _check_fit(self, placements: list[Placement], nodes: Sequence[Node]) -> None:
-        """The drafter counts in the fit too (llama.cpp issue 28172)."""
-        by_device: dict[str, list[Placement]] = {}
+    def _fitting(self, target: Placement, drafter: Placement | None, nodes: Sequence[Node]) -> int:
+        """Tokens of context that fit beside the weights, up to those the plan has now: where nobody chose them."""
+        fitting = self._context
+        for key, own in self._by_device([target] + ([drafter] if drafter else [])).items():
+            free = self._free(nodes).get(key)
+            if free is None:
+                continue
+            kv = sum(placement.memory.kv for placement in own)
+            room = _KV_SHARE * (free - sum(placement.memory.total for placement in own) + kv)
+            if kv > room:
+                tokens = int(self._context * max(room, 0) / kv) // _STEP * _STEP
+                fitting = min(fitting, max(tokens, min(_LEAST_CONTEXT, self._context)))
+        return fitting
+
+    def _by_device(self, placements: Sequence[Placement]) -> dict[str, list[Placement]]:
+        found: dict[str, list[Placement]] = {}
         for placement in placements:
             key = str(replace(placement.device, indices=()) if placement.device.is_cpu else placement.device)
-            by_device.setdefault(key, []).append(placement)
-        # Where a driver does not tell what is free (0), the worker will.
+            found.setdefault(key, []).append(placement)
+        return found
+
+    def _free(self, nodes: Sequence[Node]) -> dict[str, int]:
+        """Bytes free on each device that tells; where a driver does not (0), the worker will."""
         free = {str(gpu.device): gpu.free for gpu in self._inventory.gpus if gpu.free} | {"cpu": self._inventory.memory}
-        free |= {f"{node.name}/cpu": node.memory for node in nodes if not node.here and node.memory}
-        for key, own in by_device.items():
+        return free | {f"{node.name}/cpu": node.memory for node in nodes if not node.here and node.memory}
+
+    def _check_fit(self, placements: list[Placement], nodes: Sequence[Node]) -> None:
+        """The drafter counts in the fit too (llama.cpp issue 28172)."""
+        free = self._free(nodes)
+        for key, own in self._by_device(placements).items():
             if key not in free:  # a GPU of another node: its worker says so if it is too small
                 continue
             what = " and ".join(f"{p.spec.role} {p.model.name}" for p in own)

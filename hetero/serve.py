@@ -6,6 +6,7 @@ import asyncio
 import gc
 import signal
 import socket
+from dataclasses import replace
 
 import uvicorn
 from rich.console import Console
@@ -14,11 +15,13 @@ from rich.table import Table
 from hetero.cluster.cluster import Cluster
 from hetero.config import Config, api_keys, check_certificate
 from hetero.errors import ConfigError, HeteroError
-from hetero.gateway import connections
 from hetero.gateway.admission import AdmissionLimits
 from hetero.gateway.app import make_app
+from hetero.gateway.door import connections
+from hetero.gateway.state import GatewayOptions
 from hetero.plan import Plan, Planner
 from hetero.session import Session
+from hetero.workers.models.generation import SamplingDefaults, sampling_defaults
 from hetero.workers.runtime.status import WorkerStatus
 
 _RAY_LEFT = 30.0  # seconds: workers end 60 s after Ray's head
@@ -26,10 +29,11 @@ _RAY_LEFT = 30.0  # seconds: workers end 60 s after Ray's head
 
 def serve(config: Config, plan: Plan, planner: Planner, cluster: Cluster, console: Console) -> int:
     """Run until SIGTERM or SIGINT; returns the exit status. Raises ConfigError for a port that cannot be had."""
-    keys = api_keys(config)
+    options = options_of(config, plan)
     check_certificate(config)
-    listener = _listen(config.host, config.port)
-    host, port = listener.getsockname()[:2]
+    listeners = _listen(config.host, config.port)
+    host, port = listeners[0].getsockname()[:2]
+    host = "localhost" if len(listeners) > 1 else host
     url = f"http{'s' if config.ssl_cert_file else ''}://{f'[{host}]' if ':' in host else host}:{port}"
     status = 0
 
@@ -76,11 +80,11 @@ def serve(config: Config, plan: Plan, planner: Planner, cluster: Cluster, consol
 
     async def main() -> None:
         session = Session(plan, planner, cluster, lambda line: say(f"  {line}"), take_signals)
-        server.config.app = make_app(session.gateway_state(plan, limits_of(config), keys))
+        server.config.app = make_app(session.gateway_state(plan, options))
         starting = asyncio.create_task(bring_up(session))
         ending = asyncio.create_task(end_with_ray(session))
         try:
-            await server.serve(sockets=[listener])
+            await server.serve(sockets=listeners)
         finally:
             say("stopping the workers")
             starting.cancel()
@@ -107,10 +111,22 @@ def serve(config: Config, plan: Plan, planner: Planner, cluster: Cluster, consol
     return status
 
 
-def limits_of(config: Config) -> AdmissionLimits:
-    """What a server of these settings takes on."""
+def options_of(config: Config, plan: Plan) -> GatewayOptions:
+    """How a server of these settings meets requests. Raises ConfigError."""
     waiting, body = config.parallel + config.max_waiting, int(config.max_body * 2**20)
-    return AdmissionLimits(waiting, config.max_pending_tokens, body, config.timeout)
+    limits = AdmissionLimits(waiting, config.max_pending_tokens, body, config.timeout)
+    origins = tuple(each.strip() for each in config.cors_origin.split(",") if each.strip())
+    for origin in origins:
+        if origin != "*" and "://" not in origin:
+            raise ConfigError(f"cors_origin: {origin!r} is no origin, like https://chat.example.org")
+    return GatewayOptions(limits, api_keys(config), defaults_of(config, plan), config.strict, origins)
+
+
+def defaults_of(config: Config, plan: Plan) -> SamplingDefaults:
+    """The sampling of requests that say nothing of it: the settings', else the model's own."""
+    named = ("temperature", "top_k", "top_p", "min_p")
+    own = {name: value for name in named if (value := getattr(config, name)) >= 0}
+    return replace(sampling_defaults(plan.target.model.path), **own)
 
 
 def announcement(plan: Plan) -> list[str]:
@@ -125,11 +141,24 @@ def announcement(plan: Plan) -> list[str]:
     return lines
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int) -> list[socket.socket]:
+    """The sockets to listen on: localhost is both 127.0.0.1 and, where there is IPv6, ::1."""
+    if host != "localhost":
+        return [_bound(host, port)]
+    first = _bound("127.0.0.1", port)
+    try:
+        return [first, _bound("::1", first.getsockname()[1])]
+    except ConfigError:
+        return [first]
+
+
+def _bound(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.socket(family)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:  # else :: would take IPv4 as well on some machines, and not on others
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host != "::"))
         listener.bind((host, port))
         listener.listen(128)
     except socket.gaierror as error:
@@ -167,9 +196,16 @@ def plan_table(plan: Plan, statuses: dict[str, WorkerStatus], url: str) -> Table
 
 
 def remarks(plan: Plan) -> list[str]:
-    """What the table of a cluster does not show."""
+    """What the table does not show."""
+    found = []
+    if plan.cut:
+        most = plan.target.model.context
+        found.append(f"context: {plan.context} of the model's {most} tokens, as memory allows (--context)")
     if plan.awaited:
-        return [f"NO DRAFTER: {plan.awaited} is not in the cluster; plain decoding until it comes (hetero nodes)"]
+        return [
+            *found,
+            f"NO DRAFTER: {plan.awaited} is not in the cluster; plain decoding until it comes (hetero nodes)",
+        ]
     if plan.alone and plan.target.node is not None:
-        return [f"BOTH ROLES ON {plan.target.node.name}: no other machine is in the cluster (hetero nodes)"]
-    return []
+        return [*found, f"BOTH ROLES ON {plan.target.node.name}: no other machine is in the cluster (hetero nodes)"]
+    return found

@@ -9,12 +9,11 @@ from collections.abc import Callable
 from hetero.cluster.cluster import Cluster
 from hetero.cluster.coordinator import Coordinator
 from hetero.errors import ClusterError, HeteroError
-from hetero.gateway.admission import AdmissionLimits
-from hetero.gateway.chat import ChatTemplate
+from hetero.gateway.chat.grammars import GrammarProbe
+from hetero.gateway.chat.template import ChatTemplate
 from hetero.gateway.client import VerifierClient
-from hetero.gateway.grammars import GrammarProbe
 from hetero.gateway.metrics import Facts
-from hetero.gateway.state import GatewayState
+from hetero.gateway.state import GatewayOptions, GatewayState
 from hetero.plan import Plan, Planner
 
 
@@ -83,21 +82,22 @@ class Session:
         if self._starting is not None:
             await asyncio.wait([self._starting])
 
-    def gateway_state(
-        self, plan: Plan, limits: AdmissionLimits | None = None, keys: tuple[str, ...] = ()
-    ) -> GatewayState:
+    def gateway_state(self, plan: Plan, options: GatewayOptions | None = None) -> GatewayState:
         """What the gateway's routes serve of this session."""
+        target = plan.target
         return GatewayState(
             plan.name,
-            plan.target.model.tokenizer,
+            target.model,
+            target.spec.engine,
             plan.context,
+            target.spec.sequences,
+            plan.drafter is not None or bool(plan.awaited),
             self.client,
             self.template,
-            self.probe.objection,
+            self.probe,
             lambda: self.ready,
             self.trouble,
-            limits or AdmissionLimits(),
-            keys,
+            options or GatewayOptions(),
             self._facts,
         )
 

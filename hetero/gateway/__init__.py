@@ -1,1 +1,1 @@
-"""The HTTP gateway: OpenAI's routes. It only formats; the verifier decides where a text ends."""
+"""The HTTP gateway: what real clients speak. It only formats; the verifier decides where a text ends."""

@@ -26,6 +26,7 @@ from hetero.workers.wire.messages import (
     Open,
     Ping,
     Pong,
+    PromptLogprobs,
     Resume,
     Round,
     Sampling,
@@ -41,7 +42,8 @@ _PING = 5.0  # seconds between signs of life; the verifier frees a silent gatewa
 
 @dataclass(frozen=True)
 class Delta:
-    """New tokens and the text they release; the last delta has ``reason`` and ``stats``."""
+    """New tokens and the text they release, or what is thought of the ``prompt``'s. The last delta has ``reason``,
+    ``stats``, and the ``stop`` string that ended it, if one did."""
 
     tokens: list[int]
     text: str
@@ -49,19 +51,14 @@ class Delta:
     stats: Stats | None = None
     logprobs: list[Logprob] = field(default_factory=list)
     round: Round | None = None
+    prompt: list[Logprob] = field(default_factory=list)
+    stop: str = ""
     at: float = field(default_factory=time.monotonic)  # when it came
 
 
-@dataclass(frozen=True)
-class Ask:
-    """What is wanted of one sequence; the fields are those of ``Open``."""
-
-    prompt: list[int]
-    sampling: Sampling
-    max_tokens: int
-    stop: list[str] = field(default_factory=list)
-    grammar: str = ""
-    plain: bool = False
+def ask(prompt: list[int], sampling: Sampling, max_tokens: int, stop: list[str] | None = None, **more: Any) -> Open:
+    """What is wanted of one sequence; ``more`` are fields of ``Open``."""
+    return Open(secrets.randbits(62), 0, prompt, [], sampling, max_tokens, stop or [], **more)
 
 
 @dataclass
@@ -71,6 +68,7 @@ class _Live:
     opening: Open
     deltas: asyncio.Queue[Delta | SequenceFailed] = field(default_factory=asyncio.Queue)
     tokens: list[int] = field(default_factory=list)
+    known: int = 1  # tokens of the prompt that need no logprobs any more
     resumed: int | None = None  # how many tokens it had when it was last taken up by another verifier
     stalls: int = 0  # verifiers in a row that ended without bringing it any further
 
@@ -140,12 +138,9 @@ class VerifierClient:
             await self._unlink()
             self._context.term()
 
-    async def generate(self, ask: Ask, seconds: float = 0.0) -> AsyncGenerator[Delta]:
-        """The deltas of one sequence. Leaving the iterator early cancels it; it fails after ``seconds`` (0: never),
-        also when nobody reads it then. Raises SequenceFailed."""
-        opening = Open(
-            secrets.randbits(62), 0, ask.prompt, [], ask.sampling, ask.max_tokens, ask.stop, ask.grammar, ask.plain
-        )
+    async def generate(self, opening: Open, seconds: float = 0.0) -> AsyncGenerator[Delta]:
+        """The deltas of one sequence (``ask``). Leaving the iterator early cancels it; it fails after ``seconds`` (0:
+        never), also when nobody reads it then. Raises SequenceFailed."""
         live = self._live[opening.seq] = _Live(opening)
         timer = asyncio.get_running_loop().call_later(seconds, self._expire, live, seconds) if seconds else None
         done = False
@@ -229,7 +224,7 @@ class VerifierClient:
     async def _take(self, message: Message) -> None:
         if isinstance(message, Pong):
             self._answered.set()
-        if not isinstance(message, Tokens | Finished | Failed):
+        if not isinstance(message, Tokens | PromptLogprobs | Finished | Failed):
             return
         live = self._live.get(message.seq)
         if live is None:
@@ -245,11 +240,19 @@ class VerifierClient:
                 live.deltas.put_nowait(
                     Delta(message.tokens, message.text, logprobs=message.logprobs, round=message.round)
                 )
+            case PromptLogprobs():
+                fresh = message.logprobs[max(0, live.known - message.base) :]
+                if message.base <= live.known and fresh:
+                    live.known += len(fresh)
+                    live.deltas.put_nowait(Delta([], "", prompt=fresh))
+            case Finished() if live.opening.prompt_logprobs >= 0 and live.known < len(live.opening.prompt):
+                why = "what the model thinks of the prompt was lost on the way: ask again"
+                live.deltas.put_nowait(SequenceFailed("engine_error", why))
             case Finished():
                 if message.base != live.length:
                     await self._resume(live)
                     return
-                live.deltas.put_nowait(Delta([], message.text, message.reason, message.stats))
+                live.deltas.put_nowait(Delta([], message.text, message.reason, message.stats, stop=message.stop))
             case Failed(code="unknown"):  # the verifier let go of it, thinking us gone
                 await self._resume(live)
             case Failed():

@@ -2,38 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property
 
+from hetero import __version__
 from hetero.gateway.admission import Admission, AdmissionLimits
-from hetero.gateway.chat import ChatTemplate
+from hetero.gateway.chat.formats import Format, format_of
+from hetero.gateway.chat.grammars import GrammarProbe
+from hetero.gateway.chat.template import ChatTemplate
 from hetero.gateway.client import VerifierClient
 from hetero.gateway.metrics import Facts, Metrics
+from hetero.workers.models.generation import SamplingDefaults
+from hetero.workers.models.metadata import Metadata
+from hetero.workers.models.model import Model
 from hetero.workers.models.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class GatewayOptions:
+    """How requests are met. ``defaults``: sampling where they say nothing; ``strict``: what is not known is refused;
+    ``origins``: pages from elsewhere that may ask ("*": any)."""
+
+    limits: AdmissionLimits = field(default_factory=AdmissionLimits)
+    keys: tuple[str, ...] = ()
+    defaults: SamplingDefaults = field(default_factory=SamplingDefaults)
+    strict: bool = False
+    origins: tuple[str, ...] = ()
 
 
 @dataclass
 class GatewayState:
-    """What the routes serve. ``objection``: why a grammar cannot be used; ``ready``: whether requests are taken;
-    ``trouble``: why they are not answered now, or not quickly."""
+    """What the routes serve. ``ready``: whether requests are taken; ``trouble``: why they are not answered now, or not
+    quickly; ``drafter``: whether there is to be one."""
 
     name: str
-    tokenizer: Tokenizer
+    model: Model
+    engine: str
     context: int
+    parallel: int
+    drafter: bool
     client: VerifierClient
     template: ChatTemplate
-    objection: Callable[[str], Awaitable[str | None]]
+    probe: GrammarProbe
     ready: Callable[[], bool]
     trouble: Callable[[], str | None]
-    limits: AdmissionLimits = field(default_factory=AdmissionLimits)
-    keys: tuple[str, ...] = ()
+    options: GatewayOptions = field(default_factory=GatewayOptions)
     facts: Callable[[], Facts] = lambda: Facts({}, {}, 0)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The target's."""
+        return self.model.tokenizer
+
+    @property
+    def shape(self) -> Metadata:
+        """The target's numbers."""
+        return self.model.metadata
+
+    @cached_property
+    def since(self) -> str:
+        """When the model's file was made."""
+        return datetime.fromtimestamp(self.model.path.stat().st_mtime, UTC).isoformat().replace("+00:00", "Z")
 
     @cached_property
     def admission(self) -> Admission:
         """What is under way."""
-        return Admission(self.limits)
+        return Admission(self.options.limits)
 
     @cached_property
     def metrics(self) -> Metrics:
@@ -43,4 +80,19 @@ class GatewayState:
     @cached_property
     def longest_piece(self) -> int:
         """Most bytes a token can stand for."""
-        return max(map(len, self.tokenizer.vocabulary.pieces))
+        return max(len(self.tokenizer.vocabulary.named(n)) for n in range(len(self.tokenizer.vocabulary)))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes where answers to the same request and seed may."""
+        what = f"{__version__} {self.name} {self.engine} {self.shape}"
+        return f"hetero-{hashlib.blake2b(what.encode(), digest_size=6).hexdigest()}"
+
+    @cached_property
+    def _formats(self) -> tuple[Format, Format]:
+        plain, tools = self.template.sources
+        return format_of(plain, self.tokenizer.vocabulary), format_of(tools, self.tokenizer.vocabulary)
+
+    def format(self, tools: bool) -> Format:
+        """How the model writes reasoning and calls, in a chat with or without ``tools``."""
+        return self._formats[tools]

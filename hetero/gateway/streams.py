@@ -14,17 +14,15 @@ from hetero.gateway.client import Delta
 _Result = TypeVar("_Result")
 
 
-async def merge(sources: Sequence[AsyncGenerator[Delta]], quiet: float) -> AsyncGenerator[tuple[int, Delta] | None]:
-    """The deltas of all sources as they come, each with its source's number; None after ``quiet`` seconds without.
+async def merge(sources: Sequence[AsyncGenerator[Delta]]) -> AsyncGenerator[tuple[int, Delta]]:
+    """The deltas of all sources as they come, each with its source's number.
 
     Leaving it, or a failure of one source, closes them all.
     """
     waiting = {asyncio.ensure_future(_next(source)): n for n, source in enumerate(sources)}
     try:
         while waiting:
-            done, _ = await asyncio.wait(waiting, timeout=quiet, return_when=asyncio.FIRST_COMPLETED)
-            if not done:
-                yield None
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 number = waiting.pop(task)
                 delta = task.result()
@@ -38,6 +36,28 @@ async def merge(sources: Sequence[AsyncGenerator[Delta]], quiet: float) -> Async
             await asyncio.gather(*waiting, return_exceptions=True)
             for source in sources:
                 await source.aclose()
+
+
+async def lively(events: AsyncGenerator[str], quiet: float, alive: str) -> AsyncGenerator[str]:
+    """The events, and ``alive`` whenever there was none for ``quiet`` seconds ("": nothing)."""
+    waiting = asyncio.ensure_future(anext(events, None))
+    try:
+        while True:
+            done, _ = await asyncio.wait([waiting], timeout=quiet)
+            if not done:
+                if alive:
+                    yield alive
+                continue
+            text = waiting.result()
+            if text is None:
+                return
+            waiting = asyncio.ensure_future(anext(events, None))
+            yield text
+    finally:
+        with anyio.CancelScope(shield=True):
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+            await events.aclose()
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, _Result]) -> _Result | None:

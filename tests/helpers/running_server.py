@@ -15,11 +15,11 @@ import uvicorn
 from helpers.builtin_pair import NO_END
 from hetero.cluster.cluster import Cluster
 from hetero.cluster.inventory import take_inventory
-from hetero.config import api_keys, make_config
+from hetero.config import make_config
 from hetero.gateway.app import make_app
-from hetero.gateway.connections import options
+from hetero.gateway.door.connections import options
 from hetero.plan import Planner
-from hetero.serve import limits_of
+from hetero.serve import options_of
 from hetero.session import Session
 from hetero.workers.runtime.status import WorkerStatus
 
@@ -47,7 +47,7 @@ class RunningServer:
         self._stop = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self.session = Session(self.plan, self.planner, self.cluster, self.events.append)
-        self.served = self.session.gateway_state(self.plan, limits_of(self.config), api_keys(self.config))
+        self.served = self.session.gateway_state(self.plan, options_of(self.config, self.plan))
         app = make_app(self.served)
         server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off", **options()))
         server.install_signal_handlers = lambda: None

@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass, replace
 
 import numpy as np
+from msgspec import structs
 
 from hetero.workers.decoding.policy.strategy import strategy
 from hetero.workers.decoding.target_sequence import sampler_of
@@ -110,10 +111,13 @@ class World:
         grammar: str = "",
         plain: bool = False,
         verifier: int = 0,
+        asked: dict[str, object] | None = None,
         **more: object,
     ) -> Story:
+        """``asked``: more fields of Open, ``more``: of Sampling."""
         sampling = Sampling(temperature, seed=seed, **more)
-        opening = Open(len(self.stories) + 1, 0, prompt, [], sampling, max_tokens, list(stop), grammar, plain)
+        own = Open(len(self.stories) + 1, 0, prompt, [], sampling, max_tokens, list(stop), grammar, plain)
+        opening = structs.replace(own, **(asked or {}))
         return self.pair.client.ask(opening, b"verifier-%d" % verifier, at)
 
     def cancel(self, story: Story, at: float) -> None:
@@ -169,7 +173,7 @@ class World:
 def reference(opening: Open, target: TableSpec = TARGET) -> list[int]:
     """The output by definition: sample the target token after token, no draft, no window, no machine."""
     engine = TableEngine(target)
-    sampler = sampler_of(opening, PIECES.grammars.start(opening.grammar) if opening.grammar else None)
+    sampler = sampler_of(opening, PIECES)
     outcome = None
     for first in range(0, len(opening.prompt), engine.limits.chunk):
         outcome = engine.prefill(1, opening.prompt[first : first + engine.limits.chunk])
@@ -178,7 +182,7 @@ def reference(opening: Open, target: TableSpec = TARGET) -> list[int]:
         position = len(opening.prompt) + len(output)
         output.append(outcome.sample(0, sampler, position))
         sampler.processor.commit(output[-1])
-        ended = output[-1] in PIECES.ends or sampler.processor.complete
+        ended = output[-1] in {*PIECES.ends, *opening.stop_ids} or sampler.processor.complete
         if ended or len(output) == min(opening.max_tokens, target.context - len(opening.prompt)):
             return output
         outcome = engine.extend([Row(1, len(output), len(output) - 1, output[-1])])

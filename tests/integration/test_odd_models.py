@@ -47,7 +47,7 @@ def planned(path: Path) -> None:
         tokenizer = made.target.model.tokenizer
         tokenizer.encode("Tell me more <s> of ümlauts \n")
         assert all(isinstance(piece, bytes) for piece in tokenizer.vocabulary.pieces)
-        assert isinstance(tokenizer.bos + tokenizer.eos + (tokenizer.chat_template or ""), str)
+        assert isinstance(tokenizer.bos + tokenizer.eos + "".join(tokenizer.chat_templates.values()), str)
     finally:
         models.check_readable = find
 

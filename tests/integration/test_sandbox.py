@@ -13,9 +13,9 @@ import pytest
 from helpers.builtin_pair import TARGET
 
 from hetero.errors import Busy, RequestError
-from hetero.gateway.chat import ChatTemplate
-from hetero.gateway.grammars import GrammarProbe
-from hetero.gateway.sandbox import Overstrained, Sandbox
+from hetero.gateway.chat.grammars import GrammarProbe
+from hetero.gateway.chat.sandbox import Overstrained, Sandbox
+from hetero.gateway.chat.template import ChatTemplate
 
 LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}"
 ENDS = "{% endfor %}" * 3
@@ -44,10 +44,10 @@ ENDS = "{% endfor %}" * 3
     ],
 )
 def test_no_template_holds_up_the_server(source, words, monkeypatch):
-    monkeypatch.setattr("hetero.gateway.chat._SECONDS", 1.5)
+    monkeypatch.setattr("hetero.gateway.chat.template._SECONDS", 1.5)
 
     async def play() -> None:
-        template = ChatTemplate(SimpleNamespace(chat_template=source, bos="", eos=""))
+        template = ChatTemplate(SimpleNamespace(chat_templates={"default": source}, bos="", eos=""))
         turns = 0
 
         async def tick() -> None:
@@ -70,11 +70,11 @@ def test_no_template_holds_up_the_server(source, words, monkeypatch):
 
 
 def test_a_template_that_hung_is_there_for_the_next_chat(monkeypatch):
-    monkeypatch.setattr("hetero.gateway.chat._SECONDS", 1.5)
+    monkeypatch.setattr("hetero.gateway.chat.template._SECONDS", 1.5)
     source = "{% if messages[0].content == 'slow' %}" + LOOP + ENDS + "{% endif %}{{ messages[0].content }}"
 
     async def play() -> None:
-        template = ChatTemplate(SimpleNamespace(chat_template=source, bos="", eos=""))
+        template = ChatTemplate(SimpleNamespace(chat_templates={"default": source}, bos="", eos=""))
         asked = [template.render([{"content": word}]) for word in ("a", "slow", "b")]
         found = await asyncio.gather(*asked, return_exceptions=True)
         assert found[0] == "a" and isinstance(found[1], RequestError) and found[2] == "b"
@@ -85,7 +85,7 @@ def test_a_template_that_hung_is_there_for_the_next_chat(monkeypatch):
 
 def test_too_many_questions_at_once_are_refused():
     async def play() -> None:
-        sandbox = Sandbox("hetero.gateway.chat", ["{{ messages }}", {}], 5.0, 32)
+        sandbox = Sandbox("hetero.gateway.chat.template_process", ["{{ messages }}", {}], 5.0, 32)
         found = await asyncio.gather(*[sandbox.ask([[n], None]) for n in range(40)], return_exceptions=True)
         assert found[:32] == [[f"[{n}]", ""] for n in range(32)]
         assert all(isinstance(each, Busy) for each in found[32:])
@@ -96,7 +96,7 @@ def test_too_many_questions_at_once_are_refused():
 
 def test_what_nests_too_deeply_is_the_requests_fault():
     async def play() -> None:
-        template = ChatTemplate(SimpleNamespace(chat_template="{{ messages }}", bos="", eos=""))
+        template = ChatTemplate(SimpleNamespace(chat_templates={"default": "{{ messages }}"}, bos="", eos=""))
         deep: list[object] = []
         for _ in range(5000):
             deep = [deep]
@@ -110,12 +110,12 @@ def test_what_nests_too_deeply_is_the_requests_fault():
 
 def test_a_process_that_hangs_ends_with_the_server():
     code = (
-        "import asyncio, os, sys; from types import SimpleNamespace; from hetero.gateway.chat import ChatTemplate\n"
-        f"t = ChatTemplate(SimpleNamespace(chat_template={LOOP + ENDS!r}, bos='', eos=''))\n"
+        "import asyncio; from types import SimpleNamespace; from hetero.gateway.chat.template import ChatTemplate\n"
+        f"t = ChatTemplate(SimpleNamespace(chat_templates={{'default': {LOOP + ENDS!r}}}, bos='', eos=''))\n"
         "async def play():\n"
         "    task = asyncio.create_task(t.render([]))\n"
-        "    while t._sandbox._process is None: await asyncio.sleep(0.01)\n"
-        "    print(t._sandbox._process.pid, flush=True); await task\n"
+        "    while t._sandboxes[0]._process is None: await asyncio.sleep(0.01)\n"
+        "    print(t._sandboxes[0]._process.pid, flush=True); await task\n"
         "asyncio.run(play())"
     )
     server = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -132,7 +132,7 @@ def test_a_grammar_that_died_of_others_is_asked_again():
         probe = GrammarProbe(TARGET)
         answers = iter([Overstrained(slow=False), None, Overstrained(slow=True), Overstrained(slow=True), None])
 
-        async def ask(grammar: str) -> str | None:
+        async def ask(question: object) -> str | None:
             answer = next(answers)
             if answer is not None:
                 raise answer

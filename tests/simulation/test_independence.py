@@ -14,7 +14,7 @@ from scipy import stats
 from hetero.workers.decoding.policy.strategy import NAMES
 from hetero.workers.engines.table import TableEngine, TableSpec
 from hetero.workers.errors import EngineError
-from hetero.workers.wire.messages import Failed, Finished
+from hetero.workers.wire.messages import Failed, Finished, Thinking
 
 SCHEDULES, MORE = range(8), range(8, 32)  # seeds; the further ones are marked long
 GRAMMAR = LLMatcher.grammar_from_regex("([a-e]{2}z?){2,9}")
@@ -25,8 +25,12 @@ def check(world: World) -> None:
     for story in stories:
         assert isinstance(story.end, Finished), story.end
         assert story.tokens == reference(story.opening)
-        text = b"".join(PIECES.pieces[t] for t in story.tokens if t not in PIECES.ends).decode()
+        ends = {*PIECES.ends, *story.opening.stop_ids}
+        text = b"".join(PIECES.pieces[t] for t in story.tokens if t not in ends).decode()
         assert story.text == text
+        if story.opening.prompt_logprobs >= 0:
+            assert sorted(story.prompt) == list(range(1, len(story.opening.prompt)))
+            assert [story.prompt[n].token for n in sorted(story.prompt)] == story.opening.prompt[1:]
         stats = story.end.stats
         assert stats.predicted_n == len(story.tokens)
         assert stats.draft_n_accepted <= stats.draft_n and stats.draft_n_accepted < stats.predicted_n
@@ -58,7 +62,22 @@ def requests(world: World, seed: int) -> None:
             logprobs=rng.choice([-1, 3]),
             grammar=rng.choice(["", "", GRAMMAR]),
             plain=rng.random() < 0.1,
+            repetition=rng.choice([1.0, 1.0, 1.3]),
+            repetition_last=rng.choice([0, 4]),
+            min_tokens=rng.choice([0, 0, 9]),
+            asked={
+                "stop_ids": rng.choice([[], [], [7]]),
+                "ignore_end": rng.random() < 0.2,
+                "thinking": rng.choice([None, None, thinking(rng)]),
+                "prompt_logprobs": rng.choice([-1, -1, 2]),
+                "prediction": rng.choice([[], [], prompt, list(range(40))]),
+            },
         )
+
+
+def thinking(rng: random.Random) -> Thinking:
+    """Between token 5 and the text "de", whose tokens are 3 and 4."""
+    return Thinking("de", 5, rng.random() < 0.5, rng.choice([-1, 0, 6]), [3, 4])
 
 
 KINDS = {

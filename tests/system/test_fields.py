@@ -164,7 +164,8 @@ def test_tools(client):
         streamed = chat(client, tools=[TOOL], tool_choice=choice, parallel_tool_calls=False, stream=True)
         deltas = [c.choices[0] for c in streamed if c.choices]
         calls = [call for d in deltas for call in d.delta.tool_calls or []]
-        assert [c.function.arguments for c in calls] == [call.function.arguments]
+        assert len(calls) > 2 and calls[0].function.name == "feed" and not any(c.function.name for c in calls[1:])
+        assert "".join(c.function.arguments for c in calls) == call.function.arguments
         assert deltas[-1].finish_reason == "tool_calls"
     answer = chat(client, tools=[TOOL], max_completion_tokens=20).choices[0]  # the toy model does not call by itself
     assert answer.message.content and answer.message.tool_calls is None
@@ -181,10 +182,6 @@ def test_tools(client):
         {"tool_choice": "required"},
         {"tools": [TOOL, TOOL]},
         {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "x"}}},
-        {
-            "tools": [{**TOOL, "function": {**TOOL["function"], "parameters": {"type": "no"}}}],
-            "tool_choice": "required",
-        },
     ):
         with pytest.raises(openai.BadRequestError, match="tool"):
             chat(client, **fields)

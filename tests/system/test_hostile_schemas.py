@@ -1,4 +1,4 @@
-"""Schemas that overstrain the grammar library: a 400 each, in seconds, and nobody else notices."""
+"""Schemas that overstrain the grammar library: an answer to each, in seconds, and nobody else notices."""
 
 from __future__ import annotations
 
@@ -32,25 +32,27 @@ def ask(stack: RunningServer, schema: object, **fields: object) -> httpx.Respons
     [
         ({"const": -9223372036854775807}, "overstrains the grammar library"),
         ({"type": "object", "properties": NUMBERS, "required": list(NUMBERS)[:3]}, "more than 3 s to compile"),
-        ({"$ref": "#"}, "the grammar failed"),
     ],
 )
 def test_what_kills_or_freezes_the_library_is_a_400(stack, schema, words):
     calm = stack.complete("y = ", max_tokens=40, seed=3)["choices"][0]["text"]
     before = stack.status("target").pid
-    for tools in (False, True):
-        if tools:
-            tool = {
-                "type": "function",
-                "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": schema}}},
-            }
-            body = {"messages": [{"role": "user", "content": "x"}], "tools": [tool], "tool_choice": "required"}
-            if "$ref" in schema:
-                continue  # within a tool it means the tool's own parameters
-            found = httpx.post(f"{stack.url}/v1/chat/completions", json=body, timeout=100)
-        else:
-            found = ask(stack, schema)
-        assert found.status_code == 400 and words in found.json()["error"]["message"], found.text
+    found = ask(stack, schema)
+    assert found.status_code == 400 and words in found.json()["error"]["message"], found.text
+    # A tool's arguments are then any JSON.
+    tool = {
+        "type": "function",
+        "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": schema}}},
+    }
+    body = {
+        "messages": [{"role": "user", "content": "x"}],
+        "tools": [tool],
+        "tool_choice": "required",
+        "max_tokens": 30,
+    }
+    found = httpx.post(f"{stack.url}/v1/chat/completions", json=body, timeout=100)
+    assert found.status_code == 200 and found.headers["x-hetero-relaxed"] == "f: all of it", found.text
+    assert found.json()["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == "f"
     assert stack.status("target").pid == before and stack.session.failure is None
     assert stack.complete("y = ", max_tokens=40, seed=3)["choices"][0]["text"] == calm
     assert ask(stack, {"type": "integer"}).status_code == 200  # another probe is there
@@ -80,6 +82,7 @@ def test_others_do_not_wait_while_one_compiles(stack):
 @pytest.mark.parametrize(
     "schema",
     [
+        {"$ref": "#"},
         {"type": "array", "items": {"type": "integer"}, "minItems": 1_000_000_000},
         {"type": "object", "properties": {f"p{n}": {"type": "integer"} for n in range(1300)}},
     ],
@@ -123,5 +126,5 @@ def test_random_schemas_get_an_answer(stack):
         found = ask(stack, schema(3), max_tokens=8)
         assert found.status_code in seen, found.text
         seen[found.status_code] += 1
-    assert min(seen.values()) > 5, seen
+    assert seen[200] > 20 < sum(seen.values()) and seen[400] > 0, seen
     stack.settled()

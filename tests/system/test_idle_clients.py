@@ -15,7 +15,7 @@ import uvicorn
 from helpers.builtin_pair import NO_END
 from helpers.running_server import RunningServer
 
-from hetero.gateway import connections
+from hetero.gateway.door import connections
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,7 @@ WHOLE = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 @pytest.mark.parametrize("sent", [b"", HALF, WHOLE, WHOLE + HALF])
 def test_one_that_does_not_ask_is_closed(stack, monkeypatch, sent):
     monkeypatch.setattr(connections, "IDLE", 1.0)
+    monkeypatch.setattr(connections, "KEPT", 2.0)
     with connect(stack) as client:
         client.sendall(sent)
         assert ended(client)

@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from hetero.config import api_keys, check_certificate, make_config
 from hetero.errors import Busy, ConfigError, RequestError
 from hetero.gateway.admission import Admission, AdmissionLimits
-from hetero.serve import limits_of
+from hetero.serve import options_of
 
 KEY = {"Authorization": "Bearer sesame"}
 LONG = {"prompt": "x = ", "max_tokens": 1500, "temperature": 0.8, "stream": True, "logit_bias": NO_END}
@@ -120,8 +120,10 @@ def test_large_bodies_are_refused_with_and_without_a_length(stack):
 
 
 def test_a_request_that_takes_too_long_ends_by_name(stack, monkeypatch):
-    monkeypatch.setattr(stack.served, "limits", replace(stack.served.limits, seconds=4.0))  # --timeout 4, for this test
-    assert limits_of(make_config({"timeout": 4})).seconds == 4
+    options = stack.served.options
+    short = replace(options, limits=replace(options.limits, seconds=4.0))
+    monkeypatch.setattr(stack.served, "options", short)  # --timeout 4, for this test
+    assert options_of(make_config({"timeout": 4}), stack.plan).limits.seconds == 4
     whole = {**LONG, "n": 2, "stream": False}  # the second waits for the first, whose place is the only one
     # The engine is too quick for its own time limit: the verifier stands still meanwhile.
     pid = stack.status("target").pid

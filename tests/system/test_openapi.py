@@ -13,7 +13,12 @@ from hypothesis import strategies as st
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 
-PATHS = {"/v1/completions", "/v1/chat/completions", "/v1/models", "/v1/models/{name}", "/health", "/metrics"}
+PATHS = {
+    "/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens",
+    "/v1/models", "/v1/models/{name}", "/v1/embeddings", "/health", "/metrics", "/tokenize", "/detokenize",
+    "/apply-template", "/props", "/slots", "/completion", "/api/tags", "/api/chat", "/api/generate", "/api/show",
+    "/api/version",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +38,20 @@ def test_no_request_makes_an_internal_error(stack):
         modes = [GenerationMode.POSITIVE, *([GenerationMode.NEGATIVE] if operation.body else [])]
 
         @given(case=st.one_of([operation.as_strategy(generation_mode=mode) for mode in modes]))
-        @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+        @settings(
+            max_examples=100 if "completion" in operation.path else 20,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            derandomize=True,
+        )
         def probe(case):
             answer = case.call(timeout=60)
             asked[case.path, answer.status_code] += 1
-            case.validate_response(answer, checks=[not_a_server_error])
+            if answer.status_code != 501 or "embed" not in case.path:  # those are not to be had here, and say so
+                case.validate_response(answer, checks=[not_a_server_error])
             if answer.status_code >= 400 and "json" in answer.headers.get("content-type", ""):
-                error = answer.json()["error"]
-                assert error["message"] and error["type"]
+                error = answer.json()["error"]  # Ollama's clients want the words alone
+                assert error if case.path.startswith("/api/") else error["message"] and error["type"]
 
         probe()
     assert {path for path, _ in asked} >= PATHS

@@ -88,58 +88,60 @@ def test_stop_strings_and_utf8(ahead):
 
 
 BAD = {
-    "temperature": [-1, 101, "warm", True],
-    "top_p": [0, 1.1, -0.1],
+    "temperature": [-2, 101, "warm"],
+    "top_p": [1.1, -0.1],
     "min_p": [-0.1, 1.1],
-    "top_k": [-1, 1.5, 1 << 40],
-    "max_tokens": [0, -5, 1 << 30, "many"],
-    "seed": [1.5, 1 << 70, "x"],
-    "stop": ["", [""], ["x"] * 17, 5, "y" * 2000],
-    "stream": ["yes", 1],
-    "stream_options": [{"include_usage": True}, 5],
+    "top_k": [-2, 1.5, 1 << 40],
+    "max_tokens": [-5, 1 << 30, "many"],
+    "seed": [1.5, "x"],
+    "stop": [["x"] * 65, 5, "y" * 2000, ["y" * 1000] * 9],
+    "stream": ["perhaps", 7],
+    "stream_options": [5],
     "n": [0, 129, 1.5],
-    "logprobs": [21, -1, True],
-    "logit_bias": [{"x": 1}, {"5": 101}, {"5": "1"}, {"999999": 1}, {"-1": 1}],
-    "presence_penalty": [2.5, "1"],
+    "logprobs": [21, -2],
+    "logit_bias": [{"x": 1}, {"5": 101}, {"999999": 1}, {"-1": 1}],
+    "presence_penalty": [2.5],
     "frequency_penalty": [-2.5],
-    "echo": [1, "yes"],
-    "speculation": ["no"],
-    "best_of": [3],
+    "echo": ["perhaps"],
+    "best_of": [129, "x"],
     "suffix": ["x"],
-    "tools": [[{}]],
+    "mirostat": [2],
+    "dry_multiplier": [0.8],
+    "stop_token_ids": [[1 << 40], [999999], 5],
+    "min_tokens": [-7],
+    "repetition_penalty": [-3],
     "response_format": [
         {"type": "xml"},
         {"type": "json_schema"},
-        {"type": "json_object", "json_schema": {}},
         {"type": "json_schema", "json_schema": {"schema": {"type": "nope"}}},
     ],
-    "nonsense": [1],
+    "grammar": ["root ::= ("],
 }
 
 
 @pytest.mark.parametrize("field", BAD)
-def test_a_bad_or_unsupported_field_is_named(ahead, field):
+def test_what_cannot_be_done_is_named(ahead, field):
     for value in BAD[field]:
         found = httpx.post(f"{ahead.url}/v1/completions", json={"prompt": "x", field: value})
         assert found.status_code == 400, (value, found.text)
         error = found.json()["error"]
         assert error["type"] == "invalid_request_error"
-        assert error["param"] == field or field in error["message"]
+        assert error["param"] == field or error["message"].startswith(field), error
 
 
 @pytest.mark.parametrize("literal", ["NaN", "Infinity", "-Infinity", "1e999"])
-@pytest.mark.parametrize("field", ["temperature", "top_p", "min_p"])
-def test_numbers_that_are_none_are_refused(ahead, field, literal):
-    body = f'{{"prompt": "x", "{field}": {literal}}}'
-    found = httpx.post(f"{ahead.url}/v1/completions", content=body, headers={"content-type": "application/json"})
-    assert found.status_code == 400 and found.json()["error"]["param"] == field
+def test_numbers_that_are_none_are_refused(ahead, literal):
+    found = httpx.post(f"{ahead.url}/v1/completions", content=f'{{"prompt": "x", "temperature": {literal}}}')
+    assert found.status_code == 400 and "not valid JSON" in found.json()["error"]["message"]
 
 
 def test_requests_beyond_the_context_and_wrong_models_are_refused(ahead):
     found = httpx.post(f"{ahead.url}/v1/completions", json={"prompt": "word " * 4000})
     assert found.status_code == 400 and found.json()["error"]["param"] == "prompt"
+    error = found.json()["error"]
+    assert error["code"] == "context_length_exceeded" and "maximum context length is 2048 tokens" in error["message"]
     found = httpx.post(f"{ahead.url}/v1/completions", json={"prompt": "x", "model": "gpt-9"})
-    assert found.status_code == 404 and found.json()["error"]["param"] == "model"
+    assert found.status_code == 200 and found.headers["x-hetero-model"] == found.json()["model"] == "builtin"
     assert httpx.get(f"{ahead.url}/v1/models/gpt-9").status_code == 404
     assert httpx.get(f"{ahead.url}/health").json() == {"status": "ok"}
     for content in ("\ud800", [{"type": "text", "text": "\ud800"}]):
@@ -151,7 +153,7 @@ def test_requests_beyond_the_context_and_wrong_models_are_refused(ahead):
     huge = httpx.post(f"{ahead.url}/v1/completions", json={"prompt": "x" * 3_000_000})
     assert huge.status_code == 400 and huge.json()["error"]["param"] == "prompt"
     form = httpx.post(f"{ahead.url}/v1/completions", content=b'{"prompt": "x"}', headers={"content-type": "text/plain"})
-    assert form.status_code == 400 and "application/json" in form.json()["error"]["message"]
+    assert form.status_code == 200  # as curl -d asks
     for body in (b"", b"[", b"[]", b"null", b"\xff"):
         found = httpx.post(f"{ahead.url}/v1/completions", content=body, headers={"content-type": "application/json"})
         assert found.status_code == 400 and "error" in found.json()

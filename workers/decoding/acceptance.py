@@ -53,8 +53,8 @@ def walk(
     while (row := rows.get(node)) is not None:
         try:
             token = outcome.sample(row, sampler, cursor.tree.position + 1)
-            wanted = sampler.spec.logprobs >= 0
-            logprob = sampler.logprob(outcome.logits(row), token) if wanted else None
+            wanted = sampler.spec.logprobs
+            logprob = sampler.logprob(outcome.logits(row), token, wanted) if wanted >= 0 else None
         except EngineError as failure:
             walked.failure = failure
             return walked

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from hetero.workers.models.vocabulary import Vocabulary
 from hetero.workers.sampling.sampler import Sampler
 from hetero.workers.sampling.stop_strings import StopMatcher
-from hetero.workers.wire.messages import Logprob
+from hetero.workers.wire.messages import Logprob, Open
 
 
 class Output:
@@ -16,14 +14,16 @@ class Output:
     ``reason`` is "stop" or "length" once it has ended, and ``last_text`` what the end released.
     """
 
-    def __init__(self, prompt: int, limit: int, sampler: Sampler, vocabulary: Vocabulary, stops: Sequence[str]) -> None:
-        """``prompt``: tokens before it; ``limit``: tokens it may have."""
+    def __init__(self, opening: Open, limit: int, sampler: Sampler, vocabulary: Vocabulary) -> None:
+        """``limit``: tokens it may have."""
         self.committed: list[int] = []
         self.reason: str | None = None
         self.last_text = ""
-        self._prompt, self._limit = prompt, limit
+        self._prompt, self._limit = len(opening.prompt), limit
         self._sampler, self._vocabulary = sampler, vocabulary
-        self._matcher = StopMatcher(stops)
+        self._ends = vocabulary.ends | set(opening.stop_ids)
+        self._special, self._shown = opening.special, frozenset(opening.shown)
+        self._matcher = StopMatcher(opening.stop)
         self._texts: list[str] = []  # released by each committed token, to answer a Resume
         self._logprobs: list[Logprob | None] = []
 
@@ -42,13 +42,20 @@ class Output:
         self.committed.append(token)
         self._logprobs.append(logprob)
         self._sampler.processor.commit(token)
-        if token in self._vocabulary.ends:
+        if token in self._ends:
             self._texts.append("")
             return self._end("stop")
-        self._texts.append(self._matcher.feed(self._vocabulary.pieces[token]))
+        known = self._vocabulary
+        piece = known.named(token) if self._special or token in self._shown else known.pieces[token]
+        self._texts.append(self._matcher.feed(piece))
         if self._matcher.stopped or self._sampler.processor.complete:
             return self._end("stop")
         return self.remaining <= 0 and self._end("length")
+
+    @property
+    def stop(self) -> str:
+        """The stop string that ended it; "" for none."""
+        return self._matcher.matched
 
     def since(self, length: int) -> tuple[list[int], str, list[Logprob]]:
         """Tokens from a length of prompt and output on, their text, and their logprobs where asked for."""

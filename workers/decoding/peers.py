@@ -13,6 +13,7 @@ from itertools import islice
 from hetero.workers.decoding.policy.speeds import DrafterSpeeds
 from hetero.workers.decoding.protocol import Sends
 from hetero.workers.decoding.target_sequence import DrafterView, TargetSequence
+from hetero.workers.engines.base import Outcome
 from hetero.workers.wire.messages import (
     MAX_MESSAGE,
     Close,
@@ -22,6 +23,7 @@ from hetero.workers.wire.messages import (
     Message,
     Open,
     Ping,
+    PromptLogprobs,
     Round,
     Stats,
     Tokens,
@@ -182,11 +184,23 @@ class Gateways:
             return []
         return [(sequence.gateway, Tokens(sequence.seq, self._epoch, base, tokens, text, logprobs, round_))]
 
+    def prompt(self, sequence: TargetSequence, first: int, outcome: Outcome) -> Sends:
+        """What the model thinks of the prompt's tokens behind those of a chunk, where that is asked for."""
+        opening = sequence.opening
+        if opening.prompt_logprobs < 0 or opening.committed:
+            return []
+        behind = opening.prompt[first + 1 : sequence.prompt.evaluated + 1]
+        found = [
+            sequence.sampler.logprob(outcome.logits(row), token, opening.prompt_logprobs)
+            for row, token in enumerate(behind)
+        ]
+        return [(sequence.gateway, PromptLogprobs(sequence.seq, self._epoch, first + 1, found))]
+
     def finished(self, sequence: TargetSequence, stats: Stats) -> Sends:
         """A sequence ended."""
         output = sequence.output
         assert output.reason is not None
-        end = Finished(sequence.seq, self._epoch, output.length, output.reason, output.last_text, stats)
+        end = Finished(sequence.seq, self._epoch, output.length, output.reason, output.last_text, stats, output.stop)
         return [(sequence.gateway, end)]
 
     def failed(self, socket: bytes, seq: int, code: str, why: str) -> Sends:

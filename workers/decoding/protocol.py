@@ -63,10 +63,11 @@ Operation: TypeAlias = Keep | Free | SavePrefix | LoadPrefix | DropPrefix
 
 @dataclass(frozen=True, slots=True)
 class Prefill:
-    """One chunk of a prefix."""
+    """One chunk of a prefix; logits of its last token, or of ``every`` one."""
 
     seq: int
     tokens: Sequence[int]
+    every: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +115,8 @@ class Job:
                 case DropPrefix(key):
                     engine.drop_prefix(key)
         match self.forward:
-            case Prefill(seq, tokens):
-                return engine.prefill(seq, tokens)
+            case Prefill(seq, tokens, every):
+                return engine.prefill(seq, tokens, every)
             case Extend(rows, hint):
                 return engine.extend(rows, on_early_exit if hint else None)
         return None

@@ -16,10 +16,12 @@ from hetero.workers.engines.base import EngineLimits, Row
 
 @dataclass(slots=True)
 class Flight:
-    """The job the engine is busy with: the ``windows`` it will decide, and whose prompt it is a ``chunk`` of."""
+    """The job the engine is busy with: the ``windows`` it will decide, and whose prompt it is a ``chunk`` of, from
+    token ``first`` on."""
 
     windows: list[Window] = field(default_factory=list)
     chunk: TargetSequence | None = None
+    first: int = 0
 
 
 class Scheduler:
@@ -130,13 +132,19 @@ class Scheduler:
     def _prefill(self, sequence: TargetSequence, before: list[Operation]) -> Prefill:
         """The next chunk of a prompt; ``before`` may get what loads its beginning."""
         prompt = sequence.prompt
-        if not prompt.evaluated and (load := self._prefixes.load(sequence.seq, prompt.tokens)) is not None:
+        every = sequence.opening.prompt_logprobs >= 0 and not sequence.output.committed  # nothing may be left out
+        if (
+            not prompt.evaluated
+            and not every
+            and (load := self._prefixes.load(sequence.seq, prompt.tokens)) is not None
+        ):
             before.append(load)
             prompt.evaluated = sequence.costs.cached = load.length
             prompt.cache_key = load.key
-        chunk = prompt.tokens[prompt.evaluated : prompt.evaluated + self._limits.chunk]
+        begin = prompt.evaluated
+        chunk = prompt.tokens[begin : begin + self._limits.chunk]
         prompt.evaluated += len(chunk)
         first = prompt.complete and not sequence.output.committed
-        rows = {0: 0} if first else {}
-        self.flight = Flight([Window(sequence, rows, 0, first)] if prompt.complete else [], sequence)
-        return Prefill(sequence.seq, chunk)
+        rows = {0: len(chunk) - 1 if every else 0} if first else {}
+        self.flight = Flight([Window(sequence, rows, 0, first)] if prompt.complete else [], sequence, begin)
+        return Prefill(sequence.seq, chunk, every)

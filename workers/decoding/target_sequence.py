@@ -10,16 +10,31 @@ from hetero.workers.decoding.graft import graft
 from hetero.workers.decoding.kv_cursor import KvCursor
 from hetero.workers.decoding.output import Output
 from hetero.workers.decoding.policy.speculation_switch import SpeculationSwitch
+from hetero.workers.decoding.prediction import Prediction
 from hetero.workers.models.vocabulary import Vocabulary
-from hetero.workers.sampling.grammar import Grammar
 from hetero.workers.sampling.gumbel import prompt_digest
+from hetero.workers.sampling.logits_processors import LogitsProcessor
 from hetero.workers.sampling.sampler import Sampler
-from hetero.workers.wire.messages import Draft, Open, Stats
+from hetero.workers.sampling.thinking import ThinkingState
+from hetero.workers.wire.messages import Draft, Logprob, Open, Stats
 
 
-def sampler_of(opening: Open, grammar: Grammar | None = None) -> Sampler:
-    """The sampler both roles derive from a request."""
-    return Sampler(opening.sampling, prompt_digest(opening.prompt), grammar)
+def sampler_of(opening: Open, vocabulary: Vocabulary | None = None) -> Sampler:
+    """The sampler both roles derive from a request; with the target's ``vocabulary`` it obeys grammar and ends, too.
+    Raises GrammarError."""
+    digest = prompt_digest(opening.prompt)
+    if vocabulary is None:
+        return Sampler(opening.sampling, digest, LogitsProcessor(opening.sampling, opening.prompt))
+    ends = vocabulary.ends
+    processor = LogitsProcessor(
+        opening.sampling,
+        opening.prompt,
+        vocabulary.grammars.start(opening.grammar) if opening.grammar else None,
+        ThinkingState(opening.thinking, vocabulary.named) if opening.thinking is not None else None,
+        ends | set(opening.stop_ids),
+        ends - set(opening.stop_ids) if opening.ignore_end else (),
+    )
+    return Sampler(opening.sampling, digest, processor)
 
 
 def objection(opening: Open, context: int, vocabulary: int) -> str | None:
@@ -30,7 +45,9 @@ def objection(opening: Open, context: int, vocabulary: int) -> str | None:
             "shorten it or serve with a larger --context"
         )
     biased = max((token for token, _ in opening.sampling.bias), default=0)
-    if max(max(opening.prompt), max(opening.committed, default=0), biased) >= vocabulary:
+    thinking = [opening.thinking.begin, *opening.thinking.closing] if opening.thinking is not None else []
+    others = [biased, *opening.committed, *opening.stop_ids, *opening.prediction, *thinking]
+    if max(*opening.prompt, *others) >= vocabulary:
         return f"a token id lies outside the vocabulary of {vocabulary}"
     return None
 
@@ -76,18 +93,19 @@ class TargetSequence:
         self.opening = opening
         self.gateway = gateway
         self.switch = switch
-        self.sampler = sampler_of(opening, vocabulary.grammars.start(opening.grammar) if opening.grammar else None)
+        self.sampler = sampler_of(opening, vocabulary)
         self.prompt = PrefixProgress(opening.prompt)
-        self.output = Output(len(opening.prompt), limit, self.sampler, vocabulary, opening.stop)
+        self.output = Output(opening, limit, self.sampler, vocabulary)
         self.cursor = KvCursor(opening.seq, len(opening.prompt) - 1, opening.prompt[-1])
         self.drafters: dict[int, DrafterView] = {}  # by the drafter's index; only those it is open at
         self.waiting_since: float | None = None  # held back for more draft
         self.costs = Costs(len(opening.committed), now)
         self.draft_s = 0.0  # time of draft steps since the last window
+        self.prediction = Prediction(opening.prediction) if opening.prediction and not opening.plain else None
         self._vocabulary = len(vocabulary)
         for token in opening.committed:
             self.cursor.commit(token)
-            if self.output.take(token):
+            if self.take(token):
                 break
 
     @property
@@ -98,6 +116,17 @@ class TargetSequence:
     def length(self) -> int:
         """Tokens of prompt and output."""
         return self.output.length
+
+    def take(self, token: int, logprob: Logprob | None = None) -> bool:
+        """A token was decided; True when the text ends with it."""
+        if self.prediction is not None:
+            self.prediction.commit(token)
+        return self.output.take(token, logprob)
+
+    def foresee(self, room: int) -> None:
+        """Have the draft tree, of ``room`` nodes at most, hold what was predicted, if anything was."""
+        if self.prediction is not None:
+            self.prediction.foresee(self.cursor.tree, room)
 
     def graft(self, draft: Draft, room: int, source: int) -> int:
         """Add a drafted subtree, ``room`` nodes in the tree at most; returns how many nodes are new."""

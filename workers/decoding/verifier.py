@@ -96,8 +96,10 @@ class Verifier:
             return
         if flight.chunk is None:
             self._measure(flight.windows, elapsed)
-        elif self._trace is not None:
-            self._trace.span("verifier", "prompt", now - elapsed, now, seq=flight.chunk.seq)
+        else:
+            self._weigh_prompt(flight.chunk, flight.first, outcome)
+            if self._trace is not None:
+                self._trace.span("verifier", "prompt", now - elapsed, now, seq=flight.chunk.seq)
         tokens = 0
         for window in flight.windows:
             if self._roster.active.get(window.sequence.seq) is window.sequence:
@@ -259,16 +261,27 @@ class Verifier:
         sequence.cursor.evaluated(node for node in window.rows if node)
         if not window.root:
             return 0
-        walked = walk(sequence.cursor, window.rows, outcome, sequence.sampler, sequence.output.take)
+        walked = walk(sequence.cursor, window.rows, outcome, sequence.sampler, sequence.take)
         sequence.costs.checked(window.drafted, walked.accepted, window.waited)
-        if not self.drafters:
+        if not self.drafters and sequence.prediction is None:
             sequence.costs.alone += walked.tokens
         for drafter in self.drafters:
             drafter.accepted += walked.sources[drafter.index]
         if flight.chunk is None:
             self._account(window, walked, len(flight.windows), elapsed, now)
+        if not walked.ended:
+            sequence.foresee(self._tree_nodes)
         self._publish(window, walked, elapsed, now)
         return walked.tokens
+
+    def _weigh_prompt(self, sequence: TargetSequence, first: int, outcome: Outcome) -> None:
+        """Tell what the model thinks of a prompt's tokens behind those of a chunk, where that is asked for."""
+        if self._roster.active.get(sequence.seq) is not sequence:
+            return
+        try:
+            self._sends += self._gateways.prompt(sequence, first, outcome)
+        except NotFinite as error:
+            self._fail(sequence, "not_finite", str(error))
 
     def _account(self, window: Window, walked: Walk, beside: int, elapsed: float, now: float) -> None:
         """What a window cost and brought; ``beside`` windows shared its forward."""

@@ -51,7 +51,7 @@ class Outcome(Protocol):
 
     @abstractmethod
     def logits(self, row: int) -> Logits:
-        """Logits of a row (index in the call; a prefill has the single row 0), shape [vocabulary], float32."""
+        """Logits of a row (index in the call; most prefills have the single row 0), shape [vocabulary], float32."""
 
     def sample(self, row: int, sampler: Sampler, position: int) -> int:
         """The token at ``position``, the one after the row's token, by the one rule. Raises NotFinite."""
@@ -71,8 +71,9 @@ class Engine(Protocol):
 
     limits: EngineLimits
 
-    def prefill(self, seq: int, tokens: Sequence[int]) -> Outcome:
-        """Append a chunk to a sequence's prefix, opening it if need be; logits of the last token only.
+    def prefill(self, seq: int, tokens: Sequence[int], every: bool = False) -> Outcome:
+        """Append a chunk to a sequence's prefix, opening it if need be; logits of the last token only, in row 0, or of
+        ``every`` token. (The same row's logits may differ in their last bits between the two.)
 
         Raises EngineError (KvFull, TooManyLeaves, Aborted, ...); the sequence is then as before the call.
         """

@@ -92,7 +92,7 @@ class LlamaEngine:
         self._sequences: dict[int, _BranchedSequence] = {}
         self._saved: dict[int, ctypes.Array[ctypes.c_uint8]] = {}
 
-    def prefill(self, seq: int, tokens: Sequence[int]) -> Outcome:
+    def prefill(self, seq: int, tokens: Sequence[int], every: bool = False) -> Outcome:
         held = self._sequences.get(seq)
         if held is None and len(self._sequences) >= self.limits.sequences:
             raise TooManyLeaves(f"all {self.limits.sequences} sequences of the engine are open")
@@ -104,7 +104,7 @@ class LlamaEngine:
         ids = list(held.leaves)
         self._batch.clear()
         for at, token in enumerate(tokens):
-            self._batch.add(token, ledger.length + at, ids, at == len(tokens) - 1)
+            self._batch.add(token, ledger.length + at, ids, every or at == len(tokens) - 1)
         try:
             self._decode([(ids[0], ledger.length)])
         except EngineError:
@@ -113,7 +113,8 @@ class LlamaEngine:
             raise
         self._sequences[seq] = held
         held.ledger.length += len(tokens)
-        return _LlamaOutcome(self._context, self.limits.vocabulary, [len(tokens) - 1])
+        wanted = list(range(len(tokens))) if every else [len(tokens) - 1]
+        return _LlamaOutcome(self._context, self.limits.vocabulary, wanted)
 
     def extend(self, rows: Sequence[Row], on_early_exit: OnEarlyExit | None = None) -> Outcome:
         with entered(rows, self.limits, self._held) as entries:

@@ -70,7 +70,7 @@ class TableEngine:
         self._forwards = 0
         self._aborted = threading.Event()
 
-    def prefill(self, seq: int, tokens: Sequence[int]) -> Outcome:
+    def prefill(self, seq: int, tokens: Sequence[int], every: bool = False) -> Outcome:
         sequence = self._sequences.get(seq) or self._new()
         sequence.ledger.check_prefill(tokens, self.limits)
         spoilt = self._forward(list(tokens))
@@ -81,7 +81,7 @@ class TableEngine:
         sequence.paths = {0: path}
         sequence.ledger.length += len(tokens)
         self._sequences[seq] = sequence
-        return self._outcome([path], spoilt)
+        return self._outcome(sequence.trail[-len(tokens) :] if every else [path], spoilt)
 
     def extend(self, rows: Sequence[Row], on_early_exit: OnEarlyExit | None = None) -> Outcome:
         with entered(rows, self.limits, self._open) as entries:

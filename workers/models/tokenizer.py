@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from hetero.workers.errors import ModelError
 from hetero.workers.models.deep import with_stack
@@ -22,7 +22,7 @@ class Tokenizer(Protocol):
     """What both the gateway and the verifier need of a tokenizer."""
 
     vocabulary: Vocabulary
-    chat_template: str | None
+    chat_templates: dict[str, str]  # by name: "default", "tool_use", ...
     bos: str
     eos: str
 
@@ -48,8 +48,12 @@ class GgufTokenizer:
         self._vocab = llama_cpp.llama_model_get_vocab(self._model)
         count = llama_cpp.llama_vocab_n_tokens(self._vocab)
         ends = frozenset(i for i in range(count) if llama_cpp.llama_vocab_is_eog(self._vocab, i))
-        self.vocabulary = Vocabulary([self._piece(i, False) for i in range(count)], ends, self._plain)
-        self.chat_template = self.meta("tokenizer.chat_template")
+        pieces = [self._piece(i, False) for i in range(count)]
+        names = {i: name for i, piece in enumerate(pieces) if not piece and (name := self._piece(i, True))}
+        self.vocabulary = Vocabulary(pieces, ends, self._plain, names)
+        self.chat_templates = _templates(self.meta("tokenizer.chat_template"))
+        if (own := self.meta("tokenizer.chat_template.tool_use")) is not None:
+            self.chat_templates["tool_use"] = own
         self.bos = self._text(llama_cpp.llama_vocab_bos(self._vocab))
         self.eos = self._text(llama_cpp.llama_vocab_eos(self._vocab))
 
@@ -119,9 +123,9 @@ class HfTokenizer:
         special = set(self._tokenizer.all_special_ids)
         tokens: Sequence[str | None] = self._tokenizer.convert_ids_to_tokens(list(range(count)))
         pieces = [b"" if i in special or t is None else _piece_bytes(t, kind) for i, t in enumerate(tokens)]
-        self.vocabulary = Vocabulary(pieces, _ends(path, self._tokenizer.eos_token_id), self._plain)
-        template = self._tokenizer.chat_template
-        self.chat_template = template if isinstance(template, str) else None
+        names = {i: token.encode() for i in special if i < count and (token := tokens[i])}
+        self.vocabulary = Vocabulary(pieces, _ends(path, self._tokenizer.eos_token_id), self._plain, names)
+        self.chat_templates = _templates(self._tokenizer.chat_template)
         self.bos = self._tokenizer.bos_token or ""
         self.eos = self._tokenizer.eos_token or ""
 
@@ -135,13 +139,20 @@ class HfTokenizer:
 
 
 def _ends(path: Path, eos: int | None) -> frozenset[int]:
-    """End tokens: the tokenizer's, and those of generation_config.json."""
+    """End tokens: the tokenizer's, and those of generation_config.json and config.json."""
     ends = {eos} if eos is not None else set()
-    config = path / "generation_config.json"
-    if config.is_file():
-        more = json.loads(config.read_text()).get("eos_token_id")
-        ends.update(more if isinstance(more, list) else [more] if isinstance(more, int) else [])
-    return frozenset(ends)
+    for config in (path / "generation_config.json", path / "config.json"):
+        if config.is_file():
+            more = json.loads(config.read_text()).get("eos_token_id")
+            ends.update(more if isinstance(more, list) else [more])
+    return frozenset(end for end in ends if type(end) is int and end >= 0)
+
+
+def _templates(found: Any) -> dict[str, str]:
+    """Chat templates by name, of one text, or of many as transformers reads them."""
+    if isinstance(found, str):
+        return {"default": found}
+    return {str(k): v for k, v in found.items() if isinstance(v, str)} if isinstance(found, dict) else {}
 
 
 def _byte_table() -> dict[str, int]:

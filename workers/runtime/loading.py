@@ -28,7 +28,7 @@ def load_model(spec: WorkerSpec) -> Loaded:
     engine = find_engine(spec.engine).load(settings_of(spec))
     known = load_tokenizer(spec.path).vocabulary
     padding = [b""] * (engine.limits.vocabulary - len(known))
-    return Loaded(engine, Vocabulary([*known.pieces, *padding], known.ends, known.encode))
+    return Loaded(engine, Vocabulary([*known.pieces, *padding], known.ends, known.encode, known.names))
 
 
 def settings_of(spec: WorkerSpec) -> EngineSettings:

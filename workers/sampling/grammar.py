@@ -6,55 +6,20 @@ breaks the grammar is simply not what the target samples.
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import psutil
-from llguidance import LLMatcher, LLTokenizer, StructTag, TokenizerWrapper
+from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 from numpy.typing import NDArray
 
 from hetero.workers.errors import GrammarError
 
 _KEPT = 128 << 20  # bytes of compiled grammars, as they were seen to take
 _LEAST = 2 << 20  # bytes one counts for at least: what it took may have lain free before
-
-
-def json_grammar(schema: dict[str, Any]) -> str:
-    """The grammar of the JSON values of a schema. It may be invalid: ask ``Grammars.objection``."""
-    # Free white space invites small models to write nothing else for ever.
-    return LLMatcher.grammar_from_json_schema(schema, defaults={"whitespace_flexible": False})
-
-
-def tagged_grammar(begin: str, ends: Sequence[tuple[str, dict[str, Any], str]]) -> str:
-    """The grammar of free text with tagged JSON in it: where ``begin`` occurs, one of ``ends`` follows, each as (text
-    up to the JSON value, its schema, text after)."""
-    tags = [
-        StructTag(
-            trigger=begin,
-            begin=begin + head,
-            grammar={**schema, "x-guidance": {"whitespace_flexible": False}},
-            end=tail,
-        )
-        for head, schema, tail in ends
-    ]
-    return LLMatcher.grammar_from_lark(StructTag.to_grammar(tags, assume_special=False))
-
-
-def calls_grammar(calls: Sequence[tuple[str, dict[str, Any], str]], several: bool) -> str:
-    """The grammar of one call, or of one and more on lines of their own; each call is (text before its JSON value,
-    the schema of that, text after)."""
-    rules = []
-    for n, (head, schema, tail) in enumerate(calls):
-        value = json.dumps({**schema, "x-guidance": {"whitespace_flexible": False}})
-        rules.append(f"call_{n}: {json.dumps(head)} %json {value} {json.dumps(tail)}")
-    every = " | ".join(f"call_{n}" for n in range(len(calls)))
-    start = 'start: call ("\\n" call)*' if several else "start: call"
-    return LLMatcher.grammar_from_lark("\n".join(["%llguidance {}", start, f"call: {every}", *rules]))
 
 
 @dataclass(frozen=True)

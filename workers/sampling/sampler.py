@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from hetero.workers.errors import NotFinite
 from hetero.workers.sampling.filters import Filters, largest
-from hetero.workers.sampling.grammar import Grammar
 from hetero.workers.sampling.gumbel import CUT, GumbelNoise
 from hetero.workers.sampling.logits_processors import Logits, LogitsProcessor
 from hetero.workers.wire.messages import Logprob, Sampling
 
 _COLD = 1e-5  # temperatures below are 0: dividing by them would overflow
+_IMPOSSIBLE = -9999.0  # a logprob of what is: JSON has no infinity
 _NEAR = 48  # likeliest tokens that a drafter looks at, beside the loud ones
 _DEPTH = 3.0  # margins are exact up to this many nats, and reported as this beyond
 
@@ -38,9 +38,10 @@ class Candidates:
 class Sampler:
     """Samples positions of one sequence by the one rule. What was committed counts: tell its ``processor``."""
 
-    def __init__(self, spec: Sampling, digest: bytes, grammar: Grammar | None = None) -> None:
+    def __init__(self, spec: Sampling, digest: bytes, processor: LogitsProcessor | None = None) -> None:
+        """``digest`` of the prompt (``gumbel.prompt_digest``)."""
         self.spec = spec
-        self.processor = LogitsProcessor(spec.presence, spec.frequency, spec.bias, grammar)
+        self.processor = processor or LogitsProcessor(spec)
         self._noise = GumbelNoise(spec.seed, spec.choice, digest)
 
     def below(self, tokens: Sequence[int]) -> Sampler:
@@ -52,14 +53,21 @@ class Sampler:
         found.processor = processor
         return found
 
-    def logprob(self, logits: Logits, token: int) -> Logprob:
-        """What the model itself thinks of a committed token: before bias, penalties, grammar and temperature."""
+    def logprob(self, logits: Logits, token: int, top: int) -> Logprob:
+        """What the model itself thinks of a token, and of the ``top`` likeliest: before bias, penalties, grammar and
+        temperature. Raises NotFinite."""
         x = logits.astype(np.float64)
+        if not np.isfinite(x.max()):
+            raise NotFinite(f"the logits before token {token} are not finite")
         x -= x.max()
         x -= np.log(np.exp(x).sum())
-        near = largest(x, self.spec.logprobs) if self.spec.logprobs else np.empty(0, np.intp)
+        near = largest(x, top) if top else np.empty(0, np.intp)
         near = near[np.argsort(-x[near], kind="stable")]
-        return Logprob(token, float(x[token]), [(int(i), float(x[i])) for i in near])
+
+        def told(i: int) -> float:
+            return float(x[i]) if np.isfinite(x[i]) else _IMPOSSIBLE
+
+        return Logprob(token, told(token), [(int(i), told(int(i))) for i in near])
 
     def prepare(self, position: int, vocabulary: int) -> None:
         """Compute a position's noise now, while a forward runs."""

@@ -17,22 +17,28 @@ class StopMatcher:
         self._stops = tuple(stop.encode() for stop in stops if stop)
         self._held = b""
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self.stopped = False
+        self.matched = ""
 
     def feed(self, piece: bytes) -> str:
-        """Take one token's bytes, return the text this releases. After a match ``stopped`` is true.
+        """Take one token's bytes, return the text this releases. After a match ``matched`` is what was found.
 
         The match that ends first wins (the longest of those that end together), whatever the token borders.
         """
         data = self._held + piece
         ends = [(at + len(stop), at) for stop in self._stops if (at := data.find(stop)) >= 0]
         if ends:
-            self.stopped = True
+            end, at = min(ends)
+            self.matched = data[at:end].decode()
             self._held = b""
-            return self._decoder.decode(data[: min(ends)[1]], final=True)
+            return self._decoder.decode(data[:at], final=True)
         keep = self._claimed(data)
         self._held = data[len(data) - keep :]
         return self._decoder.decode(data[: len(data) - keep])
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string was found."""
+        return bool(self.matched)
 
     def flush(self) -> str:
         """The rest of the text, when it ends for another reason than a stop string."""
@@ -41,8 +47,9 @@ class StopMatcher:
 
     def _claimed(self, data: bytes) -> int:
         """Length of the longest end of ``data`` that begins a stop string."""
-        longest = max(map(len, self._stops), default=1) - 1
-        for size in range(min(longest, len(data)), 0, -1):
-            if any(stop.startswith(data[-size:]) for stop in self._stops):
-                return size
-        return 0
+        return max((self._begun(stop, data) for stop in self._stops), default=0)
+
+    def _begun(self, stop: bytes, data: bytes) -> int:
+        """Length of the longest end of ``data`` that begins this one."""
+        sizes = range(min(len(stop) - 1, len(data)), 0, -1)
+        return next((size for size in sizes if data.endswith(stop[:size])), 0)

@@ -8,7 +8,18 @@ from dataclasses import dataclass, field
 from msgspec import structs
 
 from hetero.workers.simulation.clock import VirtualClock
-from hetero.workers.wire.messages import Cancel, Failed, Finished, Message, Open, Ping, Resume, Tokens
+from hetero.workers.wire.messages import (
+    Cancel,
+    Failed,
+    Finished,
+    Logprob,
+    Message,
+    Open,
+    Ping,
+    PromptLogprobs,
+    Resume,
+    Tokens,
+)
 
 CLIENT = b"client"
 
@@ -21,6 +32,7 @@ class Story:
     verifier: bytes
     tokens: list[int] = field(default_factory=list)
     text: str = ""
+    prompt: dict[int, Logprob] = field(default_factory=dict)  # by position
     end: Finished | Failed | None = None
 
 
@@ -73,10 +85,13 @@ class SimulatedClient:
 
     def receive(self, message: Message, epoch: int) -> None:
         """Take what a verifier says, whose present incarnation is ``epoch``."""
-        if not isinstance(message, Tokens | Finished | Failed) or message.epoch != epoch:
+        if not isinstance(message, Tokens | PromptLogprobs | Finished | Failed) or message.epoch != epoch:
             return
         story = self.stories[message.seq]
         if story.end is not None:
+            return
+        if isinstance(message, PromptLogprobs):
+            story.prompt.update(enumerate(message.logprobs, message.base))
             return
         if isinstance(message, Tokens):
             have = len(story.opening.prompt) + len(story.tokens)

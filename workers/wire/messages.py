@@ -1,6 +1,6 @@
 """The closed union of messages. Every integer and every length is bounded here, before other code sees it.
 
-    gateway -> verifier  Open, Resume, Cancel        verifier -> gateway  Tokens, Finished, Failed
+    gateway -> verifier  Open, Resume, Cancel        verifier -> gateway  Tokens, PromptLogprobs, Finished, Failed
     verifier -> drafter  Open, Commit, Hint, Close   drafter -> verifier  Draft        all   Ping, Pong
 
 ``seq`` ids are random and never reused. ``epoch`` names an incarnation of the verifier: messages of another
@@ -18,7 +18,8 @@ MAX_NODES = 1024
 MAX_FRAME = 16 << 20
 MAX_LOGPROBS = 20
 MAX_MESSAGE = 4096  # characters of an error
-MAX_GRAMMAR = 1 << 16  # characters: more takes a second to compile
+MAX_GRAMMAR = 1 << 20  # characters: 128 tools of several KB each
+MAX_STOPS = 64
 
 _INT = (1 << 63) - 1
 Seq = Annotated[int, Meta(ge=0, le=_INT)]
@@ -28,7 +29,8 @@ Token = Annotated[int, Meta(ge=0, lt=1 << 31)]
 Length = Annotated[int, Meta(ge=0, le=MAX_TOKENS)]
 Count = Annotated[int, Meta(ge=0, lt=1 << 53)]
 TokenList = Annotated[list[Token], Meta(max_length=MAX_TOKENS)]
-StopList = Annotated[list[Annotated[str, Meta(min_length=1, max_length=1024)]], Meta(max_length=16)]
+StopList = Annotated[list[Annotated[str, Meta(min_length=1, max_length=1024)]], Meta(max_length=MAX_STOPS)]
+FewTokens = Annotated[list[Token], Meta(max_length=64)]
 Unit = Annotated[float, Meta(ge=0.0, le=1.0)]
 
 
@@ -40,7 +42,9 @@ class Sampling(Struct, frozen=True, forbid_unknown_fields=True):
     """How to sample one choice of one request. ``top_k`` 0, ``top_p`` 1 and ``min_p`` 0 switch a filter off.
 
     ``presence`` and ``frequency`` are OpenAI's penalties, ``bias`` is added to the logits of tokens; ``logprobs``: how
-    many likeliest tokens to report beside each (-1: no logprobs at all).
+    many likeliest tokens to report beside each (-1: no logprobs at all). ``repetition`` divides the positive logits,
+    and multiplies the negative ones, of tokens among the last ``repetition_last`` of prompt and output (0: all of them;
+    Keskar et al. 2019). The output has ``min_tokens`` at least: until then no token that ends a text is sampled.
     """
 
     temperature: Annotated[float, Meta(ge=0.0, le=100.0)]
@@ -53,11 +57,30 @@ class Sampling(Struct, frozen=True, forbid_unknown_fields=True):
     frequency: Annotated[float, Meta(ge=-100.0, le=100.0)] = 0.0
     bias: Annotated[list[tuple[Token, Annotated[float, Meta(ge=-1e4, le=1e4)]]], Meta(max_length=1024)] = []
     logprobs: Annotated[int, Meta(ge=-1, le=MAX_LOGPROBS)] = -1
+    repetition: Annotated[float, Meta(ge=0.01, le=100.0)] = 1.0
+    repetition_last: Length = 0
+    min_tokens: Length = 0
+
+
+class Thinking(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where an output reasons before it answers: between the token ``begin`` (-1: none is known) and the text ``end``;
+    ``opened``: the prompt ends within it. After ``budget`` tokens of it (-1: no bound) the tokens ``closing``
+    follow."""
+
+    end: Annotated[str, Meta(min_length=1, max_length=64)]
+    begin: Annotated[int, Meta(ge=-1, lt=1 << 31)] = -1
+    opened: bool = False
+    budget: Annotated[int, Meta(ge=-1, le=MAX_TOKENS)] = -1
+    closing: FewTokens = []
 
 
 class Open(_Message, frozen=True):
     """A sequence begins. To a drafter, ``committed`` holds the output so far; from a gateway it is empty. The output
-    obeys ``grammar`` (``sampling.grammar``), if there is one; ``plain``: no speculation is wanted."""
+    obeys ``grammar`` (``sampling.grammar``), if there is one, after its ``thinking``; ``plain``: no speculation is
+    wanted. It ends with a token of ``stop_ids``, too; with ``ignore_end`` not with those the model ends a text with.
+    Control tokens among ``shown``, or any (``special``), are text by their names. ``prompt_logprobs``: how many
+    likeliest tokens to report beside each of the prompt (-1: none at all). ``prediction``: what the output may be
+    like."""
 
     seq: Seq
     epoch: Epoch
@@ -68,6 +91,13 @@ class Open(_Message, frozen=True):
     stop: StopList
     grammar: Annotated[str, Meta(max_length=MAX_GRAMMAR)] = ""
     plain: bool = False
+    stop_ids: FewTokens = []
+    ignore_end: bool = False
+    shown: FewTokens = []
+    special: bool = False
+    thinking: Thinking | None = None
+    prompt_logprobs: Annotated[int, Meta(ge=-1, le=MAX_LOGPROBS)] = -1
+    prediction: TokenList = []
 
 
 class Resume(_Message, frozen=True):
@@ -159,6 +189,15 @@ class Tokens(_Message, frozen=True):
     round: Round | None = None
 
 
+class PromptLogprobs(_Message, frozen=True):
+    """What the model thinks of the prompt's tokens from position ``base`` on (of the first it thinks nothing)."""
+
+    seq: Seq
+    epoch: Epoch
+    base: Length
+    logprobs: Annotated[list[Logprob], Meta(max_length=MAX_TOKENS)]
+
+
 class Stats(Struct, frozen=True, forbid_unknown_fields=True):
     """What a sequence cost: counts of tokens and target forwards, times in milliseconds.
 
@@ -188,7 +227,8 @@ class Stats(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Finished(_Message, frozen=True):
-    """The sequence ended at ``base`` tokens; ``reason`` is "stop" or "length", ``text`` the last it releases."""
+    """The sequence ended at ``base`` tokens; ``reason`` is "stop" or "length", ``text`` the last it releases, ``stop``
+    the stop string that ended it, if one did."""
 
     seq: Seq
     epoch: Epoch
@@ -196,6 +236,7 @@ class Finished(_Message, frozen=True):
     reason: Annotated[str, Meta(max_length=64)]
     text: str
     stats: Stats
+    stop: Annotated[str, Meta(max_length=1024)] = ""
 
 
 class Failed(_Message, frozen=True):
@@ -223,4 +264,6 @@ class Pong(_Message, frozen=True):
     epoch: Epoch
 
 
-Message: TypeAlias = Open | Resume | Cancel | Commit | Hint | Close | Draft | Tokens | Finished | Failed | Ping | Pong
+Message: TypeAlias = (
+    Open | Resume | Cancel | Commit | Hint | Close | Draft | Tokens | PromptLogprobs | Finished | Failed | Ping | Pong
+)

@@ -54,3 +54,10 @@ BLOCK = 32  # tokens after which the balance is drawn
 PROBE = 3  # tokens decided plainly to learn what plain decoding costs
 FIRST_REST, LONGEST_REST = 64, 1024  # tokens without drafts after a loss; each further one in a row doubles
 RENEW = 1024  # tokens of speculation after which plain decoding is measured again: 0.3 % of them
+
+# Predicted outputs (``decoding.prediction``): tokens of it that are drafted at once; the chance that the next one is
+# right, at first and at least and at most, and how much each token that came weighs in it. An edited file, the usual
+# case, agrees nearly everywhere and then not for a while.
+PREDICTED = 24
+PREDICTED_START, PREDICTED_LEAST, PREDICTED_MOST = 0.8, 0.1, 0.98
+PREDICTED_WEIGHT = 0.2

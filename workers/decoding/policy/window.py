@@ -79,7 +79,7 @@ class WindowPolicy:
         cursor = sequence.cursor
         due = len(cursor.pending)
         drafts = [] if sequence.switch.resting else self._drafts(sequence, room - due)
-        if self._strategy.adapts:
+        if self._strategy.adapts or sequence.prediction is not None:
             reaches = [cursor.tree.reach(node.id) for node in drafts]
             drafts = drafts[: rows_worth(reaches, self._speeds.forward, self._speeds.rate(), first + due)]
         rows = cursor.rows([node.id for node in drafts], room)
@@ -104,8 +104,11 @@ class WindowPolicy:
 
     def _drafts(self, sequence: TargetSequence, room: int) -> list[DraftNode]:
         """The draft tokens that could be checked now, likeliest first."""
-        most = max(0, min(self._rows - 1, sequence.output.remaining - 1, room))
-        if self._strategy.start is StartRule.WITH_GAMMA:
+        rows = self._limits.rows if sequence.prediction is not None else self._rows
+        most = max(0, min(rows - 1, sequence.output.remaining - 1, room))
+        if sequence.prediction is not None:
+            most = min(most, max(self._rows - 1, tuning.PREDICTED))
+        elif self._strategy.start is StartRule.WITH_GAMMA:
             most = min(most, self._strategy.gamma)
         elif self._strategy.growth is GrowthRule.CHAIN and sequence.drafters:
             # PEARL: as many as are drafted while a window is checked.

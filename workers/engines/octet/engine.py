@@ -85,11 +85,11 @@ class OctetEngine:
             settings.sequences,
             draft_nodes=settings.draft_nodes,
         )
-        self._logits = np.empty((settings.rows, numbers.vocabulary), np.float32)
+        self._logits = np.empty((most, numbers.vocabulary), np.float32)
         self._slots = Slots(settings.sequences)
         self._saved: dict[int, tuple[NDArray[np.uint8], int]] = {}
 
-    def prefill(self, seq: int, tokens: Sequence[int]) -> Outcome:
+    def prefill(self, seq: int, tokens: Sequence[int], every: bool = False) -> Outcome:
         held = self._slots.to_prefill(seq)
         ledger = held.ledger
         ledger.check_prefill(tokens, self.limits)
@@ -97,10 +97,11 @@ class OctetEngine:
         positions = np.arange(first, first + count, dtype=np.int32)
         paths = np.tile(positions, (count, 1))
         part = CPart(held.slot, 0, count, first)
-        self._run(tokens, positions, positions, [part], paths, [count - 1])
+        wanted = list(range(count)) if every else [count - 1]
+        self._run(tokens, positions, positions, [part], paths, wanted)
         self._slots.keep(seq, held)
         ledger.length += count
-        return _OctetOutcome(self._logits, [0])
+        return _OctetOutcome(self._logits, list(range(len(wanted))))
 
     def extend(self, rows: Sequence[Row], on_early_exit: OnEarlyExit | None = None) -> Outcome:
         with entered(rows, self.limits, self._slots.__getitem__) as entries:

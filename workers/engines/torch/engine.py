@@ -80,7 +80,7 @@ class TorchEngine:
         self.prefill(0, [0])  # an architecture that is not covered fails here, not in a request
         self.close(0)
 
-    def prefill(self, seq: int, tokens: Sequence[int]) -> Outcome:
+    def prefill(self, seq: int, tokens: Sequence[int], every: bool = False) -> Outcome:
         held = self._slots.to_prefill(seq)
         ledger = held.ledger
         ledger.check_prefill(tokens, self.limits)
@@ -90,7 +90,8 @@ class TorchEngine:
         positions = np.arange(first, first + count)
         span = self._span(first + count)
         allowed = np.arange(span)[None, :] <= positions[:, None]
-        logits = self._run([list(tokens)], [Seen(held.slot, positions, positions, allowed, np.arange(span))], 1)
+        seen = Seen(held.slot, positions, positions, allowed, np.arange(span))
+        logits = self._run([list(tokens)], [seen], 0 if every else 1)
         self._slots.keep(seq, held)
         ledger.length += count
         return _TorchOutcome(logits)

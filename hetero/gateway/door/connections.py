@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-IDLE = 20.0  # seconds in which a connection's request, without its body, must have come
+IDLE = 20.0  # seconds in which a new connection's request, without its body, must have come
+KEPT = 75.0  # the same of the next one: clients keep connections, and ask again by them
 STALLED = 60.0  # seconds without room for more of an answer
 _HANDSHAKE = 10.0  # seconds TLS may take to begin
 _MOST = 4096  # connections
@@ -32,8 +33,8 @@ def most_connections() -> int:
 
 class Connection(H11Protocol):
     """uvicorn's, which asks nothing of a client that has connected. One without a request is closed after ``IDLE``
-    seconds, one that reads nothing of its answer after ``STALLED``. Where another needs its place, first the one goes
-    whose whole request has been awaited longest."""
+    seconds (``KEPT`` where it had one before), one that reads nothing of its answer after ``STALLED``. Where another
+    needs its place, first the one goes whose whole request has been awaited longest."""
 
     most = _MOST
     waiting: ClassVar[OrderedDict[Connection, None]] = OrderedDict()  # of the process, those without a whole request
@@ -42,7 +43,7 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._wait()
+        self._wait(IDLE)
         if len(self.connections) > self.most:
             next(iter(self.waiting)).hang_up()  # there is one: this
 
@@ -55,7 +56,7 @@ class Connection(H11Protocol):
             self.waiting.pop(self, None)
 
     def on_response_complete(self) -> None:
-        self._wait()
+        self._wait(KEPT)
         super().on_response_complete()  # which goes on to a request that came meanwhile
 
     def pause_writing(self) -> None:
@@ -76,10 +77,10 @@ class Connection(H11Protocol):
         self.connections.discard(self)
         self.transport.abort()
 
-    def _wait(self) -> None:
+    def _wait(self, seconds: float) -> None:
         _cancel(self._idle)
         self.waiting[self] = None
-        self._idle = self._later(IDLE)
+        self._idle = self._later(seconds)
 
     def _later(self, seconds: float) -> asyncio.TimerHandle:
         """Hang up in so many seconds, unless more of what was written has been read by then."""
@@ -112,4 +113,4 @@ def options() -> dict[str, Any]:
     """What to tell uvicorn.Config."""
     Connection.most = most_connections()
     constants.SSL_HANDSHAKE_TIMEOUT = _HANDSHAKE  # uvicorn has no setting for it
-    return {"http": Connection}
+    return {"http": Connection, "timeout_keep_alive": int(KEPT)}

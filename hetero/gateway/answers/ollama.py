@@ -1,0 +1,115 @@
+"""Answers as Ollama gives them: JSON, a line each."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from hetero.errors import SequenceFailed
+from hetero.gateway.answers.answer import Answer, Dialect
+from hetero.gateway.answers.choice import Call, Choice, Part
+from hetero.gateway.answers.stats import merged
+from hetero.workers.wire.messages import Logprob
+
+
+class Ollama(Dialect):
+    """Of one request: a chat, or the text of one question."""
+
+    media = "application/x-ndjson"
+    alive = ""
+
+    def __init__(self, chat: bool, logprobs: bool = False) -> None:
+        self._chat, self._logprobs = chat, logprobs
+        self._calls: list[Call] = []  # whose arguments are not complete yet: Ollama's clients want them whole
+
+    def whole(self, answer: Answer) -> dict[str, Any]:
+        choice = answer.choices[0]
+        found = {
+            **self._head(answer),
+            **self._said(choice.text, choice.reasoning, choice.calls),
+            **_end(answer, choice),
+        }
+        return {**found, **self._probable(choice, choice.logprobs)}
+
+    def part(self, answer: Answer, part: Part) -> Iterable[str]:
+        choice = answer.choices[part.index]
+        known = len(self._calls)
+        self._calls = list(choice.calls)
+        complete = choice.calls[max(0, known - 1) : -1] if len(choice.calls) > known else []
+        if part.reason is not None:
+            complete = choice.calls[-1:] if not complete else [*complete, choice.calls[-1]]
+        if part.text or part.reasoning or complete or part.logprobs:
+            said = self._said(part.text, part.reasoning, complete)
+            yield _line({**self._head(answer), **said, "done": False, **self._probable(choice, part.logprobs)})
+        if part.reason is not None:
+            yield _line({**self._head(answer), **self._said("", "", []), **_end(answer, choice)})
+
+    def failed(self, answer: Answer, error: SequenceFailed) -> Iterable[str]:
+        yield _line({"error": str(error)})
+
+    def _head(self, answer: Answer) -> dict[str, Any]:
+        return {"model": answer.model, "created_at": now()}
+
+    def _said(self, text: str, reasoning: str, calls: list[Call]) -> dict[str, Any]:
+        thought = {"thinking": reasoning} if reasoning else {}
+        if not self._chat:
+            return {"response": text, **thought}
+        message: dict[str, Any] = {"role": "assistant", "content": text, **thought}
+        if calls:
+            message["tool_calls"] = [
+                {
+                    "id": call.id,
+                    "function": {"index": call.index, "name": call.name, "arguments": _object(call.arguments)},
+                }
+                for call in calls
+            ]
+        return {"message": message}
+
+    def _probable(self, choice: Choice, found: list[Logprob]) -> dict[str, Any]:
+        if not self._logprobs:
+            return {}
+
+        def token(number: int, value: float) -> dict[str, Any]:
+            piece = choice.vocabulary.named(number)
+            return {"token": piece.decode(errors="replace"), "logprob": value, "bytes": list(piece)}
+
+        return {
+            "logprobs": [
+                {**token(entry.token, entry.value), "top_logprobs": [token(*top) for top in entry.top]}
+                for entry in found
+            ]
+        }
+
+
+def now() -> str:
+    """This moment, as Ollama writes it."""
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _line(body: dict[str, Any]) -> str:
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+def _object(text: str) -> Any:
+    try:
+        return json.loads(text) if text else {}
+    except (ValueError, RecursionError):
+        return {"partial_json": text}
+
+
+def _end(answer: Answer, choice: Choice) -> dict[str, Any]:
+    """The last words: why it ended, and what it cost (nanoseconds)."""
+    stats = merged(answer.stats)
+    return {
+        "done": True,
+        "done_reason": "length" if choice.reason == "length" else "stop",
+        "total_duration": int(1e9 * (time.monotonic() - answer.began)),
+        "load_duration": 0,
+        "prompt_eval_count": sum(answer.prompts),
+        "prompt_eval_duration": int(1e6 * stats.prompt_ms),
+        "eval_count": choice.tokens,
+        "eval_duration": int(1e6 * stats.predicted_ms),
+    }

@@ -1,0 +1,1 @@
+"""Between messages and tokens: templates, thinking, tools, and the grammars they make."""

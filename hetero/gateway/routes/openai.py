@@ -1,0 +1,94 @@
+"""OpenAI's routes of completions and chats."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from hetero.errors import RequestError
+from hetero.gateway.answers.answer import Answer, Dialect
+from hetero.gateway.answers.choice import Choice
+from hetero.gateway.answers.openai import Chat, Completion
+from hetero.gateway.client import ask
+from hetero.gateway.requests.fields import predicted
+from hetero.gateway.requests.openai import ChatRequest, CompletionRequest
+from hetero.gateway.routes.chats import chat, constrained, opening_fields, with_logprobs
+from hetero.gateway.routes.documents import takes
+from hetero.gateway.routes.generation import Asked, check_model, check_prompt, check_tokens, encode, read, respond, told
+from hetero.gateway.state import GatewayState
+
+_COMPLETION_TOKENS = 16  # OpenAI's default for /v1/completions
+
+
+def routes(state: GatewayState) -> APIRouter:
+    """Them."""
+    router = APIRouter()
+
+    @router.post("/completions", include_in_schema=False)
+    @router.post("/v1/completions", openapi_extra=takes(CompletionRequest))
+    async def completions(request: Request) -> Response:
+        body, ignored = await read(state, request, CompletionRequest)
+        return await respond(state, request, await completion(state, body, ignored))
+
+    @router.post("/chat/completions", include_in_schema=False)
+    @router.post("/v1/chat/completions", openapi_extra=takes(ChatRequest))
+    async def chat_completions(request: Request) -> Response:
+        body, ignored = await read(state, request, ChatRequest)
+        dialect = Chat(body.stream_options if body.stream else None, body.wanted_logprobs >= 0)
+        return await respond(state, request, await chat(state, body, dialect, ignored))
+
+    return router
+
+
+async def completion(
+    state: GatewayState, body: CompletionRequest, ignored: list[str], dialect: Dialect | None = None
+) -> Asked:
+    """What is asked of the verifier; ``dialect``: OpenAI's, if no other. Raises RequestError and Busy."""
+    headers = told(ignored) | check_model(state, body.model)
+    prompts = [await _tokens_of(state, prompt) for prompt in body.prompt]
+    check_prompt(state, prompts, "prompt")
+    check_tokens(state, body)
+    grammar, relaxed = await constrained(state, body)
+    each = max(body.n, body.best_of or 1)
+    samplings = body.samplings(state.options.defaults, each)
+    if each > body.n:
+        samplings = [with_logprobs(sampling) for sampling in samplings]
+    prediction = predicted(body.prediction)
+    more = {
+        **opening_fields(body),
+        "grammar": grammar,
+        "prompt_logprobs": body.wanted_logprobs if body.echo else -1,
+        "prediction": (await encode(state, prediction, "prediction", False))[: state.context] if prediction else [],
+    }
+    prompt_only = body.max_tokens == 0
+    limit = body.max_tokens if body.max_tokens is not None else _COMPLETION_TOKENS
+    limit = {0: 1, -1: state.context}.get(limit, limit)
+    openings = []
+    choices: list[Choice] = []
+    for prompt, asked in zip(prompts, body.prompt, strict=True):
+        echo = _text_of(state, asked) if body.echo else ""
+        for sampling in samplings:
+            openings.append(ask(prompt, sampling, limit, body.stop, **more))
+            choices.append(Choice(len(choices), state.tokenizer.vocabulary, None, echo, prompt))
+    best = body.n if each > body.n else 0
+    answer = Answer(state.name, choices, [len(prompt) for prompt in prompts], state.fingerprint, best)
+    options = body.stream_options if body.stream else None
+    dialect = dialect or Completion(options, body.wanted_logprobs >= 0, prompt_only)
+    return Asked(answer, openings, dialect, body.stream, headers | relaxed)
+
+
+async def _tokens_of(state: GatewayState, asked: str | list[int]) -> list[int]:
+    """Tokens of a prompt given as text or as token ids."""
+    if isinstance(asked, str):
+        return await encode(state, asked, "prompt") or await encode(state, " ", "prompt")
+    size = len(state.tokenizer.vocabulary)
+    if max(asked) >= size:
+        raise RequestError(f"prompt: token id {max(asked)} lies outside the vocabulary of {size}", "prompt")
+    return asked
+
+
+def _text_of(state: GatewayState, asked: str | list[int]) -> str:
+    """A prompt as text."""
+    if isinstance(asked, str):
+        return asked
+    return b"".join(state.tokenizer.vocabulary.pieces[token] for token in asked).decode(errors="replace")

@@ -1,0 +1,380 @@
+"""What real clients send, and what they want: each case was found with one, or told in public of a server like this."""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+import json
+import re
+import time
+
+import httpx
+import pytest
+from helpers.running_server import RunningServer
+
+HI = [{"role": "user", "content": "hi"}]
+SAID = {"role": "assistant", "content": "x"}
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+TRUTH = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"], "additionalProperties": False}
+TOOL = {"type": "function", "function": {"name": "f", "parameters": TRUTH}}
+
+
+@pytest.fixture(scope="module")
+def stack():
+    made = RunningServer(strategy="serial", port=0, cors_origin="https://chat.example.org")
+    yield made
+    made.settled()
+    made.close()
+
+
+def ask(stack: RunningServer, route: str = CHAT, **fields: object) -> httpx.Response:
+    body = {"max_tokens": 6, **fields}
+    if route == CHAT:
+        body.setdefault("messages", HI)
+    else:
+        body.setdefault("prompt", "a b")
+    return httpx.post(stack.url + route, json=body, timeout=120)
+
+
+PARTS = [{"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}]
+BACK = {"refusal": None, "annotations": None, "audio": None, "function_call": None, "tool_calls": None}
+ANSWERED = [
+    {"messages": [HI[0], {**SAID, **BACK}, HI[0]]},
+    {"messages": [HI[0], {**SAID, "parsed": None, "reasoning_content": "hm", "id": 1, "prefix": False}, HI[0]]},
+    {"messages": [{"role": "user", "content": PARTS}]},
+    {"messages": [{"role": "user", "content": "x", "name": None}, {"role": "function", "name": "f", "content": "1"}]},
+    {"chat_template_kwargs": {"enable_thinking": False}},
+    {"reasoning_effort": "none"},
+    {"max_tokens": -1, "stop": "\n", "logit_bias": {"0": 100}},
+    {"max_tokens": 256.0, "logit_bias": {"0": 100}},
+    {"top_k": -1}, {"top_k": 0}, {"top_p": 0}, {"top_p": 1}, {"stop": ""}, {"stop": []}, {"stop": None},
+    {"stop": [f"s{n}" for n in range(17)]},
+    {"repetition_penalty": 1.1}, {"repetition_penalty": 1.0}, {"repeat_penalty": 1.1, "repeat_last_n": 64},
+    {"cache_prompt": True}, {"id_slot": -1}, {"mirostat": 0}, {"store": True}, {"verbosity": "low"},
+    {"logprobs": 2}, {"logprobs": False}, {"top_logprobs": None},
+    {"stream_options": {"include_usage": True}},
+    {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}},
+    {"ignore_eos": True}, {"min_tokens": 0}, {"min_tokens": 3},
+    {"tool_choice": "any", "tools": [TOOL], "max_tokens": 40}, {"tool_choice": "auto"}, {"tools": []},
+    {"tools": None, "tool_choice": None, "response_format": None, "stream_options": None},
+    {"model": "gpt-4o-mini"}, {"seed": None}, {"n": 1.0}, {"user": "me", "metadata": {"a": "b"}},
+    {"temperature": -1}, {"functions": [], "function_call": "auto"}, {"modalities": ["text"]},
+    {"prediction": {"type": "content", "content": "hello there"}},
+    {"response_format": {"type": "json_object", "schema": {"type": "object"}}, "max_tokens": 20},
+    {"nonsense": {"deep": [1]}, "messages": [{"role": "user", "content": "x", "odd": 1}]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fields", ANSWERED, ids=lambda fields: ",".join(fields)[:40])
+def test_what_clients_send_is_answered(stack, fields):
+    found = ask(stack, **fields)
+    assert found.status_code == 200, found.text
+
+
+def test_what_was_ignored_is_told(stack):
+    found = ask(stack, nonsense={"deep": [1]}, messages=[{"role": "user", "content": "x", "odd": 1}], model="gpt-4o")
+    assert found.headers["x-hetero-ignored"] == "nonsense, messages.N.odd"
+    assert found.headers["x-hetero-model"] == "builtin" and found.json()["model"] == "builtin"
+    assert "x-hetero-ignored" not in ask(stack).headers
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
+REFUSED = [
+    ({"messages": [HI[0], {"role": "user", "content": [IMAGE]}]}, "messages.1.content.0: images are not supported"),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]},
+        "messages.0.content.0: audio is not supported",
+    ),
+    ({"messages": [{"role": "user"}]}, "messages.0: content is missing"),
+    ({"messages": [{"role": "boss", "content": "x"}]}, "messages.0.role must be 'system'"),
+    ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content must be a list"),
+    ({"messages": []}, "messages must not be empty"),
+    ({"messages": "x"}, "messages must be a list"),
+    ({"temperature": "warm"}, "temperature must be a number"),
+    ({"temperature": 101}, "temperature must be at most 100"),
+    ({"n": "many"}, "n must be a whole number"),
+    ({"stream": "perhaps"}, "stream must be true or false"),
+    ({"tools": [{"type": "function"}]}, "tools.0.function is missing"),
+    ({"tool_choice": "required"}, "tool_choice: it needs tools"),
+    (
+        {"tool_choice": {"type": "function", "function": {"name": "g"}}, "tools": [TOOL]},
+        "tool_choice: no tool is called g",
+    ),
+    ({"tools": [TOOL, TOOL]}, "tools: two functions have one name"),
+    ({"functions": [{"name": "f"}]}, "functions: this server cannot do that"),
+    ({"mirostat": 2}, "mirostat: this server cannot do that"),
+    ({"continue_final_message": True}, "continue_final_message: the last message must be the assistant's"),
+    ({"response_format": {"type": "json_schema"}}, "response_format: json_schema is missing"),
+]
+
+
+@pytest.mark.parametrize("fields, words", REFUSED, ids=[words[:30] for _, words in REFUSED])
+def test_what_cannot_be_done_is_told_in_words(stack, fields, words):
+    found = ask(stack, **fields)
+    assert found.status_code == 400, found.text
+    error = found.json()["error"]
+    assert error["message"].startswith(words), error
+    field = re.split(r"[:. ]", words)[0]
+    assert error["type"] == "invalid_request_error" and error["param"] in (None, field)
+
+
+@pytest.mark.parametrize("seed", [-1, 4294967295, 18446744073709551615, None])
+def test_a_seed_that_is_none_is_random(stack, seed):
+    texts = {
+        ask(stack, TEXT, temperature=1, seed=seed, max_tokens=24, ignore_eos=True).text.split('"text"')[1][:60]
+        for _ in range(3)
+    }
+    assert len(texts) > 1
+    same = {ask(stack, TEXT, temperature=1, seed=-2, max_tokens=24).json()["choices"][0]["text"] for _ in range(2)}
+    assert len(same) == 1
+
+
+def test_prompt_logprobs(stack):
+    found = ask(stack, TEXT, prompt="def f(x):\n", max_tokens=1, echo=True, logprobs=1, temperature=0).json()[
+        "choices"
+    ][0]
+    logprobs = found["logprobs"]
+    tokens = len(logprobs["tokens"])
+    assert found["text"].startswith("def f(x):\n") and logprobs["token_logprobs"][0] is None
+    assert (
+        tokens == len(logprobs["token_logprobs"]) == len(logprobs["top_logprobs"]) == len(logprobs["text_offset"]) > 4
+    )
+    assert all(value <= 0 for value in logprobs["token_logprobs"][1:])
+    assert all(max(top.values()) >= value - 1e-9 for top, value in
+               zip(logprobs["top_logprobs"][1:], logprobs["token_logprobs"][1:], strict=True))  # fmt: skip
+    none = ask(stack, TEXT, prompt="def f(x):\n", max_tokens=0, echo=True, logprobs=1).json()["choices"][0]
+    assert none["text"] == "def f(x):\n" and len(none["logprobs"]["tokens"]) == tokens - 1
+    # What comes of a long prompt in chunks is what comes of its beginning alone; a cached prefix hides nothing.
+    long = ask(stack, TEXT, prompt="def f(x):\n" * 60, max_tokens=1, echo=True, logprobs=0).json()["choices"][0][
+        "logprobs"
+    ]
+    again = ask(stack, TEXT, prompt="def f(x):\n" * 60, max_tokens=1, echo=True, logprobs=0).json()["choices"][0][
+        "logprobs"
+    ]
+    assert len(long["tokens"]) > 256 and long["tokens"] == again["tokens"]
+    for one, two in zip(long["token_logprobs"][1:], again["token_logprobs"][1:], strict=True):
+        assert one == pytest.approx(two, abs=0.02)
+    for one, two in zip(long["token_logprobs"][1 : tokens - 1], logprobs["token_logprobs"][1:-1], strict=False):
+        assert one == pytest.approx(two, abs=0.02)
+    streamed = httpx.post(stack.url + TEXT, json={"prompt": "def f(x):\n", "max_tokens": 3, "echo": True, "logprobs": 1,
+                                                  "stream": True, "seed": 1}, timeout=60).text  # fmt: skip
+    chunks = [json.loads(line[6:])["choices"][0] for line in streamed.splitlines() if line.startswith("data: {")]
+    names = [token for chunk in chunks if chunk["logprobs"] for token in chunk["logprobs"]["tokens"]]
+    assert names[: tokens - 1] == logprobs["tokens"][: tokens - 1] and len(names) == tokens + 2
+    assert "".join(chunk["text"] for chunk in chunks).startswith("def f(x):\n")
+
+
+def test_stop_tokens_and_least_tokens(stack):
+    free = ask(stack, TEXT, max_tokens=30, seed=3, logprobs=0, ignore_eos=True).json()["choices"][0]
+    assert free["finish_reason"] == "length" and len(free["logprobs"]["tokens"]) == 30
+    ids = httpx.post(f"{stack.url}/tokenize", json={"content": free["text"]}).json()["tokens"]
+    wanted = ids[9]
+    cut = ask(stack, TEXT, max_tokens=30, seed=3, stop_token_ids=[wanted], logprobs=0, ignore_eos=True).json()[
+        "choices"
+    ][0]
+    assert cut["finish_reason"] == "stop" and free["text"].startswith(cut["text"])
+    late = ask(stack, TEXT, max_tokens=30, seed=3, stop_token_ids=[wanted], min_tokens=20, ignore_eos=True).json()
+    assert late["usage"]["completion_tokens"] >= 20
+
+
+def test_penalties_on_repetition(stack):
+    free = ask(stack, TEXT, prompt="x x x x x x", max_tokens=40, temperature=0, logprobs=0, ignore_eos=True).json()
+    for fields in ({"repetition_penalty": 1.5}, {"repeat_penalty": 1.5, "repeat_last_n": -1}):
+        spread = ask(
+            stack, TEXT, prompt="x x x x x x", max_tokens=40, temperature=0, logprobs=0, ignore_eos=True, **fields
+        ).json()
+        kinds = [len(set(found["choices"][0]["logprobs"]["tokens"])) for found in (free, spread)]
+        assert kinds[1] > kinds[0]
+    off = ask(
+        stack,
+        TEXT,
+        prompt="x x x x x x",
+        max_tokens=40,
+        temperature=0,
+        ignore_eos=True,
+        repeat_penalty=1.5,
+        repeat_last_n=0,
+    )
+    assert off.json()["choices"][0]["text"] == free["choices"][0]["text"]
+
+
+def test_the_best_of_several(stack):
+    every = ask(stack, TEXT, n=5, best_of=5, seed=2, max_tokens=12, logprobs=0, ignore_eos=True).json()
+    best = ask(stack, TEXT, n=2, best_of=5, seed=2, max_tokens=12, ignore_eos=True).json()
+    mean = {c["text"]: sum(c["logprobs"]["token_logprobs"]) / 12 for c in every["choices"]}
+    ranked = sorted(mean, key=lambda text: -mean[text])
+    assert [choice["text"] for choice in best["choices"]] == ranked[:2]
+    assert [choice["index"] for choice in best["choices"]] == [0, 1]
+    assert best["usage"]["completion_tokens"] == 60
+    assert ask(stack, TEXT, best_of=2, stream=True).status_code == 400
+
+
+def test_predictions_become_drafts(stack):
+    free = ask(stack, TEXT, prompt="def f(x):\n", max_tokens=120, seed=5, ignore_eos=True, speculation=False).json()
+    text = free["choices"][0]["text"]
+    edited = text[:100] + "something else" + text[100:]
+    found = ask(stack, TEXT, prompt="def f(x):\n", max_tokens=120, seed=5, ignore_eos=True,
+                prediction={"type": "content", "content": edited}).json()  # fmt: skip
+    assert found["timings"]["draft_n_accepted"] > 60
+    assert found["timings"]["target_forwards_n"] < free["timings"]["target_forwards_n"] / 2
+
+
+def test_usage_while_it_streams(stack):
+    found = ask(
+        stack,
+        stream=True,
+        seed=1,
+        ignore_eos=True,
+        stream_options={"include_usage": True, "continuous_usage_stats": True},
+    ).text
+    chunks = [json.loads(line[6:]) for line in found.splitlines() if line.startswith("data: {")]
+    counts = [chunk["usage"]["completion_tokens"] for chunk in chunks if chunk.get("usage")]
+    assert counts == sorted(counts) and counts[-1] == 6
+    first = chunks[0]["choices"][0]["delta"]
+    assert first == {"role": "assistant", "content": ""}
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(?!x).*$"}}},
+        {"type": "object", "properties": {"a": {"type": "string", "format": "path"}}},
+        {"type": "object", "propertyNames": {"pattern": "^a"}},
+        {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}},
+        {"type": "object", "properties": {"a": {"oneOf": [{"type": "integer"}, {"type": "number"}]}}},
+        {"type": "object", "properties": {"a": {"not": {}}}},
+        {"type": "no"},
+    ],
+)
+def test_no_request_fails_for_a_tools_schema(stack, parameters):
+    tool = {"type": "function", "function": {"name": "odd", "parameters": parameters}}
+    found = ask(stack, tools=[tool], tool_choice="auto")
+    assert found.status_code == 200 and found.headers["x-hetero-relaxed"].startswith("odd: "), found.headers
+    fine = {"type": "function", "function": {"name": "f", "parameters": None}}
+    assert "x-hetero-relaxed" not in ask(stack, tools=[fine]).headers
+
+
+def test_many_tools_and_any_names(stack):
+    text = {"type": "string", "description": "what this is for " * 20}
+    big = {"type": "object", "properties": {f"p{n}": text for n in range(4)}}
+    names = ["server/read file " + "x" * 63, *(f"mcp__tools-{n}__do.it" for n in range(59))]
+    tools = [{"type": "function", "function": {"name": name, "parameters": big}} for name in names]
+    for wide in (tools, tools[:1]):
+        found = ask(stack, tools=wide, messages=HI)
+        # The built-in model's context is small: what does not fit is told as such, and nothing else is wrong.
+        assert found.status_code == 200 or found.json()["error"]["code"] == "context_length_exceeded", found.text
+    short = {
+        "type": "object",
+        "properties": {"ok": {"type": "boolean"}},
+        "required": ["ok"],
+        "additionalProperties": False,
+    }
+    tools = [{"type": "function", "function": {"name": name, "parameters": short}} for name in names[:8]]
+    called = ask(stack, tools=tools, tool_choice={"type": "function", "function": {"name": names[0]}}, max_tokens=80)
+    assert called.json()["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == names[0]
+
+
+def test_tools_together_with_a_schema(stack):
+    shaped = {"type": "json_schema", "json_schema": {"name": "x", "schema": TOOL["function"]["parameters"]}}
+    kinds = set()
+    for seed in range(12):
+        found = ask(stack, tools=[TOOL], response_format=shaped, seed=seed, max_tokens=60, temperature=2.0)
+        message = found.json()["choices"][0]["message"]
+        calls = message.get("tool_calls")
+        assert set(json.loads(calls[0]["function"]["arguments"] if calls else message["content"])) == {"ok"}
+        kinds.add(bool(calls))
+    assert kinds
+
+
+def test_a_call_streams_and_may_be_cut_short(stack):
+    tool = {"type": "function", "function": {"name": "say", "parameters": {
+        "type": "object", "properties": {"w": {"type": "array", "items": {"enum": ["a", "b"]}, "minItems": 40}},
+        "required": ["w"], "additionalProperties": False}}}  # fmt: skip
+    body = {"messages": HI, "tools": [tool], "tool_choice": "required", "max_tokens": 40, "seed": 1}
+    whole = httpx.post(stack.url + CHAT, json=body, timeout=60).json()["choices"][0]
+    assert whole["finish_reason"] == "length" and whole["message"]["content"] is None
+    call = whole["message"]["tool_calls"][0]["function"]
+    assert call["name"] == "say" and call["arguments"].startswith('{"w":["')
+    with httpx.stream("POST", stack.url + CHAT, json={**body, "stream": True}, timeout=60) as found:
+        deltas = [json.loads(line[6:])["choices"][0] for line in found.iter_lines() if line.startswith("data: {")]
+    calls = [delta["delta"]["tool_calls"][0] for delta in deltas if delta["delta"].get("tool_calls")]
+    assert calls[0]["function"]["name"] == "say" and calls[0]["id"] and len(calls) > 5
+    assert "".join(c["function"]["arguments"] for c in calls) == call["arguments"]
+    assert deltas[-1]["finish_reason"] == "length"
+
+
+def test_doors_and_headers(stack):
+    pages = {"Origin": "http://localhost:3000", "Access-Control-Request-Headers": "authorization,x-api-key"}
+    found = httpx.request("OPTIONS", stack.url + CHAT, headers={**pages, "Access-Control-Request-Method": "POST"})
+    assert found.status_code == 200 and found.headers["access-control-allow-origin"] == pages["Origin"]
+    assert "authorization" in found.headers["access-control-allow-headers"]
+    for origin, status in (("https://chat.example.org", 200), ("https://evil.example", 403), ("null", 403)):
+        found = httpx.post(stack.url + TEXT, json={"prompt": "x", "max_tokens": 1}, headers={"Origin": origin})
+        assert found.status_code == status
+        assert found.headers.get("access-control-allow-origin") == (origin if status == 200 else None)
+    assert (
+        httpx.post(stack.url + TEXT, json={"prompt": "x", "max_tokens": 1}, headers={"Origin": stack.url}).status_code
+        == 200
+    )
+    head = httpx.head(f"{stack.url}/health")
+    assert head.status_code == 200 and head.content == b""
+    assert httpx.get(f"{stack.url}/v1/models/").json()["data"][0]["id"] == "builtin"
+    wrong = httpx.get(stack.url + CHAT)
+    assert wrong.status_code == 405 and wrong.headers["allow"] == "POST" and "POST" in wrong.json()["error"]["message"]
+    assert "no route GET /v2" in httpx.get(f"{stack.url}/v2").json()["error"]["message"]
+    assert httpx.get(f"{stack.url}/health", headers={"x-request-id": "mine-1"}).headers["x-request-id"] == "mine-1"
+    assert len(httpx.get(f"{stack.url}/health", headers={"x-request-id": "no\tgood"}).headers["x-request-id"]) == 32
+    stream = ask(stack, stream=True)
+    assert stream.headers["x-accel-buffering"] == "no" and stream.headers["cache-control"] == "no-cache"
+    assert ask(stack).json()["system_fingerprint"].startswith("hetero-")
+
+
+def test_gzip_bodies(stack):
+    body = json.dumps({"prompt": "a b", "max_tokens": 1}).encode()
+    headers = {"content-encoding": "gzip", "content-type": "application/json"}
+    assert httpx.post(stack.url + TEXT, content=gzip.compress(body), headers=headers).status_code == 200
+    bomb = httpx.post(stack.url + TEXT, content=gzip.compress(b" " * (64 << 20)), headers=headers)
+    assert bomb.status_code == 413 and "--max-body" in bomb.json()["error"]["message"]
+    for content, coding in ((b"not gzip", "gzip"), (gzip.compress(body)[:-9], "gzip"), (body, "br")):
+        found = httpx.post(stack.url + TEXT, content=content, headers={**headers, "content-encoding": coding})
+        assert found.status_code in (400, 415) and "content-encoding" in found.json()["error"]["message"]
+
+
+def test_a_connection_is_kept(stack):
+    host = stack.url.removeprefix("http://")
+    connection = http.client.HTTPConnection(host, timeout=20)
+    for wait in (0.0, 6.5):
+        time.sleep(wait)
+        connection.request("GET", "/health")
+        assert connection.getresponse().read() == b'{"status":"ok"}'
+    connection.close()
+
+
+def test_a_prompt_beyond_the_context(stack):
+    for route, fields in (
+        (TEXT, {"prompt": "word " * 3000}),
+        (CHAT, {"messages": [{"role": "user", "content": "word " * 3000}]}),
+    ):
+        error = ask(stack, route, **fields).json()["error"]
+        assert (
+            error["code"] == "context_length_exceeded" and "maximum context length is 2048 tokens" in error["message"]
+        )
+
+
+def test_strictness_can_be_had(stack, monkeypatch):
+    from dataclasses import replace
+
+    monkeypatch.setattr(stack.served, "options", replace(stack.served.options, strict=True))
+    for fields in ({"nonsense": 1}, {"max_tokens": -1}, {"max_tokens": 6.0}, {"stream": "yes"}, {"top_p": -1}):
+        found = ask(stack, **fields)
+        assert found.status_code == 400 and next(iter(fields)) in found.json()["error"]["message"], found.text
+    assert ask(stack, model="gpt-4o").status_code == 404 and ask(stack).status_code == 200
+
+
+def test_sampling_defaults(stack):
+    props = httpx.get(f"{stack.url}/props").json()["default_generation_settings"]["params"]
+    assert {k: props[k] for k in ("temperature", "top_k", "top_p", "min_p")} == {
+        "temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05}  # fmt: skip
+    said = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05}
+    one, two = ask(stack, TEXT, seed=9, max_tokens=40), ask(stack, TEXT, seed=9, max_tokens=40, **said)
+    assert one.json()["choices"][0]["text"] == two.json()["choices"][0]["text"]

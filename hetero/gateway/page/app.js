@@ -184,7 +184,7 @@ async function answer(question, turn, box) {
       timings = chunk.timings || timings;
       if (due) return;
       due = true;
-      setTimeout(() => { due = false; box.fill(); figures(counts, first); follow(); }, 80);
+      setTimeout(() => { due = false; if (running) { box.fill(); figures(counts, first); follow(); } }, 80);
     });
   } finally {
     box.fill();

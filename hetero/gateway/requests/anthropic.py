@@ -36,7 +36,7 @@ class MessagesRequest(Body):
     model: str = ""
     messages: Annotated[list[dict[str, Any]], Field(fail_fast=True, min_length=1, max_length=8192)]
     system: Parts = []
-    max_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)] = 4096
+    max_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] = 4096
     stop_sequences: Annotated[list[str], Field(fail_fast=True, max_length=MAX_STOPS)] = []
     stream: bool = False
     temperature: float | None = None

@@ -149,7 +149,8 @@ async def _grammar(
         kept.append(Function(name=tool.name, parameters=schema))
     constraint = await _constraint(state, body, relaxed)
     wanted = constraint[1] if constraint is not None and constraint[0] == "json" else None
-    needed, several = body.tool_choice.mode == "required", body.parallel_tool_calls
+    needed = body.tool_choice.mode == "required"
+    several = body.parallel_tool_calls and not body.tool_choice.names  # a named function is called once
     for each in (kept, [Function(name=tool.name, parameters=_ANY) for tool in kept]):
         grammar = _built(lambda: calls_grammar(form, each, needed, several, thinks, wanted), "tools")  # noqa: B023
         if grammar and len(grammar) <= MAX_GRAMMAR and await state.probe.objection(grammar) is None:

@@ -56,12 +56,14 @@ class World:
         target: TableSpec = TARGET,
         cached: int = 0,
         verifiers: int = 1,
+        draft_context: int = 4096,
     ) -> None:
         self.random = random.Random(seed)
         self.faults = faults or Faults()
         agreements = () if agreement is None else agreement if isinstance(agreement, tuple) else (agreement,)
         link = Link(self.faults.delay, self.faults.jitter, self.faults.lose, self.faults.repeat)
         self._target = target
+        self._draft_context = draft_context
         self._devices: list[TableDevice] = []
         self.pair = SimulatedPair(
             Setting(
@@ -137,7 +139,7 @@ class World:
         return device
 
     def _drafter(self, agreement: float) -> TableSpec:
-        return replace(drafter_spec(self._target, agreement), fault=self._fault)
+        return replace(drafter_spec(self._target, agreement), fault=self._fault, context=self._draft_context)
 
     def _fault(self, number: int, tokens: list[int]) -> str | None:
         if self.random.random() < self.faults.engine:

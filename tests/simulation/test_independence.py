@@ -80,6 +80,20 @@ def thinking(rng: random.Random) -> Thinking:
     return Thinking("de", 5, rng.random() < 0.5, rng.choice([-1, 0, 6]), [3, 4])
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "off"])
+def test_a_drafter_of_a_smaller_context_drafts_from_the_last_tokens(name):
+    """Before, its prompts were sent again with every ping, and dropped."""
+    world = World(3, name, draft_context=24, cached=200)
+    for seed, length in enumerate((5, 20, 24, 90)):
+        world.ask(prompts(seed, 1)[0][:1] * length, max_tokens=60, seed=seed)
+    world.play()
+    check(world)
+    for story in world.stories:
+        stats = story.end.stats
+        assert stats.draft_n > 5 and stats.alone_n == 0
+    assert world.pair[b"drafter-0"].machine.dropped == 0
+
+
 KINDS = {
     "perfect": (1.0, Faults()),
     "good": (0.8, Faults()),

@@ -14,10 +14,11 @@ from hetero.workers.wire.messages import MAX_NODES, Draft, Hint, Open
 
 
 class DraftSequence:
-    """One sequence of one verifier. ``id`` names it in the engine; ``growth`` is None until its prefix is evaluated."""
+    """One sequence of one verifier. ``id`` names it in the engine; ``growth`` is None until its prefix is evaluated.
+    Where the drafter's context is the smaller one, it leaves out the first ``skipped`` tokens."""
 
-    def __init__(self, id: int, verifier: bytes, opening: Open) -> None:
-        """``verifier``: the socket it came from."""
+    def __init__(self, id: int, verifier: bytes, opening: Open, context: int) -> None:
+        """``verifier``: the socket it came from; ``context``: tokens the engine holds of a sequence."""
         self.id = id
         self.verifier = verifier
         self.opening = opening
@@ -28,6 +29,10 @@ class DraftSequence:
             self.sampler.processor.commit(token)
         self.prefix = PrefixProgress(self.tokens)  # what is committed meanwhile belongs to it
         self.growth: Growth | None = None
+        self.skipped = 0
+        self._context = context
+        if self.full:
+            self.slide()
         self.failures = 0
         self.told_at: float | None = None  # when the last commit came
         self.due_at = -inf  # when the next one should come
@@ -37,9 +42,20 @@ class DraftSequence:
         """Whether its tokens are drawn, not the likeliest ones."""
         return self.opening.sampling.temperature > 0
 
+    @property
+    def full(self) -> bool:
+        """Whether its tokens fill the engine's context."""
+        return len(self.tokens) - self.skipped >= self._context
+
+    def slide(self) -> None:
+        """Begin again from the latest tokens, half a context of them; the engine's state is freed by the caller."""
+        self.skipped = len(self.tokens) - max(1, self._context // 2)
+        self.restart()
+
     def restart(self) -> None:
         """Begin again from the tokens; the engine's state is freed by the caller."""
         self.prefix.restart()
+        self.prefix.evaluated = self.skipped
         self.growth = None
 
     def learn(self, base: int, tokens: list[int]) -> bool:

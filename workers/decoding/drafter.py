@@ -171,8 +171,8 @@ class Drafter:
             if len(tokens) >= len(known.tokens) and known.learn(0, tokens):
                 return
             self._drop(peer, opening.seq)
-        if max(tokens) < self._limits.vocabulary and len(tokens) < self._limits.context:
-            self._sequences[peer, opening.seq] = DraftSequence(next(self._ids), peer, opening)
+        if max(tokens) < self._limits.vocabulary:
+            self._sequences[peer, opening.seq] = DraftSequence(next(self._ids), peer, opening, self._limits.context)
         else:
             self.dropped += 1
 
@@ -185,6 +185,9 @@ class Drafter:
             self._drop(peer, commit.seq)
             self.dropped += 1
         else:
+            if sequence.full and sequence.growth is not None:
+                sequence.slide()
+                self._operations.append(Free(sequence.id))
             self._pace(sequence, commit, now)
 
     def _pace(self, sequence: DraftSequence, commit: Commit, now: float) -> None:
@@ -226,7 +229,7 @@ class Drafter:
         sequence = self._sequences.pop((peer, seq), None)
         if sequence is None:
             return
-        if sequence.growth is not None and not sequence.failures:
+        if sequence.growth is not None and not sequence.failures and not sequence.skipped:
             self._operations += self.prefixes.retire(sequence.growth.cursor, sequence.tokens)
         self._operations.append(Free(sequence.id))
 
@@ -235,12 +238,13 @@ class Drafter:
     def _choose(self, now: float) -> Job | None:
         before, self._operations = self._operations, []
         held = sum(
-            sequence.growth is not None or sequence.prefix.evaluated > 0 for sequence in self._sequences.values()
+            sequence.growth is not None or sequence.prefix.evaluated > sequence.skipped
+            for sequence in self._sequences.values()
         )
         for sequence in self._sequences.values():
             waits = sequence.growth is None and sequence.failures < _TRIES
             # Several verifiers together may ask for more sequences than this engine holds: the others wait.
-            fits = sequence.prefix.evaluated > 0 or held < self._limits.sequences
+            fits = sequence.prefix.evaluated > sequence.skipped or held < self._limits.sequences
             if waits and fits and self._worth(sequence, len(sequence.tokens)):
                 self._busy = True
                 return Job(before, self._prefill(sequence, before))
@@ -304,10 +308,14 @@ class Drafter:
 
     def _worth(self, sequence: DraftSequence, position: int) -> bool:
         """Whether a draft token at ``position`` could ever be used."""
-        return position < min(sequence.limit, self._limits.context)
+        return position < min(sequence.limit, sequence.skipped + self._limits.context)
 
     def _prefilled(self, sequence: DraftSequence, count: int, outcome: Outcome) -> None:
         sequence.prefix.evaluated += count
+        if sequence.full:  # much was committed meanwhile
+            sequence.slide()
+            self._operations.append(Free(sequence.id))
+            return
         if not sequence.prefix.complete:  # more was committed meanwhile
             return
         cursor = KvCursor(sequence.id, sequence.prefix.evaluated - 1, sequence.tokens[-1])
@@ -343,6 +351,8 @@ class Drafter:
             if sequence.prefix.cache_key and sequence.growth is None:  # the cached prefix may be at fault
                 self._operations.append(self.prefixes.forget(sequence.prefix.cache_key))
             sequence.failures += 1
+            if sequence.full:
+                sequence.slide()
             sequence.restart()
             if self._sequences.get((sequence.verifier, sequence.opening.seq)) is sequence:
                 self._operations.append(Free(sequence.id))

@@ -1,0 +1,29 @@
+"""A drafter made for a shorter context than its target's still drafts, and well, when the text is longer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from helpers.builtin_pair import PROMPTS
+from helpers.running_server import RunningServer
+
+from hetero.models import find_model
+
+
+def test_it_drafts_from_the_last_tokens(monkeypatch):
+    def found(path: str, role: str):
+        model = find_model(path, role)
+        return replace(model, metadata=replace(model.metadata, context=192)) if role == "drafter" else model
+
+    monkeypatch.setattr("hetero.plan.find_model", found)
+    stack = RunningServer(strategy="serial", port=0)
+    try:
+        assert stack.plan.drafter.spec.context == 192 < stack.plan.target.spec.context
+        prompt = (PROMPTS[0] * 40)[:3000]
+        told = stack.complete(prompt, max_tokens=250, seed=3, temperature=0)
+        plain = stack.complete(prompt, max_tokens=250, seed=3, temperature=0, speculation=False)
+        assert told["usage"]["prompt_tokens"] > 400 and told["choices"] == plain["choices"]
+        assert told["timings"]["draft_n_accepted"] > 60 and told["timings"]["speculation"] == "on"
+        stack.settled()
+    finally:
+        stack.close()

@@ -64,7 +64,7 @@ def serve(config: Config, plan: Plan, planner: Planner, cluster: Cluster, consol
         gc.freeze()
         gc.set_threshold(50_000, 20, 50)
         try:
-            await session.template.render([{"role": "user", "content": "Hello"}])
+            await session.template.render([[{"role": "user", "content": "Hello"}]])
         except HeteroError as error:
             say(f"  chats may be refused: {error}")
 

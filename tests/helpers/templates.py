@@ -16,7 +16,10 @@ GEMMA = (
 )
 # Like Mistral's: ids of nine letters and digits, calls as a list, arguments as an object.
 MISTRAL = (
-    "{% if tools %}[AVAILABLE_TOOLS]{{ tools | tojson }}[/AVAILABLE_TOOLS]{% endif %}{% for m in messages %}"
+    "{% if tools %}[AVAILABLE_TOOLS]{{ tools | tojson }}[/AVAILABLE_TOOLS]{% endif %}{% set ns = namespace(n=0) %}"
+    "{% for m in messages if m.role == 'user' or (m.role == 'assistant' and not m.tool_calls) %}"
+    "{% if (m.role == 'user') != (ns.n % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}"
+    "{% set ns.n = ns.n + 1 %}{% endfor %}{% for m in messages %}"
     "{% if m.role == 'system' and not loop.first %}{{ raise_exception('Only the first may be system') }}{% endif %}"
     "{% if m.role == 'user' %}[INST]{{ m.content }}[/INST]{% elif m.role == 'system' %}{{ m.content }}"
     "{% elif m.tool_calls is defined and m.tool_calls %}[TOOL_CALLS] [{% for c in m.tool_calls %}"
@@ -48,16 +51,32 @@ CODER = (
     "{% for k, v in c.function.arguments | items %}<parameter={{ k }}>\n{{ v }}\n</parameter>\n{% endfor %}"
     "</function>\n</tool_call>{% endfor %}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
 )
-# Like Llama 3's: bare JSON with parameters.
+# Like Llama 3's: bare JSON with parameters, one call in a message, tools in the first user's message.
 LLAMA = (
+    "{% if tools and not messages | selectattr('role', 'equalto', 'user') | list %}"
+    "{{ raise_exception('Cannot put tools in the first user message') }}{% endif %}"
     "{% for t in tools or [] %}{{ t | tojson }}\n{% endfor %}{% for m in messages %}"
+    "{% if m.tool_calls and m.tool_calls | length != 1 %}{{ raise_exception('only single tool-calls') }}{% endif %}"
     "<|start_header_id|>{{ 'ipython' if m.role == 'tool' else m.role }}<|end_header_id|>\n\n"
     '{% if m.tool_calls %}{"name": "{{ m.tool_calls[0].function.name }}", "parameters": '
     "{{ m.tool_calls[0].function.arguments | tojson }}}{% else %}{{ m.content }}{% endif %}<|eot_id|>{% endfor %}"
     "{% if not messages %}<|python_tag|>{% endif %}<|start_header_id|>assistant<|end_header_id|>\n\n"
 )
+# Like gpt-oss': the first call only, results named by the last call, no reasoning beside a text with calls.
 GPT_OSS = (
-    "{% for m in messages %}<|start|>{{ m.role }}<|message|>{{ m.content }}<|end|>{% endfor %}"
-    "{% if not messages %}<|channel|>{% endif %}<|start|>assistant"
+    "{% set ns = namespace(last='') %}{% for t in tools or [] %}type {{ t.function.name }} = {% endfor %}"
+    "{% for m in messages %}{% if m.tool_calls %}"
+    "{% if m.content and m.thinking %}{{ raise_exception('Cannot pass both content and thinking') }}{% endif %}"
+    "{% set c = m.tool_calls[0] %}{% set ns.last = c.function.name %}"
+    "{% if m.content %}<|start|>assistant<|channel|>analysis<|message|>{{ m.content }}<|end|>{% endif %}"
+    "<|start|>assistant to=functions.{{ c.function.name }}<|channel|>commentary json<|message|>"
+    "{{ c.function.arguments | tojson }}<|call|>{% elif m.role == 'tool' %}"
+    "<|start|>functions.{{ ns.last }} to=assistant<|channel|>commentary<|message|>{{ m.content }}<|end|>"
+    "{% elif m.role == 'assistant' %}<|start|>assistant<|channel|>final<|message|>{{ m.content }}<|end|>"
+    "{% else %}<|start|>{{ m.role }}<|message|>{{ m.content }}<|end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant{% endif %}"
 )
-FAMILIES = {"chatml": CHATML, "gemma": GEMMA, "mistral": MISTRAL, "qwen": QWEN, "coder": CODER, "llama": LLAMA}
+FAMILIES = {
+    "chatml": CHATML, "gemma": GEMMA, "mistral": MISTRAL, "qwen": QWEN, "coder": CODER, "llama": LLAMA,
+    "gpt-oss": GPT_OSS,
+}  # fmt: skip

@@ -58,7 +58,7 @@ def test_no_template_holds_up_the_server(source, words, monkeypatch):
 
         ticking = asyncio.create_task(tick())
         try:
-            text = await template.render([{"role": "user", "content": "x"}])
+            text = await template.render([[{"role": "user", "content": "x"}]])
             assert not words, text[:100]
         except RequestError as error:
             assert words in str(error) and error.param == "messages", error
@@ -75,7 +75,7 @@ def test_a_template_that_hung_is_there_for_the_next_chat(monkeypatch):
 
     async def play() -> None:
         template = ChatTemplate(SimpleNamespace(chat_templates={"default": source}, bos="", eos=""))
-        asked = [template.render([{"content": word}]) for word in ("a", "slow", "b")]
+        asked = [template.render([[{"content": word}]]) for word in ("a", "slow", "b")]
         found = await asyncio.gather(*asked, return_exceptions=True)
         assert found[0] == "a" and isinstance(found[1], RequestError) and found[2] == "b"
         await template.close()
@@ -101,8 +101,8 @@ def test_what_nests_too_deeply_is_the_requests_fault():
         for _ in range(5000):
             deep = [deep]
         with pytest.raises(RequestError, match="nested so deeply"):
-            await template.render([{"role": "user", "content": deep}])
-        assert await template.render([{"a": 1}]) == "[{'a': 1}]"
+            await template.render([[{"role": "user", "content": deep}]])
+        assert await template.render([[{"content": "1"}]]) == "[{'content': '1'}]"
         await template.close()
 
     asyncio.run(play())
@@ -113,7 +113,7 @@ def test_a_process_that_hangs_ends_with_the_server():
         "import asyncio; from types import SimpleNamespace; from hetero.gateway.chat.template import ChatTemplate\n"
         f"t = ChatTemplate(SimpleNamespace(chat_templates={{'default': {LOOP + ENDS!r}}}, bos='', eos=''))\n"
         "async def play():\n"
-        "    task = asyncio.create_task(t.render([]))\n"
+        "    task = asyncio.create_task(t.render([[]]))\n"
         "    while t._sandboxes[0]._process is None: await asyncio.sleep(0.01)\n"
         "    print(t._sandboxes[0]._process.pid, flush=True); await task\n"
         "asyncio.run(play())"

@@ -13,7 +13,7 @@ from helpers.builtin_pair import TARGET
 
 from hetero.gateway.chat import formats
 from hetero.gateway.chat.formats import Format
-from hetero.gateway.chat.lark import calls_grammar, output_grammar
+from hetero.gateway.chat.lark import calls_grammar, output_grammar, text_parameters
 from hetero.gateway.chat.reader import reader
 from hetero.gateway.requests.tools import Function
 from hetero.workers.models.grammar_probe import objection, usable
@@ -75,7 +75,7 @@ def walk(vocabulary, grammar: str, rng: random.Random, most: int = 400) -> tuple
 
 
 def read(form: Format, text: str) -> tuple[str, list[tuple[str, object]]]:
-    found = reader(form, opened=False, tools=True)
+    found = reader(form, tools={tool.name: text_parameters(tool) for tool in TOOLS})
     pieces = [*found.feed(text), *found.finish()]
     calls: list[list[str]] = []
     for piece in pieces:
@@ -135,7 +135,7 @@ def test_text_or_calls(words, style):
 @pytest.mark.parametrize("schema", [ANSWER, NESTED])
 def test_calls_or_an_answer_of_a_schema(words, style, schema):
     form = Format(CALLS[style])
-    grammar = calls_grammar(form, TOOLS, False, True, True, schema)
+    grammar = calls_grammar(form, TOOLS, False, True, True, ("json", schema))
     assert objection(words, grammar) is None
     kinds = set()
     for seed in range(40):
@@ -206,3 +206,23 @@ def test_many_tools_are_one_grammar(words):
     assert len(json.dumps(big)) > 2000
     grammar = calls_grammar(Format(), tools, False, True, False)
     assert objection(words, grammar) is None
+
+
+@pytest.mark.parametrize("style", ["hermes", "xml"])
+def test_one_call_where_several_are_not_wanted(words, style):
+    grammar = calls_grammar(Format(CALLS[style]), TOOLS[:1], False, False, False)
+    call = {
+        "hermes": '<tool_call>\n{"name": "feed", "arguments": {"ok":true,"kind":"cat","n":3}}\n</tool_call>',
+        "xml": "<tool_call>\n<function=feed>\n<parameter=ok>\ntrue\n</parameter>\n<parameter=kind>\ncat\n</parameter>\n"
+        "<parameter=n>\n3\n</parameter>\n</function>\n</tool_call>",
+    }[style]
+    found = Grammars(words.pieces, words.ends, words.encode).start(grammar)
+    for token in words.encode(call):
+        found.commit(token)
+    assert found.complete or set(np.flatnonzero(found.allowed(len(words))).tolist()) <= words.ends
+
+
+def test_calls_or_one_of_a_choice(words):
+    grammar = calls_grammar(Format(), TOOLS, False, True, False, ("choice", ["yes", "no"]))
+    texts = {walk(words, grammar, random.Random(seed))[0] for seed in range(40)}
+    assert texts & {"yes", "no"} and any(text.startswith("<tool_call>") for text in texts)

@@ -283,7 +283,7 @@ def test_tools_together_with_a_schema(stack):
         calls = message.get("tool_calls")
         assert set(json.loads(calls[0]["function"]["arguments"] if calls else message["content"])) == {"ok"}
         kinds.add(bool(calls))
-    assert kinds
+    assert len(kinds) == 2
 
 
 def test_a_call_streams_and_may_be_cut_short(stack):
@@ -378,3 +378,49 @@ def test_sampling_defaults(stack):
     said = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05}
     one, two = ask(stack, TEXT, seed=9, max_tokens=40), ask(stack, TEXT, seed=9, max_tokens=40, **said)
     assert one.json()["choices"][0]["text"] == two.json()["choices"][0]["text"]
+
+
+def test_arguments_are_an_object_whatever_the_schema(stack):
+    for parameters in ({}, {"properties": {"ok": {"type": "boolean"}}}):
+        tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+        named = {"type": "function", "function": {"name": "f"}}
+        for seed in range(4):
+            found = ask(stack, tools=[tool], tool_choice=named, seed=seed, max_tokens=30)
+            message = found.json()["choices"][0]["message"]
+            assert message["content"] is None and message["tool_calls"][0]["function"]["arguments"].startswith("{")
+
+
+def test_what_is_nested_too_deeply_is_told(stack):
+    deep: object = 1
+    for _ in range(900):
+        deep = [deep]
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"enum": deep}}}
+    for route, body in (
+        ("/v1/responses", {"input": "hi", "metadata": {"a": deep}}),
+        (CHAT, {"messages": HI, "tools": [tool]}),
+        ("/v1/messages", {"messages": [{"role": "user", "content": [{"type": "tool_use", "input": deep}]}]}),
+    ):
+        found = httpx.post(stack.url + route, json=body, timeout=60)
+        assert found.status_code == 400 and "nested" in found.text
+
+
+def test_headers_hold_whatever_schemas_are_called(stack):
+    odd = {"type": "object", "properties": {"a": {"": {}, "$ref": "x", "not": {}}}}
+    tool = {"type": "function", "function": {"name": " \u6a21\n ", "parameters": odd}}
+    assert ask(stack, tools=[tool], **{"\u6a21": 1, " ": 2, ",": 3}).status_code == 200
+
+
+def test_a_prompt_is_weighed_once(stack):
+    body = {"prompt": "def f(x):\n" * 20, "echo": True, "logprobs": 2, "n": 4, "max_tokens": 2, "seed": 1}
+    choices = ask(stack, TEXT, **body).json()["choices"]
+    first = choices[0]["logprobs"]["token_logprobs"]
+    assert len(first) > 80 and all(c["logprobs"]["token_logprobs"][:-2] == first[:-2] for c in choices)
+    much = ask(stack, TEXT, prompt=[body["prompt"] * 4] * 64, echo=True, logprobs=20, max_tokens=1)
+    assert much.status_code == 400 and "524288 is the most" in much.json()["error"]["message"]
+
+
+def test_nothing_but_the_prompt(stack):
+    found = ask(stack, TEXT, max_tokens=0).json()
+    assert found["choices"][0]["text"] == "" and found["usage"]["completion_tokens"] == 0
+    warm = httpx.post(f"{stack.url}/completion", json={"prompt": "a b", "n_predict": 0}, timeout=60).json()
+    assert warm["content"] == "" and warm["tokens_predicted"] == 0

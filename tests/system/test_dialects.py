@@ -90,6 +90,20 @@ def test_a_response_of_a_schema(stack):
     assert found["text"]["format"]["name"] == "p" and found["status"] == "completed"
 
 
+def test_logprobs_in_other_dialects(stack):
+    asked = {"input": "x", "top_logprobs": 2, "include": ["message.output_text.logprobs"], "max_output_tokens": 8}
+    part = post(stack, "/v1/responses", **asked).json()["output"][0]["content"][0]
+    assert len(part["logprobs"]) == 8 and len(part["logprobs"][0]["top_logprobs"]) == 2
+    parts = events(post(stack, "/v1/responses", **asked, stream=True))
+    assert sum(len(e["logprobs"]) for e in parts if e["type"] == "response.output_text.delta") == 8
+    raw = {"prompt": "x", "raw": True}
+    for route, more in (("/api/chat", {"messages": HI}), ("/api/generate", {"prompt": "x"}), ("/api/generate", raw)):
+        told = post(
+            stack, route, **more, logprobs=True, top_logprobs=2, stream=False, options={"num_predict": 5}
+        ).json()
+        assert len(told["logprobs"]) == 5 and len(told["logprobs"][0]["top_logprobs"]) == 2
+
+
 @pytest.mark.parametrize(
     "body, words",
     [

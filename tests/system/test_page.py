@@ -195,6 +195,21 @@ def test_a_turn_that_fails_gives_its_text_back(desk):
     assert desk.locator("#failed").is_hidden() and desk.locator(".turn").count() == 4
 
 
+def test_what_was_said_is_kept_until_it_is_replaced(desk):
+    answers(desk, ["one"])
+    say(desk, "first")
+    say(desk, "second")
+    desk.press("#text", "ArrowUp")
+    assert desk.locator(".turn").count() == 2 and desk.input_value("#text") == "second"
+    desk.keyboard.press("Escape")
+    assert desk.locator(".turn").count() == 4 and desk.input_value("#text") == ""
+    desk.evaluate('window.fetch = async () => new Response(\'{"error": {"message": "no"}}\', {status: 500})')
+    desk.locator(".assistant").last.get_by_role("button", name="Again").click()
+    expect(desk.locator("#failed")).to_have_text("no")
+    desk.click("#unsaid")
+    assert desk.locator(".turn").count() == 4
+
+
 def test_stop(desk, stack):
     desk.evaluate("document.getElementById('settings').open = true")
     desk.fill("#tokens", "500")

@@ -10,9 +10,11 @@ from helpers import templates
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hetero.gateway.answers.choice import Choice
 from hetero.gateway.chat import formats
 from hetero.gateway.chat.formats import Format, format_of
 from hetero.gateway.chat.reader import Piece, reader
+from hetero.gateway.client import Delta
 from hetero.workers.models.vocabulary import Vocabulary
 
 THINK = ("<think>", "</think>")
@@ -92,7 +94,7 @@ ANSWERS = [
 
 def read(form: Format, parts: list[str], opened: bool = False) -> tuple[str, str, list[tuple[str, str]]]:
     """What is read of an answer: reasoning, text, calls."""
-    found = reader(form, opened=opened, tools=True)
+    found = reader(form, opened=opened, tools={"f": frozenset({"city"})})
     pieces: list[Piece] = []
     for part in parts:
         pieces += found.feed(part)
@@ -168,7 +170,7 @@ def test_a_call_cut_short_is_a_part_of_it(form, whole, begin):
 
 
 def test_calls_are_shown_while_they_are_written():
-    found = reader(FORMS["hermes"], opened=False, tools=True)
+    found = reader(FORMS["hermes"], tools={})
     assert found.feed('<tool_call>\n{"name": "f", ') == []
     name, arguments = found.feed('"arguments": {"a')
     assert (name.kind, name.text) == ("call", "f") and arguments.text == '{"a'
@@ -204,3 +206,52 @@ def test_markers_without_bytes_are_shown_by_their_tokens():
     found = format_of(templates.MISTRAL + "[ARGS][/THINK]", vocabulary)
     assert found.tokens == {"[TOOL_CALLS]": 1, "[THINK]": 2} and found.begin == 2
     assert format_of(templates.CHATML, WORDS).tokens == {}
+
+
+@pytest.mark.parametrize("form, whole, reasoning, text, calls", [a for a in ANSWERS if a[0] != "plain"])
+def test_blocks_do_not_depend_on_the_pieces(form, whole, reasoning, text, calls):
+    """A window may bring the end of a call and the text behind it at once."""
+
+    def blocks(parts: list[str]) -> list[tuple[str, str, str]]:
+        choice = Choice(0, WORDS, reader(FORMS[form], tools={"f": frozenset({"city"})}))
+        for n, part in enumerate(parts):
+            choice.take(Delta([1], part, reason="stop" if n == len(parts) - 1 else None))
+        return [(block.kind, block.name, block.text) for block in choice.blocks.all]
+
+    want = blocks([whole])
+    assert [json.loads(block[2]) for block in want if block[0] == "call"] == [arguments for _, arguments in calls]
+    for seed in range(20):
+        rng, parts, rest = random.Random(seed), [], whole
+        while rest:
+            size = rng.choice([1, 3, 9, 40])
+            parts.append(rest[:size])
+            rest = rest[size:]
+        assert blocks(parts) == want
+
+
+def test_values_in_xml_are_what_the_schema_says():
+    """Texts stay texts, and come as they are written; what is no JSON is no number."""
+    found = reader(FORMS["xml"], tools={"write": frozenset({"path", "content"})})
+    head = "<tool_call>\n<function=write>\n<parameter=path>\n123\n</parameter>\n<parameter=content>\n"
+    pieces = [*found.feed(head), *found.feed('{"name": "pkg", \n'), *found.feed("x" * 100)]
+    shown = "".join(piece.text for piece in pieces if piece.kind == "arguments")
+    assert len(shown) > 100  # while it is written
+    pieces += found.feed("}\n</parameter>\n<parameter=n>\nNaN\n</parameter>\n</function>\n</tool_call>")
+    whole = "".join(piece.text for piece in pieces if piece.kind == "arguments")
+    assert json.loads(whole) == {"path": "123", "content": '{"name": "pkg", \n' + "x" * 100 + "}", "n": "NaN"}
+
+
+def test_a_long_value_takes_no_longer_by_its_length():
+    """Of 16,000 tokens each is read once: no clock is asked, a counter of characters looked at is."""
+    found = reader(FORMS["xml"], tools={"f": frozenset({"city"})})
+    found.feed("<tool_call>\n<function=f>\n<parameter=city>\n")
+    for _ in range(16_000):
+        found.feed("word ")
+        assert found._call is not None and len(found._call.taken) < 40
+
+
+@pytest.mark.parametrize("go_on, text", [(True, "is Paris."), (False, "is Paris."), (False, "x" * 400)])
+def test_a_channel_that_was_never_named_is_text(go_on, text):
+    found = reader(FORMS["gpt-oss"], go_on=go_on)
+    pieces = [*found.feed(text[:3]), *found.feed(text[3:]), *found.finish()]
+    assert "".join(piece.text for piece in pieces if piece.kind == "text") == text

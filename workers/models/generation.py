@@ -50,4 +50,6 @@ def sampling_defaults(path: Path) -> SamplingDefaults:
         for field, value in said.items()
         if type(value) in (int, float) and _NAMES[field][2] <= value <= _NAMES[field][3]
     }
+    if said.get("repetition_last") == 0:  # in a GGUF file: no penalty; here 0 is all there is
+        own["repetition"] = 1.0
     return replace(SamplingDefaults(), **own)  # type: ignore[arg-type]

@@ -35,7 +35,7 @@ class ThinkingState:
         if token == self.begin:
             self.within, self._fresh = True, False
             return True
-        self._fresh = False
+        self._fresh = self._fresh and not self._bytes_of(token).strip()
         if not self.within:
             return False
         closing = self.forced == token

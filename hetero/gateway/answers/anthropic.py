@@ -8,7 +8,7 @@ from typing import Any
 
 from hetero.errors import SequenceFailed
 from hetero.gateway.answers.answer import Answer, Dialect, event
-from hetero.gateway.answers.blocks import Block, Blocks, blocks_of
+from hetero.gateway.answers.blocks import Block
 from hetero.gateway.answers.choice import Choice, Part
 
 _REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
@@ -19,14 +19,11 @@ class Messages(Dialect):
 
     alive = event({"type": "ping"}, "ping")
 
-    def __init__(self) -> None:
-        self._blocks = Blocks()
-
     def whole(self, answer: Answer) -> dict[str, Any]:
         choice = answer.choices[0]
         return {
             **self._head(answer),
-            "content": [_block(block) for block in blocks_of(choice)],
+            "content": [_block(block) for block in choice.blocks.all],
             **_ended(choice),
             "usage": _usage(answer),
         }
@@ -38,7 +35,7 @@ class Messages(Dialect):
         yield self.alive
 
     def part(self, answer: Answer, part: Part) -> Iterable[str]:
-        for change in self._blocks.take(part):
+        for change in part.changes:
             block = change.block
             match change.what:
                 case "begun":

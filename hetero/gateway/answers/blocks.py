@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from hetero.gateway.answers.choice import Choice, Part
+from hetero.gateway.chat.reader import Piece
 
 
 @dataclass
@@ -38,18 +38,17 @@ class Blocks:
         self.all: list[Block] = []
         self._open: Block | None = None
 
-    def take(self, part: Part) -> Iterator[Change]:
-        """What a part changes."""
-        if part.reasoning:
-            yield from self._grow("reasoning", part.reasoning)
-        if part.text:
-            yield from self._grow("text", part.text)
-        for call in part.calls:
-            if call.name:
-                yield from self._begin("call", call.id, call.name)
-            if call.arguments and self._open is not None:
-                yield from self._more(self._open, call.arguments)
-        if part.reason is not None:
+    def take(self, pieces: Iterable[Piece], last: bool) -> Iterator[Change]:
+        """What pieces of the answer change, in their order; ``last``: it is over."""
+        for piece in pieces:
+            if piece.kind == "call":
+                yield from self._begin("call", piece.id, piece.text)
+            elif piece.kind == "arguments":
+                if self._open is not None:
+                    yield from self._more(self._open, piece.text)
+            else:
+                yield from self._grow(piece.kind, piece.text)
+        if last:
             yield from self._end()
 
     def _grow(self, kind: Literal["reasoning", "text"], text: str) -> Iterator[Change]:
@@ -74,12 +73,3 @@ class Blocks:
         if self._open is not None:
             block, self._open = self._open, None
             yield Change("over", block)
-
-
-def blocks_of(choice: Choice) -> list[Block]:
-    """Those of a whole answer. One that says nothing has an empty text."""
-    found = Blocks()
-    whole = Part(0, choice.tokens, choice.text, choice.reasoning, choice.calls, reason=choice.reason)
-    for _ in found.take(whole):
-        pass
-    return found.all

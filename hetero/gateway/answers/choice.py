@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from hetero.gateway.chat.reader import AnswerReader
+from hetero.gateway.answers.blocks import Blocks, Change
+from hetero.gateway.chat.reader import AnswerReader, Piece
 from hetero.gateway.client import Delta
 from hetero.workers.models.vocabulary import Vocabulary
 from hetero.workers.wire.messages import Logprob, Round, Stats
@@ -32,6 +33,7 @@ class Part:
     reasoning: str = ""
     calls: list[Call] = field(default_factory=list)
     logprobs: list[Logprob] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)  # the same, as blocks
     reason: str | None = None
     stats: Stats | None = None
     round: Round | None = None
@@ -48,30 +50,33 @@ class Choice:
         reader: AnswerReader | None = None,
         echo: str = "",
         prompt: Sequence[int] = (),
+        like: Choice | None = None,
     ) -> None:
-        """``reader`` of a chat's answer; ``echo``: text to begin with, which ``prompt`` is the tokens of."""
+        """``reader`` of a chat's answer; ``echo``: text to begin with, which ``prompt`` is the tokens of; ``like``:
+        another choice of the same prompt, which is told what is thought of it."""
         self.index = index
         self.text = self.reasoning = ""
         self.echo, self.prompt = echo, list(prompt)
         self.calls: list[Call] = []
         self.logprobs: list[Logprob] = []
-        self.prompt_logprobs: list[Logprob] = []
+        self.prompt_logprobs: list[Logprob] = like.prompt_logprobs if like is not None else []
+        self.silent = False  # nothing of it is shown: only its prompt was asked for
         self.reason: str | None = None
         self.stop: str | None = None
         self.stats: Stats | None = None
         self.tokens = self.reasoning_tokens = 0
         self.reader = reader
         self.vocabulary = vocabulary
+        self.blocks = Blocks()
 
     def take(self, delta: Delta) -> Part:
         """More of it came."""
+        if self.silent:
+            delta = replace(delta, tokens=[], text="", logprobs=[])
         self.tokens += len(delta.tokens)
         part = Part(self.index, self.tokens, logprobs=delta.logprobs, stats=delta.stats, round=delta.round)
         part.fresh = len(delta.tokens)
-        if self.reader is None:
-            part.text = delta.text
-        else:
-            self._read(self.reader, delta, part)
+        self._read(delta, part)
         self.prompt_logprobs += delta.prompt
         self.text += part.text
         self.reasoning += part.reasoning
@@ -89,10 +94,13 @@ class Choice:
         """Natural log of the probability of its tokens, on average; what ``best_of`` goes by."""
         return sum(found.value for found in self.logprobs) / max(1, len(self.logprobs))
 
-    def _read(self, reader: AnswerReader, delta: Delta, part: Part) -> None:
-        pieces = reader.feed(delta.text)
-        if delta.reason is not None:
-            pieces += reader.finish()
+    def _read(self, delta: Delta, part: Part) -> None:
+        pieces = [Piece("text", delta.text)] if delta.text else []
+        if self.reader is not None:
+            pieces = self.reader.feed(delta.text)
+            if delta.reason is not None:
+                pieces += self.reader.finish()
+        part.changes = list(self.blocks.take(pieces, delta.reason is not None))
         for piece in pieces:
             match piece.kind:
                 case "text":

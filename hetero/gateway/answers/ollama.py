@@ -11,6 +11,7 @@ from typing import Any
 from hetero.errors import SequenceFailed
 from hetero.gateway.answers.answer import Answer, Dialect
 from hetero.gateway.answers.choice import Call, Choice, Part
+from hetero.gateway.answers.logprobs import logprob_shape
 from hetero.gateway.answers.stats import merged
 from hetero.workers.wire.messages import Logprob
 
@@ -69,19 +70,7 @@ class Ollama(Dialect):
         return {"message": message}
 
     def _probable(self, choice: Choice, found: list[Logprob]) -> dict[str, Any]:
-        if not self._logprobs:
-            return {}
-
-        def token(number: int, value: float) -> dict[str, Any]:
-            piece = choice.vocabulary.named(number)
-            return {"token": piece.decode(errors="replace"), "logprob": value, "bytes": list(piece)}
-
-        return {
-            "logprobs": [
-                {**token(entry.token, entry.value), "top_logprobs": [token(*top) for top in entry.top]}
-                for entry in found
-            ]
-        }
+        return {"logprobs": logprob_shape(choice, found)} if self._logprobs else {}
 
 
 def now() -> str:

@@ -9,6 +9,7 @@ from hetero.errors import SequenceFailed
 from hetero.gateway.answers.answer import Answer, Dialect, event
 from hetero.gateway.answers.choice import Choice, Part
 from hetero.gateway.answers.errors import failure, kind_of
+from hetero.gateway.answers.logprobs import logprob_shape
 from hetero.gateway.answers.stats import merged, timings, window
 from hetero.gateway.requests.fields import StreamOptions
 from hetero.workers.wire.messages import Logprob
@@ -36,7 +37,7 @@ class _OpenAI(Dialect):
     def part(self, answer: Answer, part: Part) -> Iterable[str]:
         windows = self._options.include_windows and part.round is not None
         content = self._content(answer.choices[part.index], part)
-        logprobs = bool(part.logprobs) and self._logprobs
+        logprobs = self._logprobs and (bool(part.logprobs) or self._owes(answer.choices[part.index]))
         if content is None and not (logprobs or part.reason is not None or windows):
             return
         choice = answer.choices[part.index]
@@ -75,6 +76,10 @@ class _OpenAI(Dialect):
         }
 
     _nothing: dict[str, Any]
+
+    def _owes(self, choice: Choice) -> bool:
+        """Whether logprobs are due that came with no part."""
+        return False
 
     def _choice(self, choice: Choice) -> dict[str, Any]:
         raise NotImplementedError
@@ -126,38 +131,30 @@ class Chat(_OpenAI):
         return {"delta": delta} if delta else None
 
     def _shape(self, choice: Choice, found: Sequence[Logprob]) -> dict[str, Any]:
-        def token(number: int, value: float) -> dict[str, Any]:
-            piece = choice.vocabulary.named(number)
-            return {"token": piece.decode(errors="replace"), "logprob": value, "bytes": list(piece)}
-
-        content = [
-            {**token(entry.token, entry.value), "top_logprobs": [token(*top) for top in entry.top]} for entry in found
-        ]
-        return {"content": content, "refusal": None}
+        return {"content": logprob_shape(choice, found), "refusal": None}
 
 
 class Completion(_OpenAI):
     kind, chunk_kind, prefix = "text_completion", "text_completion", "cmpl-"
     _nothing: dict[str, Any] = {"text": ""}  # noqa: RUF012
 
-    def __init__(self, options: StreamOptions | None, logprobs: bool, prompt_only: bool = False) -> None:
-        """``prompt_only``: nothing is shown of what comes after the prompt."""
+    def __init__(self, options: StreamOptions | None, logprobs: bool) -> None:
         super().__init__(options, logprobs)
-        self._prompt_only = prompt_only
         self._offsets: dict[int, int] = {}  # of each choice's next token
         self._echoed: set[int] = set()
 
     def _choice(self, choice: Choice) -> dict[str, Any]:
-        text = choice.echo if self._prompt_only else choice.echo + choice.text
-        found = self._shape(choice, [] if self._prompt_only else choice.logprobs) if self._logprobs else None
-        reason = "length" if self._prompt_only else choice.reason
-        return {"index": choice.index, "text": text, "logprobs": found, "finish_reason": reason}
+        found = self._shape(choice, choice.logprobs) if self._logprobs else None
+        reason = "length" if choice.silent else choice.reason
+        return {"index": choice.index, "text": choice.echo + choice.text, "logprobs": found, "finish_reason": reason}
 
     def part(self, answer: Answer, part: Part) -> Iterable[str]:
-        if self._prompt_only:  # one token of output was asked for, since that is the least
-            part.text, part.logprobs = "", part.logprobs[:0]
-            part.reason = part.reason and "length"
+        if part.reason is not None and answer.choices[part.index].silent:
+            part.reason = "length"
         return super().part(answer, part)
+
+    def _owes(self, choice: Choice) -> bool:
+        return choice.silent and choice.index not in self._offsets and choice.reason is not None
 
     def _content(self, choice: Choice, part: Part) -> dict[str, Any] | None:
         text = part.text

@@ -7,9 +7,10 @@ from typing import Any
 
 from hetero.errors import SequenceFailed
 from hetero.gateway.answers.answer import Answer, Dialect, event
-from hetero.gateway.answers.blocks import Block, Blocks, Change, blocks_of
+from hetero.gateway.answers.blocks import Block, Change
 from hetero.gateway.answers.choice import Part
 from hetero.gateway.answers.errors import failure, kind_of
+from hetero.gateway.answers.logprobs import logprob_shape
 from hetero.gateway.requests.responses import ResponsesRequest
 
 _PREFIX = {"reasoning": "rs_", "text": "msg_", "call": "fc_"}
@@ -20,31 +21,35 @@ class Responses(Dialect):
 
     def __init__(self, asked: ResponsesRequest) -> None:
         self._asked = asked
-        self._blocks = Blocks()
+        self._weighed = bool(asked.top_logprobs) or "message.output_text.logprobs" in asked.include
         self._number = -1
 
     def whole(self, answer: Answer) -> dict[str, Any]:
-        return self._response(answer, blocks_of(answer.choices[0]))
+        return self._response(answer, answer.choices[0].blocks.all)
 
     def begin(self, answer: Answer) -> Iterable[str]:
         yield self._told("response.created", response=self._response(answer, None))
         yield self._told("response.in_progress", response=self._response(answer, None))
 
     def part(self, answer: Answer, part: Part) -> Iterable[str]:
-        for change in self._blocks.take(part):
-            yield from self._changed(change)
+        choice = answer.choices[0]
+        logprobs = logprob_shape(choice, part.logprobs) if self._weighed else []
+        for change in part.changes:
+            yield from self._changed(change, logprobs)
+            if change.block.kind == "text" and change.what == "more":
+                logprobs = []  # of one part they are told once
 
     def end(self, answer: Answer) -> Iterable[str]:
-        found = self._response(answer, self._blocks.all)
+        found = self._response(answer, answer.choices[0].blocks.all)
         yield self._told(f"response.{found['status']}", response=found)
 
     def failed(self, answer: Answer, error: SequenceFailed) -> Iterable[str]:
-        found = self._response(answer, self._blocks.all)
+        found = self._response(answer, answer.choices[0].blocks.all)
         told = failure(str(error), kind_of(error), code=error.code)["error"]
         found |= {"status": "failed", "error": {"code": "server_error", "message": told["message"]}}
         yield self._told("response.failed", response=found)
 
-    def _changed(self, change: Change) -> Iterable[str]:
+    def _changed(self, change: Change, logprobs: list[dict[str, Any]]) -> Iterable[str]:
         block = change.block
         where = {"item_id": _PREFIX[block.kind] + block.key, "output_index": block.index}
         inner = {**where, "content_index": 0}
@@ -60,7 +65,7 @@ class Responses(Dialect):
             case "more", "call":
                 yield self._told("response.function_call_arguments.delta", **where, delta=change.text)
             case "more", "text":
-                yield self._told("response.output_text.delta", **inner, delta=change.text, logprobs=[])
+                yield self._told("response.output_text.delta", **inner, delta=change.text, logprobs=logprobs)
             case "more", _:
                 yield self._told("response.reasoning_text.delta", **inner, delta=change.text)
             case _, "call":
@@ -87,6 +92,11 @@ class Responses(Dialect):
         """The whole object; ``blocks``: None while it runs."""
         asked, reason = self._asked, answer.choices[0].reason
         cut = blocks is not None and reason == "length"
+        shown = blocks or []
+        output = [_item(block, "incomplete" if cut and block is shown[-1] else "completed") for block in shown]
+        texts = [item["content"][0] for item in output if item["type"] == "message"]
+        if self._weighed and texts:
+            texts[-1]["logprobs"] = logprob_shape(answer.choices[0], answer.choices[0].logprobs)
         status = "in_progress" if blocks is None else "incomplete" if cut else "completed"
         reasoning = asked.reasoning.effort if asked.reasoning is not None else None
         form = asked.text.format if asked.text is not None else None
@@ -107,11 +117,7 @@ class Responses(Dialect):
             "instructions": asked.instructions,
             "max_output_tokens": asked.max_output_tokens,
             "model": answer.model,
-            "output": [
-                _item(block, "incomplete" if cut and block is blocks[-1] else "completed") for block in blocks or []
-            ]
-            if blocks
-            else [],
+            "output": output,
             "parallel_tool_calls": asked.parallel_tool_calls,
             "previous_response_id": None,
             "reasoning": {"effort": reasoning, "summary": None},

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 
 from hetero.gateway.chat.formats import CallFormat
 
@@ -50,11 +51,12 @@ class JsonCall(CallReader):
             self._closed = self.ended = True
             return None, "", rest[1:]
         if self._value is None:
-            head = _HEAD.match(self.taken)
+            start = self.taken.lstrip()
+            head = _HEAD.match(start) if len(start) <= _LONGEST_HEAD else None
             if head is None:
                 return self._odd(last)
             name, self._value = _name(head[1]), _Value()
-            self.taken = self.taken[head.end() :]
+            self.taken = start[head.end() :]
         if not self._value.ended:
             arguments, self.taken = self._value.feed(self.taken)
         rest = self._tail() if self._value.ended else ""
@@ -78,11 +80,11 @@ class JsonCall(CallReader):
         """It is not written as it should be, or not yet: read as a whole, once its end is there."""
         end = self.form.end
         inside, ended, rest = self.taken.partition(end) if end else (self.taken, "", "")
-        hopeful = len(self.taken) <= _LONGEST_ODD and (end or _MAYBE.match(self.taken))
+        hopeful = len(self.taken) <= _LONGEST_ODD and (end or _MAYBE.match(self.taken.lstrip()))
         if not (ended or last) and hopeful:
             return None, "", ""
         found = _parsed(inside)
-        if found is None and last and (begun := _NAMED.match(self.taken)) is not None:
+        if found is None and last and (begun := _NAMED.match(self.taken.lstrip())) is not None:
             found = _name(begun[1]), ""  # it broke off before its arguments
         self.failed, self.ended = found is None, found is not None
         self.taken = inside + ended
@@ -109,42 +111,84 @@ class _Named(CallReader):
 
 
 class _Xml(CallReader):
-    """``<function=name> <parameter=key> value </parameter> ... </function>``; a value is JSON where it reads so."""
+    """``<function=name> <parameter=key> value </parameter> ... </function>``. A value is text where the tool's schema
+    says so, and shown as it comes; any other is JSON where it reads so."""
 
-    _name: str | None = None
-    _count = 0
+    def __init__(self, form: CallFormat, begin: str, texts: Mapping[str, frozenset[str]]) -> None:
+        """``texts``: of each function, the parameters that are texts."""
+        super().__init__(form, begin)
+        self._texts = texts
+        self._name: str | None = None
+        self._key: str | None = None  # of the value that is under way
+        self._count = 0
+        self._looked = 0  # characters of it that hold no end
 
     def feed(self, text: str, last: bool) -> tuple[str | None, str, str]:
         self.taken += text
         name = None
         if self._name is None:
-            head = _FUNCTION.match(self.taken)
+            head = _FUNCTION.match(self.taken.lstrip())
             if head is None:
                 self.failed = last or len(self.taken) > _LONGEST_HEAD
                 return None, "", ""
             name = self._name = head[1]
-            self.taken = self.taken[head.end() :]
+            self.taken = self.taken.lstrip()[head.end() :]
         arguments = ""
-        while (found := _PARAMETER.match(self.taken)) is not None:
-            arguments += f"{', ' if self._count else '{'}{json.dumps(found[1])}: {_value(found[2])}"
+        while (more := self._step(last)) is not None:
+            arguments += more
+        if not self.ended:
+            self.ended = last
+            return name, arguments, ""
+        rest, self.taken = self.taken, ""
+        return name, arguments, rest
+
+    def _step(self, last: bool) -> str | None:
+        """The next piece of the arguments; None: it takes more text."""
+        if self.ended:
+            return None
+        if self._key is not None:
+            return self._value(last)
+        rest = self.taken.lstrip()
+        head = _PARAMETER.match(rest)
+        if head is not None and (len(rest) > head.end() or last):
+            self._key, self.taken, self._looked = head[1], rest[head.end() :].removeprefix("\n"), 0
             self._count += 1
-            self.taken = self.taken[found.end() :]
-        at = self.taken.find(self.form.end)
-        closed = self.taken.lstrip().startswith("</function>")
-        if at >= 0 and (closed or self.taken.lstrip().startswith(self.form.end)):
-            self.ended = True
-            return name, arguments + ("}" if self._count else "{}"), self.taken[at + len(self.form.end) :]
-        if last:
-            self.ended = True
-            arguments += "" if self._count or not closed else "{}"
-        return name, arguments, ""
+            quote = '"' if self._is_text else ""
+            return f"{', ' if self._count > 1 else '{'}{json.dumps(self._key)}: {quote}"
+        _, end, behind = self.taken.partition(self.form.end)
+        if not end:
+            return None
+        self.taken, self.ended = behind, True
+        return "}" if self._count else "{}"
+
+    @property
+    def _is_text(self) -> bool:
+        return self._key in self._texts.get(self._name or "", frozenset())
+
+    def _value(self, last: bool) -> str | None:
+        at = self.taken.find(_XML_END, max(0, self._looked - len(_XML_END)))
+        if at >= 0:
+            value, self.taken = self.taken[:at].removesuffix("\n"), self.taken[at + len(_XML_END) :]
+            shown = json.dumps(value, ensure_ascii=False)[1:] if self._is_text else _json_or_text(value)
+            self._key = None
+            return shown
+        if not self._is_text:
+            self._looked = len(self.taken)
+            return None
+        # A line's end before the marker is not shown.
+        upto = len(self.taken) if last else max(0, len(self.taken) - len(_XML_END) - 1)
+        shown, self.taken = self.taken[:upto], self.taken[upto:]
+        self._looked = 0
+        if not shown:
+            return None
+        return json.dumps(shown, ensure_ascii=False)[1:-1]
 
 
-def begun(form: CallFormat) -> CallReader:
-    """The call behind a marker."""
+def begun(form: CallFormat, texts: Mapping[str, frozenset[str]]) -> CallReader:
+    """The call behind a marker; ``texts``: of each function, the parameters that are texts."""
     match form.style:
         case "xml":
-            return _Xml(form, form.begin)
+            return _Xml(form, form.begin, texts)
         case "named":
             return _Named(form, form.begin)
     return JsonCall(form)
@@ -159,9 +203,14 @@ def _parsed(text: str) -> tuple[str, str] | None:
         arguments = next(found[key] for key in ("arguments", "parameters") if key in found)
     except (ValueError, KeyError, TypeError, RecursionError, StopIteration):
         return None
-    if not isinstance(name, str):
+    if isinstance(arguments, str):  # some write them as JSON in a text
+        try:
+            arguments = json.loads(arguments, parse_constant=_no_constant)
+        except (ValueError, RecursionError):
+            return None
+    if not (isinstance(name, str) and isinstance(arguments, dict)):
         return None
-    return name, arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    return name, json.dumps(arguments, ensure_ascii=False)
 
 
 class _Value:
@@ -206,14 +255,15 @@ class _Value:
         return text[:at], text[at:]
 
 
-_HEAD = re.compile(r'\s*[\[,;]?\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=[{])')
-_NAMED = re.compile(r'\s*[\[,;]?\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*(,[^{]*)?$')
+_HEAD = re.compile(r'[\[,;]?\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=[{])')
+_NAMED = re.compile(r'[\[,;]?\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*(,[^{]*)?$')
 # What may still become such a head: a beginning of it.
 _MAYBE = re.compile(
-    r'\s*[\[,;]?\s*(\{\s*("(n(a(m(e("(\s*(:\s*("((?:[^"\\]|\\.)*("\s*(,\s*("[a-z]*("\s*(:\s*)?)?)?)?)?)?)?)?)?)?)?)?)?)?)?)?$'
+    r'[\[,;]?\s*(\{\s*("(n(a(m(e("(\s*(:\s*("((?:[^"\\]|\\.)*("\s*(,\s*("[a-z]*("\s*(:\s*)?)?)?)?)?)?)?)?)?)?)?)?)?)?)?)?$'
 )
-_FUNCTION = re.compile(r"\s*<function=([^>]{1,256})>\s*")
-_PARAMETER = re.compile(r"\s*<parameter=([^>]{1,256})>\n?(.*?)\n?</parameter>\s*", re.DOTALL)
+_FUNCTION = re.compile(r"<function=([^>]{1,256})>")
+_PARAMETER = re.compile(r"<parameter=([^>]{1,256})>")
+_XML_END = "</parameter>"
 
 
 def _name(quoted: str) -> str:
@@ -223,10 +273,14 @@ def _name(quoted: str) -> str:
         return quoted[1:-1]
 
 
-def _value(text: str) -> str:
-    """A parameter of XML as JSON: as it is where it reads so and is no plain word."""
+def _json_or_text(text: str) -> str:
+    """A parameter of XML as JSON: as it is where it reads so."""
     try:
-        found = json.loads(text)
+        found = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         return json.dumps(text, ensure_ascii=False)
     return json.dumps(found, ensure_ascii=False)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")

@@ -92,7 +92,7 @@ def format_of(template: str, vocabulary: Vocabulary) -> Format:
         calls = MISTRAL_NAMED if "[ARGS]" in template or "[CALL_ID]" in template else MISTRAL
     elif "<|python_tag|>" in template or "Environment: ipython" in template:
         calls = LLAMA
-    markers = {calls.begin, calls.end, "[ARGS]", "<|python_tag|>", *(think or ())}
+    markers = {calls.begin, calls.end, "[ARGS]", "[CALL_ID]", "<|python_tag|>", *(think or ())}
     markers |= set(HARMONY) if calls is GPT_OSS else set()
     begin = known.get(think[0], -1) if think is not None else -1
     return Format(calls, think, begin, {marker: controls[marker] for marker in markers if marker in controls})

@@ -22,37 +22,46 @@ def output_grammar(constraint: tuple[str, Any], gap: bool) -> str:
     """The grammar of outputs under a constraint (``OpenRequest.constraint``); ``gap``: after reasoning, where empty
     lines may come first. It may be invalid: ask ``Grammars.objection``. Raises ValueError."""
     kind, value = constraint
+    if kind == "grammar":
+        try:
+            return str(LLMatcher.grammar_from_lark(any_to_lark(value)))
+        except Exception as error:  # the converter's own
+            raise ValueError(str(error)) from None
+    return _made([f"start: {_gap(gap)}answer", _answer(kind, value), _gap_rule(gap)])
+
+
+def _answer(kind: str, value: Any) -> str:
+    """The rule of an answer under a constraint. Raises ValueError."""
     match kind:
         case "json":
-            schema = json.loads(value) if isinstance(value, str) else value
-            rule = f"answer: {_json(schema)}"
+            return f"answer: {_json(json.loads(value) if isinstance(value, str) else value)}"
         case "regex":
-            rule = f"answer: /{_regex(value)}/"
+            return f"answer: /{_regex(value)}/"
         case "choice":
-            rule = "answer: " + " | ".join(json.dumps(each) for each in value)
-        case _:
-            try:
-                return str(LLMatcher.grammar_from_lark(any_to_lark(value)))
-            except Exception as error:  # the converter's own
-                raise ValueError(str(error)) from None
-    return _made([f"start: {_gap(gap)}answer", rule, _gap_rule(gap)])
+            return "answer: " + " | ".join(json.dumps(each) for each in value)
+    raise ValueError("a grammar of your own does not go together with tools: set tool_choice to 'none'")
 
 
 def calls_grammar(
-    form: Format, tools: Sequence[Function], needed: bool, several: bool, gap: bool, schema: Any = None
+    form: Format,
+    tools: Sequence[Function],
+    needed: bool,
+    several: bool,
+    gap: bool,
+    constraint: tuple[str, Any] | None = None,
 ) -> str:
-    """The grammar of an answer that may call functions, or (``needed``) only calls them; otherwise free text, or JSON
-    of a ``schema`` that is not None. "" where nothing can be told of how a model calls. Raises ValueError."""
+    """The grammar of an answer that may call functions, or (``needed``) only calls them; otherwise free text, or what a
+    ``constraint`` allows. "" where nothing can be told of how a model calls. Raises ValueError."""
     calls = form.calls
     if calls.style == "harmony":
         return ""
-    if calls.style == "bare" and schema is not None and not needed:
-        return _made([f"start: {_gap(gap)}answer", f"answer: {_json(_either(tools, schema))}", _gap_rule(gap)])
+    if calls.style == "bare" and constraint is not None and constraint[0] == "json" and not needed:
+        return _made([f"start: {_gap(gap)}answer", f"answer: {_json(_either(tools, constraint[1]))}", _gap_rule(gap)])
     heads = [_body(form, n, tool) for n, tool in enumerate(tools)]
     rules = [rule for rules in heads for rule in rules]
     every = "call: " + " | ".join(f"call_{n}" for n in range(len(tools)))
     begin = _literal(form, calls.begin)
-    if needed or schema is not None:
+    if needed or constraint is not None:
         if calls.style == "list":
             more = f" ({_literal(form, calls.gap)} call)*" if several else ""
             sequence = f'{begin} " "? "[" call{more} "]"'
@@ -60,7 +69,7 @@ def calls_grammar(
             one = f"{begin} call" if begin else "call"
             sequence = f"{one} ({_literal(form, calls.gap)} {one})*" if several else one
         start = f"start: {_gap(gap)}calls" + ("" if needed else f" | {_gap(gap)}answer")
-        answer = [] if needed else [f"answer: {_json(schema)}"]
+        answer = [] if constraint is None or needed else [_answer(*constraint)]
         return _made([start, f"calls: {sequence}", every, *answer, _gap_rule(gap), *rules])
     if calls.style == "bare":
         sequence = f"call ({_literal(form, calls.gap)} call)*" if several else "call"
@@ -74,8 +83,16 @@ def calls_grammar(
         begun = "" if calls.begin in form.tokens else f"begun[lazy]: TEXT {json.dumps(calls.begin)}"
         return _made([f'start: {trigger} " "? "[" call{more} "]" | TEXT', begun, _TEXT, every, *rules])
     if calls.begin in form.tokens:
-        return _made([f"start: TEXT ({begin} call)*", _TEXT, every, *rules])
-    return _made(["start: (begun call)* TEXT", f"begun[lazy]: TEXT {json.dumps(calls.begin)}", _TEXT, every, *rules])
+        return _made([f"start: TEXT ({begin} call){'*' if several else '?'}", _TEXT, every, *rules])
+    return _made(
+        [
+            f"start: {'(begun call)*' if several else '(begun call) |'} TEXT",
+            f"begun[lazy]: TEXT {json.dumps(calls.begin)}",
+            _TEXT,
+            every,
+            *rules,
+        ]
+    )
 
 
 def _body(form: Format, n: int, tool: Function) -> list[str]:
@@ -121,6 +138,22 @@ def _moved(schema: Any, to: str) -> Any:
     return found
 
 
+def text_parameters(tool: Function) -> frozenset[str]:
+    """The parameters whose values XML has as they are."""
+    properties = tool.parameters.get("properties")
+    named = properties.items() if isinstance(properties, dict) else ()
+    return frozenset(name for name, kind in named if _is_text(kind))
+
+
+def _is_text(kind: Any) -> bool:
+    if not isinstance(kind, dict):
+        return True
+    if isinstance(choices := kind.get("enum"), list):
+        return all(isinstance(each, str) for each in choices)
+    shaped = not {"anyOf", "oneOf", "allOf", "$ref", "const"}.isdisjoint(kind)
+    return str(kind.get("type", "" if shaped else "string")) == "string"
+
+
 def _xml(calls: CallFormat, n: int, tool: Function) -> list[str]:
     """Qwen3-Coder's: texts as they are, other values as JSON, the parameters in their order."""
     schema = tool.parameters
@@ -132,9 +165,9 @@ def _xml(calls: CallFormat, n: int, tool: Function) -> list[str]:
         kind = kind if isinstance(kind, dict) else {}
         inner = f"p_{n}_{m}"
         head = json.dumps(f"<parameter={name}>\n")
-        if "enum" in kind and isinstance(kind["enum"], list) and all(isinstance(each, str) for each in kind["enum"]):
+        if _is_text(kind) and "enum" in kind:
             value = "(" + " | ".join(json.dumps(each) for each in kind["enum"]) + f") {json.dumps(_XML_END)}"
-        elif kind.get("type", "string") == "string":
+        elif _is_text(kind):
             rules.append(f"{inner}_text[lazy]: TEXT {json.dumps(_XML_END)}")
             value = f"{inner}_text"
         else:

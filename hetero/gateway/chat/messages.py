@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from hetero.gateway.chat.template import Abilities
+from hetero.gateway.chat.abilities import Abilities
 from hetero.gateway.requests.messages import ChatMessage, ToolCall
 
 _LONGEST = 1 << 20  # characters of a call's arguments that are read
+_REASONED = ("reasoning_content", "reasoning", "thinking")  # templates know it by one of these
 _BEGIN = "(The conversation goes on.)"  # where a template wants a user's message first
 
 
@@ -53,7 +55,7 @@ def _one(message: ChatMessage, can: Abilities, names: dict[str, str]) -> dict[st
         found |= {"name": called, "tool_call_id": _call_id(message.tool_call_id or "", can)}
     if message.role == "assistant":
         if message.reasoned:
-            found |= dict.fromkeys(("reasoning_content", "reasoning", "thinking"), message.reasoned)
+            found |= dict.fromkeys(_REASONED, message.reasoned)
         if message.tool_calls and can.calls:
             found["tool_calls"] = [_call(call, can) for call in message.tool_calls]
         elif message.tool_calls:
@@ -113,3 +115,95 @@ def _joined(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         else:
             found.append(message)
     return found
+
+
+def shapes(messages: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """The messages in one shape after another, each asking less of a template than the one before: calls one by one; no
+    reasoning beside a text with calls; texts that stand beside calls in messages of their own; those, and what a user
+    says after a result, within the result; a user's message at the beginning."""
+    yield messages
+    if any(message.get("tool_calls") or message["role"] == "tool" for message in messages):
+        single = _singly(messages)
+        yield single
+        bare = [_unreasoned(message) for message in single]
+        yield bare
+        yield [part for message in bare for part in _parted(message)]
+        messages = _into_results(bare)
+        yield messages
+    if not any(message["role"] == "user" for message in messages):
+        first = 1 if messages[0]["role"] == "system" else 0
+        yield [*messages[:first], {"role": "user", "content": _like(messages, _BEGIN)}, *messages[first:]]
+
+
+def shown(messages: list[dict[str, Any]], prompt: str) -> bool:
+    """Whether a prompt has all that was said and called, reasoning aside."""
+    for message in messages:
+        content = message["content"]
+        text = content if isinstance(content, str) else "".join(part["text"] for part in content)
+        if text.strip() and text.strip() not in prompt:
+            return False
+        if any(call["function"]["name"] not in prompt for call in message.get("tool_calls", [])):
+            return False
+    return True
+
+
+def _singly(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each call in a message of its own, with its result behind it."""
+    found: list[dict[str, Any]] = []
+    taken: set[int] = set()
+    for n, message in enumerate(messages):
+        if n in taken:
+            continue
+        calls = message.get("tool_calls") or []
+        if len(calls) < 2:
+            found.append(message)
+            continue
+        end = next((m for m in range(n + 1, len(messages)) if messages[m]["role"] != "tool"), len(messages))
+        for at, call in enumerate(calls):
+            first = message if at == 0 else {"role": "assistant", "content": _like(messages, "")}
+            found.append({**first, "tool_calls": [call]})
+            own = [m for m in range(n + 1, end) if messages[m].get("tool_call_id") == call["id"] and m not in taken]
+            found += [messages[m] for m in own]
+            taken.update(own)
+    return found
+
+
+def _unreasoned(message: dict[str, Any]) -> dict[str, Any]:
+    if not (message.get("tool_calls") and message["content"]):
+        return message
+    return {key: value for key, value in message.items() if key not in _REASONED}
+
+
+def _parted(message: dict[str, Any]) -> list[dict[str, Any]]:
+    if not (message.get("tool_calls") and message["content"]):
+        return [message]
+    return [{"role": "assistant", "content": message["content"]}, {**message, "content": type(message["content"])()}]
+
+
+def _into_results(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What would stand where a template wants none goes into the result beside it."""
+    found: list[dict[str, Any]] = []
+    waiting: Any = None  # a text beside a call, for its result
+    for message in messages:
+        last = found[-1] if found else None
+        if message.get("tool_calls") and message["content"]:
+            waiting, message = message["content"], {**message, "content": type(message["content"])()}
+        elif message["role"] == "tool" and waiting is not None:
+            message, waiting = {**message, "content": _together(waiting, message["content"])}, None
+        elif message["role"] == "user" and last is not None and last["role"] == "tool":
+            found[-1] = {**last, "content": _together(last["content"], message["content"])}
+            continue
+        found.append(message)
+    return found
+
+
+def _together(one: Any, two: Any) -> Any:
+    """Two contents as one, both texts or both lists of parts."""
+    if isinstance(one, list):
+        return [*one, {"type": "text", "text": "\n\n"}, *two]
+    return f"{one}\n\n{two}"
+
+
+def _like(messages: list[dict[str, Any]], text: str) -> Any:
+    """A text as the contents of these messages are."""
+    return [{"type": "text", "text": text}] if isinstance(messages[0]["content"], list) else text

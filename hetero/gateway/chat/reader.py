@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from hetero.gateway.chat.calls import CallReader, JsonCall, begun
 from hetero.gateway.chat.formats import HARMONY, Format
 
+_LONGEST_HEADER = 256  # characters of one of harmony's
 _PYTHON = "<|python_tag|>"
 
 
@@ -31,19 +32,20 @@ class Piece:
 class AnswerReader:
     """Of one answer."""
 
-    def __init__(self, form: Format, *, opened: bool, tools: bool, thinks: bool = True) -> None:
-        """``opened``: it begins within reasoning; ``tools``: calls are read; ``thinks``: reasoning is."""
+    def __init__(self, form: Format, opened: bool, tools: Mapping[str, frozenset[str]] | None, go_on: bool) -> None:
+        """``opened``: it begins within reasoning; ``tools``: the functions whose calls are read, and which of their
+        parameters are texts; ``go_on``: it goes on with a text."""
         self.calls = 0
-        self._form = form
-        self._think = form.think if thinks else None
-        self._tools = form.calls if tools else None
+        self._think = form.think
+        self._tools = form.calls if tools is not None else None
+        self._texts = tools or {}
         self._held = ""
         self._state: Literal["fresh", "reasoning", "text", "call"] = "reasoning" if opened else "fresh"
+        if go_on or form.harmony:
+            self._state = "text"
         self._trim = opened  # line ends at the beginning of what follows are not shown
         self._gap = ""  # white space that is shown if more follows
         self._call: CallReader | None = None
-        if form.harmony:
-            self._state = "text"
 
     def feed(self, text: str) -> list[Piece]:
         """Take more of the answer."""
@@ -110,7 +112,7 @@ class AnswerReader:
         self._show(found, "text", shown)
         if mark is None:
             return False
-        self._call, self._state = begun(self._tools), "call"
+        self._call, self._state = begun(self._tools, self._texts), "call"
         return True
 
     def _in_call(self, found: list[Piece], last: bool) -> bool:
@@ -177,9 +179,9 @@ def _merged(found: list[Piece]) -> list[Piece]:
 class HarmonyReader(AnswerReader):
     """gpt-oss: ``<|channel|>analysis<|message|>...<|end|><|start|>assistant<|channel|>final<|message|>...``."""
 
-    def __init__(self, form: Format, *, opened: bool, tools: bool, thinks: bool = True) -> None:
-        super().__init__(form, opened=opened, tools=tools, thinks=thinks)
-        self._header: str | None = ""  # of a message; None: within one
+    def __init__(self, form: Format, opened: bool, tools: Mapping[str, frozenset[str]] | None, go_on: bool) -> None:
+        super().__init__(form, opened, tools, go_on)
+        self._header: str | None = None if go_on else ""  # of a message; None: within one
         self._kind: Literal["text", "reasoning", "arguments"] = "text"
 
     def _step(self, found: list[Piece], last: bool) -> bool:
@@ -187,6 +189,10 @@ class HarmonyReader(AnswerReader):
             shown, mark = self._until(("<|message|>",), last)
             self._header += shown
             if mark is None:
+                plain = bool(self._header) and not self._header.startswith(HARMONY)
+                if plain and (last or len(self._header) > _LONGEST_HEADER):  # a text without a header
+                    found.append(Piece("text", self._header))
+                    self._header, self._kind = None, "text"
                 return False
             self._enter(found, self._header)
             self._header = None
@@ -210,6 +216,8 @@ class HarmonyReader(AnswerReader):
             self._kind = "reasoning" if "analysis" in header else "text"
 
 
-def reader(form: Format, *, opened: bool, tools: bool) -> AnswerReader:
-    """A reader of answers of this format."""
-    return (HarmonyReader if form.harmony else AnswerReader)(form, opened=opened, tools=tools)
+def reader(
+    form: Format, *, opened: bool = False, tools: Mapping[str, frozenset[str]] | None = None, go_on: bool = False
+) -> AnswerReader:
+    """A reader of answers of this format (see ``AnswerReader``)."""
+    return (HarmonyReader if form.harmony else AnswerReader)(form, opened, tools, go_on)

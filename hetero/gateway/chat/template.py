@@ -5,10 +5,12 @@ Templates are programs of strangers: one may loop for ever, recurse, or fill the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
 from hetero.errors import RequestError
+from hetero.gateway.chat.abilities import Abilities
+from hetero.gateway.chat.messages import shown
 from hetero.gateway.chat.sandbox import Overstrained, Sandbox
 from hetero.workers.models.tokenizer import Tokenizer
 
@@ -19,26 +21,6 @@ _CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-
-
-@dataclass(frozen=True)
-class Abilities:
-    """What a template was seen to do with small chats. ``system``: it takes a first message of that role, and
-    (``anywhere``) later ones; ``tools``, ``calls``, ``results``: they reach the prompt; ``texts``: it wants the
-    arguments of calls as text, not as an object; ``nine``: it takes ids of calls only that have nine letters and
-    digits; ``repeats``: it takes two messages of one role in a row; ``opens_with_assistant``: a chat may begin with the
-    assistant's; ``parts``: contents must be lists of parts."""
-
-    system: bool = True
-    anywhere: bool = False
-    tools: bool = False
-    calls: bool = False
-    results: bool = False
-    texts: bool = False
-    nine: bool = False
-    repeats: bool = True
-    opens_with_assistant: bool = True
-    parts: bool = False
 
 
 class ChatTemplate:
@@ -77,17 +59,24 @@ class ChatTemplate:
 
     async def render(
         self,
-        messages: list[dict[str, Any]],
+        shapes: Iterable[list[dict[str, Any]]],
         tools: list[dict[str, Any]] | None = None,
         more: dict[str, Any] | None = None,
         go_on: bool = False,
     ) -> str:
-        """The prompt that asks for the assistant's next message, or (``go_on``) for the rest of the last one; ``more``
+        """The prompt that asks for the assistant's next message, or (``go_on``) for the rest of the last one, of the
+        first of ``shapes`` of the messages of which the template loses nothing, else the first that it takes; ``more``
         are variables of the template. Raises RequestError and Busy."""
-        text, wrong = await self._ask(self._which(bool(tools)), [messages, tools or None, more or {}, go_on])
-        if wrong:
-            raise RequestError(f"messages: the model's chat template {wrong}", "messages")
-        return str(text)
+        objection, kept = "", None
+        for messages in shapes:
+            text, wrong = await self._ask(self._which(bool(tools)), [messages, tools or None, more or {}, go_on])
+            if not wrong and shown(messages, text):
+                return str(text)
+            kept = str(text) if not wrong and kept is None else kept
+            objection = objection or wrong
+        if kept is None:
+            raise RequestError(f"messages: the model's chat template {objection}", "messages")
+        return kept
 
     def _which(self, tools: bool) -> int:
         return len(self._sandboxes) - 1 if tools else 0

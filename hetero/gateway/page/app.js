@@ -10,6 +10,7 @@ const lanes = new Lanes($("lanes"), text => { $("at").textContent = text; });
 let chat = history.begun();
 let running = null;  // AbortController of the request under way
 let last = null;     // the last question and what came of it, to be asked again without speculation
+let kept = 0;        // turns that are shown, and gone on with: all, but while a question is edited
 let follows = true;  // the end of the chat is in view, and stays there
 
 const server = await facts().catch(() => null);
@@ -65,10 +66,12 @@ function tool(name, work) {
   return button;
 }
 
-function showChat() {
-  $("hello").hidden = chat.turns.length > 0;
+function showChat(upto = chat.turns.length) {
+  kept = upto;
+  $("unsaid").hidden = upto === chat.turns.length;
+  $("hello").hidden = upto > 0;
   for (const old of document.querySelectorAll(".turn")) old.remove();
-  chat.turns.forEach(turnBox);
+  chat.turns.slice(0, upto).forEach(turnBox);
   $("system").value = chat.system;
   $("failed").hidden = true;
   last = null;
@@ -103,20 +106,19 @@ function fresh() {
   $("text").focus();
 }
 
+// What stands from a question on is replaced once another answer to it is there, and not before.
 function edit(turn) {
   if (running) return;
-  chat.turns.length = chat.turns.indexOf(turn);
-  showChat();
+  showChat(chat.turns.indexOf(turn));
   $("text").value = turn.content;
   $("text").focus();
 }
 
 function again(turn) {
   if (running) return;
-  chat.turns.length = chat.turns.indexOf(turn);
-  const question = chat.turns.pop();
-  showChat();
-  send(question.content);
+  const at = chat.turns.indexOf(turn) - 1, question = chat.turns[at].content;
+  showChat(at);
+  send(question).then(() => busy(false));
 }
 
 // Asking
@@ -137,7 +139,8 @@ function settings() {
 async function send(text) {
   chat.system = $("system").value;
   const asked = {role: "user", content: text};
-  const messages = [...chat.turns, asked].map(({role, content}) => ({role, content}));
+  const before = chat.turns.slice(0, kept);
+  const messages = [...before, asked].map(({role, content}) => ({role, content}));
   if (chat.system.trim()) messages.unshift({role: "system", content: chat.system});
   const question = {messages, ...settings()};
   const turn = {role: "assistant", content: "", reasoning: ""};
@@ -154,11 +157,13 @@ async function send(text) {
       for (const {box} of boxes) box.remove();
       if (!$("text").value) $("text").value = text;
       if (error.name !== "AbortError") { $("failed").textContent = error.message; $("failed").hidden = false; }
-      $("hello").hidden = chat.turns.length > 0;
+      $("hello").hidden = kept > 0;
       return;
     }
   }
-  chat.turns.push(asked, turn);
+  chat.turns = [...before, asked, turn];
+  kept = chat.turns.length;
+  $("unsaid").hidden = true;
   chat.title ||= text.trim().slice(0, 60);
   history.keep(chat);
   showChats();
@@ -257,6 +262,7 @@ $("form").onsubmit = event => {
 };
 $("stop").onclick = () => running?.abort();
 $("new").onclick = fresh;
+$("unsaid").onclick = () => { if (!running) { $("text").value = ""; showChat(); } };
 $("menu").onclick = () => {
   const shown = $("side").classList.toggle("shown");
   $("menu").setAttribute("aria-expanded", shown);
@@ -264,11 +270,11 @@ $("menu").onclick = () => {
 $("system").onchange = () => { chat.system = $("system").value; if (chat.turns.length) history.keep(chat); };
 $("text").onkeydown = event => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); $("form").requestSubmit(); }
-  const question = chat.turns.findLast(turn => turn.role === "user");
+  const question = chat.turns.slice(0, kept).findLast(turn => turn.role === "user");
   if (event.key === "ArrowUp" && !$("text").value && question) { event.preventDefault(); edit(question); }
 };
 document.addEventListener("keydown", event => {
-  if (event.key === "Escape") { if (running) running.abort(); else shut(); }
+  if (event.key === "Escape") { if (running) running.abort(); else if (!$("unsaid").hidden) $("unsaid").click(); else shut(); }
   if (event.key.toLowerCase() === "o" && event.ctrlKey && event.shiftKey) { event.preventDefault(); fresh(); }
 });
 showChats();

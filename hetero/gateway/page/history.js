@@ -1,8 +1,10 @@
 // Chats, kept in this browser.
 const KEY = "hetero.chats", MOST = 100;
 
-let chats = [];
-try { chats = JSON.parse(localStorage.getItem(KEY)) || []; } catch { chats = []; }
+let chats = read();
+
+// Another window of this browser may have changed them meanwhile.
+function read() { try { return JSON.parse(localStorage.getItem(KEY)) || []; } catch { return []; } }
 
 export const all = () => chats;
 
@@ -13,13 +15,13 @@ export function begun() {
 
 // Keep it, the latest first. Where the browser's room is used up, the oldest go.
 export function keep(chat) {
-  chats = [chat, ...chats.filter(other => other.id !== chat.id)].slice(0, MOST);
+  chats = [chat, ...read().filter(other => other.id !== chat.id)].slice(0, MOST);
   while (chats.length) {
     try { localStorage.setItem(KEY, JSON.stringify(chats)); return; } catch { chats.pop(); }
   }
 }
 
 export function forget(chat) {
-  chats = chats.filter(other => other.id !== chat.id);
+  chats = read().filter(other => other.id !== chat.id);
   try { localStorage.setItem(KEY, JSON.stringify(chats)); } catch { /* nothing is kept, then */ }
 }

@@ -130,6 +130,8 @@ def _messages(message: dict[str, Any], path: str) -> list[dict[str, Any]]:
             calls.append({"id": block.get("id"), "function": function})
         elif kind == "tool_result":
             inner = block.get("content")
+            if block.get("is_error") and isinstance(inner, str):
+                inner = f"Error: {inner}"
             found.append(
                 {"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": "" if inner is None else inner}
             )

@@ -19,7 +19,7 @@ MOST_CHOICES = 128  # of a request, over all its prompts
 def _listed(value: Any) -> Any:
     """A text as a list of one; empty texts ask for nothing."""
     found = [value] if isinstance(value, str) else value
-    return [each for each in found if each != ""] if isinstance(found, list) else found
+    return [each for each in found if each not in ("", None)] if isinstance(found, list) else found
 
 
 def _stops(value: list[str]) -> list[str]:
@@ -116,7 +116,7 @@ class JsonSchema(Body):
 class ResponseFormat(Body):
     """Plain text, any JSON object, or JSON of a schema."""
 
-    type: Literal["text", "json_object", "json_schema"]
+    type: Literal["text", "json_object", "json_schema"] = "text"
     json_schema: JsonSchema | None = None
     schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None  # llama-server's
 

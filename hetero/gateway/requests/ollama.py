@@ -33,6 +33,8 @@ class _OllamaRequest(Body):
         for name, own in _OPTIONS.items():
             if name in self.options:
                 found[own] = self.options[name]
+        if self.logprobs:
+            found |= self.probable()
         most = self.options.get("num_predict")
         if isinstance(most, int | float) and most > 0:
             found["max_tokens"] = most
@@ -43,6 +45,10 @@ class _OllamaRequest(Body):
         elif self.format is not None:
             raise RequestError("format: must be 'json' or a JSON schema", "format")
         return found, [f"options.{name}" for name in self.options if name not in _OPTIONS and name != "num_predict"]
+
+    def probable(self) -> dict[str, Any]:
+        """The fields that ask for logprobs."""
+        return {"logprobs": True, "top_logprobs": self.top_logprobs or 0}
 
     def thinking(self) -> dict[str, Any]:
         """What a chat's template is told of it."""
@@ -64,8 +70,6 @@ class OllamaChat(_OllamaRequest):
         if messages[-1].get("role") == "assistant" and messages[-1].get("content"):
             messages[-1]["prefix"] = True  # as Ollama does
         chat = {**found, **self.thinking(), "messages": messages, "tools": self.tools}
-        if self.logprobs:
-            chat |= {"logprobs": True, "top_logprobs": self.top_logprobs or 0}
         return chat, [f"messages.{n}" for n in range(len(messages))], ignored
 
 
@@ -90,6 +94,9 @@ class OllamaGenerate(_OllamaRequest):
     def as_completion(self) -> tuple[dict[str, Any], list[str]]:
         """As a completion of the very prompt. Raises RequestError."""
         found, ignored = self._own()
+        if self.logprobs:
+            del found["top_logprobs"]
+            found["logprobs"] = self.top_logprobs or 0
         return {"max_tokens": -1, **found, "prompt": self.prompt}, ignored
 
     def _own(self) -> tuple[dict[str, Any], list[str]]:

@@ -42,6 +42,8 @@ _UNDONE: dict[str, tuple[Any, ...]] = {
     "audio": ({},),
     "functions": ([],),
     "web_search_options": (),
+    "bad_words": ([],),
+    "allowed_token_ids": ([],),
     "function_call": ("auto", "none"),
     "include_stop_str_in_output": (False,),
     "truncate_prompt_tokens": (-1,),

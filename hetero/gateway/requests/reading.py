@@ -6,6 +6,7 @@ Unknown fields are ignored at any depth and named; nulls are absent. What is wro
 from __future__ import annotations
 
 import logging
+import re
 import zlib
 from collections.abc import Iterator
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from hetero.errors import RequestError
 
 _log = logging.getLogger("hetero.gateway")
 _MOST_PARTS = 100_000  # lists, objects and fields, in a body
+_DEEPEST = 200
 _MOST_NAMED = 16  # ignored fields that are told
 _MOST_KNOWN = 1024  # of those in the log, each once
 _known: set[str] = set()
@@ -80,7 +82,12 @@ def named(ignored: list[str]) -> str:
 def _shown(path: str) -> str:
     """A path as the log and headers may hold it: list indices as one, printable, short."""
     kept = ".".join("N" if part.isdecimal() else part for part in path.split("."))
-    return "".join(c if c.isascii() and c.isprintable() and c not in ",;" else "?" for c in kept[:80])
+    return printable(kept, 80).replace(",", "?").replace(";", "?") or "?"
+
+
+def printable(text: str, most: int = 200) -> str:
+    """A text, or its beginning, as headers may hold it."""
+    return "".join(c if c.isascii() and c.isprintable() else "?" for c in text[:most]).strip()
 
 
 def meaning_none(*values: Any) -> BeforeValidator:
@@ -107,17 +114,20 @@ def _taken_out(body: BaseModel, path: str) -> Iterator[str]:
 
 
 def _check_parts(body: dict[str, Any]) -> None:
-    """Raise RequestError for a body of so many parts that looking at each would take seconds."""
-    count, left = 0, [body]
+    """Raise RequestError for a body of so many parts that looking at each would take seconds, or nested so deeply that
+    others could not write it again."""
+    count, left = 0, [(body, 0)]
     while left:
-        part = left.pop()
+        part, depth = left.pop()
+        if depth > _DEEPEST:
+            raise RequestError(f"the body is nested more than {_DEEPEST} lists and objects deep")
         count += len(part) if isinstance(part, dict) else 0
         for each in part.values() if isinstance(part, dict) else part:
             if count > _MOST_PARTS:
                 raise RequestError(f"the body has more than {_MOST_PARTS} lists, objects and fields")
             if type(each) in (dict, list):
                 count += 1
-                left.append(each)
+                left.append((each, depth + 1))
 
 
 def _expanded(data: bytes, coding: str, most: int) -> bytes:
@@ -159,10 +169,13 @@ _WORDS = {
 }
 
 
+_KINDS = re.compile(r".*[\[-].*|str|int|float|bool")  # what pydantic adds to a path, of unions
+
+
 def _in_words(error: ValidationError) -> RequestError:
     """The first mistake, by its path. Values are never echoed."""
     first = error.errors(include_url=False, include_input=False)[0]
-    path = ".".join(str(part) for part in first["loc"] if part != "[key]")
+    path = ".".join(str(part) for part in first["loc"] if not _KINDS.fullmatch(str(part)))
     kind = first["type"]
     if kind == "value_error":
         words = str(first["ctx"]["error"])

@@ -52,7 +52,7 @@ class ToolChoice(Body):
                 return {"mode": "required"}
             case str():
                 return {"mode": "required", "names": [choice]}
-            case {"function": {"name": str(name)}} | {"type": "function" | "tool" | "custom", "name": str(name)}:
+            case {"function": {"name": str(name)}} | {"name": str(name)}:
                 return {"mode": "required", "names": [name]}
             case {"type": "allowed_tools", **more}:
                 allowed: Any = more.get("allowed_tools", more)
@@ -66,8 +66,10 @@ class ToolChoice(Body):
                 return {"mode": mode}
             case {"type": "any" | "required"}:
                 return {"mode": "required"}
-            case {"mode": _} | {}:
+            case {"mode": "auto" | "none" | "required"}:
                 return choice
+            case {} if not choice:
+                return {}
         raise ValueError("must be 'auto', 'none', 'required', or name a function")
 
 

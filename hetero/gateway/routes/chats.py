@@ -13,13 +13,14 @@ from hetero.errors import RequestError
 from hetero.gateway.answers.answer import Answer, Dialect
 from hetero.gateway.answers.choice import Choice
 from hetero.gateway.chat.formats import Format
-from hetero.gateway.chat.lark import calls_grammar, output_grammar
-from hetero.gateway.chat.messages import fold
+from hetero.gateway.chat.lark import calls_grammar, output_grammar, text_parameters
+from hetero.gateway.chat.messages import fold, shapes
 from hetero.gateway.chat.reader import reader
 from hetero.gateway.chat.thinking import thinking_of
 from hetero.gateway.client import ask
 from hetero.gateway.requests.fields import predicted
 from hetero.gateway.requests.openai import ChatRequest, OpenRequest
+from hetero.gateway.requests.reading import printable
 from hetero.gateway.requests.tools import Function
 from hetero.gateway.routes.generation import Asked, check_model, check_prompt, check_tokens, encode, told
 from hetero.gateway.state import GatewayState
@@ -32,12 +33,13 @@ _MOST_SAID = 400  # characters of a header on what was relaxed
 
 @dataclass
 class Prompt:
-    """A chat as the model is given it. ``opened``: it ends within reasoning."""
+    """A chat as the model is given it. ``opened``: it ends within reasoning; ``go_on``: within an answer's text."""
 
     text: str
     tokens: list[int]
     form: Format
     opened: bool
+    go_on: bool
 
 
 @dataclass
@@ -48,8 +50,7 @@ class _Relaxed:
 
     def headers(self) -> dict[str, str]:
         text = "; ".join(self.said)
-        text = "".join(c if c.isascii() and c.isprintable() else "?" for c in text)
-        return {"x-hetero-relaxed": text[:_MOST_SAID]} if text else {}
+        return {"x-hetero-relaxed": printable(text, _MOST_SAID)} if text else {}
 
 
 async def prompt_of(state: GatewayState, body: ChatRequest) -> Prompt:
@@ -69,13 +70,13 @@ async def prompt_of(state: GatewayState, body: ChatRequest) -> Prompt:
     more = dict(body.template_kwargs)
     if not body.add_generation_prompt:
         more["add_generation_prompt"] = False
-    text = await state.template.render(messages, [_dumped(tool) for tool in offered], more, go_on)
+    text = await state.template.render(shapes(messages), [_dumped(tool) for tool in offered], more, go_on)
     # A template that writes the BOS token itself must not get a second one.
     special = not (state.template.bos and text.startswith(state.template.bos))
     tokens = await encode(state, text, "messages", special)
     if not tokens:
         raise RequestError("messages: the model's chat template makes an empty prompt of them", "messages")
-    return Prompt(text, tokens, form, form.opened(text))
+    return Prompt(text, tokens, form, form.opened(text), go_on)
 
 
 async def chat(state: GatewayState, body: ChatRequest, dialect: Dialect, ignored: list[str]) -> Asked:
@@ -90,7 +91,7 @@ async def chat(state: GatewayState, body: ChatRequest, dialect: Dialect, ignored
     grammar = await _grammar(state, body, form, tools, thinks, relaxed)
     budget = body.budget
     thinking = None
-    if grammar or budget is not None:
+    if (grammar or budget is not None) and not prompt.go_on:
         thinking = thinking_of(form, prompt.opened, budget, lambda text: state.tokenizer.encode(text, False))
     prediction = predicted(body.prediction)
     samplings = body.samplings(state.options.defaults, body.n)
@@ -103,7 +104,9 @@ async def chat(state: GatewayState, body: ChatRequest, dialect: Dialect, ignored
         "prediction": (await encode(state, prediction, "prediction", False))[: state.context] if prediction else [],
     }
     openings = [ask(prompt.tokens, sampling, body.limit or state.context, body.stop, **more) for sampling in samplings]
-    choices = [Choice(n, vocabulary, reader(form, opened=prompt.opened, tools=bool(tools))) for n in range(body.n)]
+    texts = {tool.name: text_parameters(tool) for tool in tools} if tools else None
+    read = [reader(form, opened=prompt.opened, tools=texts, go_on=prompt.go_on) for _ in range(body.n)]
+    choices = [Choice(n, vocabulary, each) for n, each in enumerate(read)]
     answer = Answer(state.name, choices, [len(prompt.tokens)], state.fingerprint)
     return Asked(answer, openings, dialect, body.stream, headers | relaxed.headers())
 
@@ -144,11 +147,14 @@ async def _grammar(
     for tool in tools:
         found = await state.probe.relaxed(tool.parameters) if time.monotonic() < end else ""
         schema, lost = (_ANY, ["all of it"]) if isinstance(found, str) else found
+        if schema.get("type", "object") != "object":  # arguments are one
+            schema, lost = _ANY, ["all of it"]
+        schema = {"type": "object", **schema}
         if lost:
             relaxed.said.append(f"{tool.name}: {', '.join(lost)}")
         kept.append(Function(name=tool.name, parameters=schema))
     constraint = await _constraint(state, body, relaxed)
-    wanted = constraint[1] if constraint is not None and constraint[0] == "json" else None
+    wanted = constraint[:2] if constraint is not None else None
     needed = body.tool_choice.mode == "required"
     several = body.parallel_tool_calls and not body.tool_choice.names  # a named function is called once
     for each in (kept, [Function(name=tool.name, parameters=_ANY) for tool in kept]):
@@ -158,9 +164,10 @@ async def _grammar(
         if not grammar:
             break
         relaxed.said.append("all tools: their schemas are too much together")
-    if needed:
-        relaxed.said.append("tool_choice")
-    return ""
+    relaxed.said += ["tools: the model calls them as it likes"] + ["tool_choice"] * needed
+    grammar, headers = await constrained(state, body, thinks)
+    relaxed.said += headers.values()
+    return grammar
 
 
 async def _constraint(state: GatewayState, body: OpenRequest, relaxed: _Relaxed) -> tuple[str, Any, str] | None:

@@ -20,7 +20,7 @@ from hetero.gateway.answers.answer import Answer, Dialect
 from hetero.gateway.answers.errors import unavailable
 from hetero.gateway.client import Delta
 from hetero.gateway.requests.openai import ChatRequest, OpenRequest
-from hetero.gateway.requests.reading import Body, checked, named, parsed
+from hetero.gateway.requests.reading import Body, checked, named, parsed, printable
 from hetero.gateway.state import GatewayState
 from hetero.gateway.streams import lively, merge, unless_gone
 from hetero.workers.models.tokenizer import LONGEST_TEXT
@@ -79,7 +79,7 @@ def check_model(state: GatewayState, name: str) -> dict[str, str]:
         return {}
     if state.options.strict:
         raise RequestError(f"model {name:.100} is not served here: {state.name} is", "model", 404, "model_not_found")
-    return {"x-hetero-model": state.name}
+    return {"x-hetero-model": printable(state.name)}
 
 
 async def encode(state: GatewayState, text: str, param: str, special: bool = True) -> list[int]:

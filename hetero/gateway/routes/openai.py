@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
@@ -17,6 +19,7 @@ from hetero.gateway.routes.documents import takes
 from hetero.gateway.routes.generation import Asked, check_model, check_prompt, check_tokens, encode, read, respond, told
 from hetero.gateway.state import GatewayState
 
+_MOST_WEIGHED = 1 << 19  # of a prompt's tokens, and likeliest tokens beside them, whose logprobs are told
 _COMPLETION_TOKENS = 16  # OpenAI's default for /v1/completions
 
 
@@ -54,7 +57,7 @@ async def completion(
     if each > body.n:
         samplings = [with_logprobs(sampling) for sampling in samplings]
     prediction = predicted(body.prediction)
-    more = {
+    more: dict[str, Any] = {
         **opening_fields(body),
         "grammar": grammar,
         "prompt_logprobs": body.wanted_logprobs if body.echo else -1,
@@ -63,17 +66,28 @@ async def completion(
     prompt_only = body.max_tokens == 0
     limit = body.max_tokens if body.max_tokens is not None else _COMPLETION_TOKENS
     limit = {0: 1, -1: state.context}.get(limit, limit)
+    weighed = sum(map(len, prompts)) * (body.wanted_logprobs + 1) * (each if body.stream else 1)
+    if body.echo and weighed > _MOST_WEIGHED:
+        why = f"logprobs: with echo {weighed} logprobs are asked for, and {_MOST_WEIGHED} is the most"
+        raise RequestError(why, "logprobs")
     openings = []
     choices: list[Choice] = []
     for prompt, asked in zip(prompts, body.prompt, strict=True):
         echo = _text_of(state, asked) if body.echo else ""
+        first: Choice | None = None  # the others' prompt is the same: what is thought of it is asked once
         for sampling in samplings:
-            openings.append(ask(prompt, sampling, limit, body.stop, **more))
-            choices.append(Choice(len(choices), state.tokenizer.vocabulary, None, echo, prompt))
+            asked_again = {"prompt_logprobs": -1} if first is not None and not body.stream else {}
+            openings.append(ask(prompt, sampling, limit, body.stop, **{**more, **asked_again}))
+            choice = Choice(
+                len(choices), state.tokenizer.vocabulary, None, echo, prompt, first if asked_again else None
+            )
+            choice.silent = prompt_only
+            choices.append(choice)
+            first = first or choice
     best = body.n if each > body.n else 0
     answer = Answer(state.name, choices, [len(prompt) for prompt in prompts], state.fingerprint, best)
     options = body.stream_options if body.stream else None
-    dialect = dialect or Completion(options, body.wanted_logprobs >= 0, prompt_only)
+    dialect = dialect or Completion(options, body.wanted_logprobs >= 0)
     return Asked(answer, openings, dialect, body.stream, headers | relaxed)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import time
 
 import numpy as np
@@ -22,6 +23,7 @@ from hetero.gateway.chat.template_process import Renderer
 from hetero.gateway.client import VerifierClient, ask
 from hetero.gateway.door.guard import Guard
 from hetero.gateway.requests.openai import ChatRequest, CompletionRequest
+from hetero.serve import _listen
 from hetero.workers.errors import EngineError
 from hetero.workers.sampling.logits_processors import LogitsProcessor
 from hetero.workers.wire.messages import Sampling, Stats
@@ -180,3 +182,45 @@ def test_keys_of_any_letters_work():
 def test_errors_echo_a_part_of_what_was_said():
     found = failure("x" * 10_000_000, "invalid_request_error", "p" * 10_000_000)
     assert len(json.dumps(found)) < 5000
+
+
+def test_a_key_may_come_as_anthropics_clients_send_it():
+    assert guarded(("k",), {"x-api-key": "k"}) == 200 and guarded(("k",), {"x-api-key": "other"}) == 401
+    assert guarded(("k",), {"x-api-key": "k", "authorization": "Bearer other"}) == 200
+
+
+@pytest.mark.parametrize(
+    "headers, status",
+    [
+        ({"origin": "http://localhost:3000"}, 200),
+        ({"origin": "https://evil.example"}, 403),
+        ({"origin": "null"}, 403),
+        ({"origin": "http://localhost.evil.example"}, 403),
+        ({"origin": "vscode-webview://abc"}, 200),
+        ({"origin": "https://chat.example", "host": "chat.example", "authorization": "Bearer k"}, 200),
+        ({"origin": "https://chat.example", "sec-fetch-site": "same-origin", "authorization": "Bearer k"}, 200),
+        ({"origin": "https://evil.example", "sec-fetch-site": "cross-site", "authorization": "Bearer k"}, 403),
+    ],
+)
+def test_pages_from_elsewhere_may_not_ask(headers, status):
+    keys = ("k",) if "authorization" in headers else ()
+    assert guarded(keys, {"host": "localhost", **headers}) == status
+
+
+def test_localhost_is_both_families():
+    listeners = _listen("localhost", 0)
+    families = {listener.family for listener in listeners}
+    ports = {listener.getsockname()[1] for listener in listeners}
+    for listener in listeners:
+        listener.close()
+    assert socket.AF_INET in families and len(ports) == 1
+    assert len(families) == len(listeners) == (2 if _has_ipv6() else 1)
+
+
+def _has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+        return True
+    except OSError:
+        return False

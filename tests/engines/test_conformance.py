@@ -76,6 +76,19 @@ def test_a_tree_is_many_plain_forwards(engine, seed):
             close_to(engine, logits, plain(engine, prompts[row.seq] + known[row.seq][row.node]))
 
 
+def test_every_row_of_a_prompt_is_what_a_shorter_prompt_ends_with(engine):
+    """``every``, over two chunks, of which one is full: more rows than a window has."""
+    prompt = tokens(random.Random(9), 90)
+    assert engine.limits.chunk > engine.limits.rows
+    rows: list[np.ndarray] = []
+    for first in range(0, len(prompt), engine.limits.chunk):
+        chunk = prompt[first : first + engine.limits.chunk]
+        outcome = engine.prefill(1, chunk, every=True)
+        rows += [outcome.logits(row).copy() for row in range(len(chunk))]
+    for end in (1, 2, 33, 63, 64, 65, 90):
+        close_to(engine, rows[end - 1], plain(engine, prompt[:end]))
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_a_commit_keeps_its_path_and_the_nodes_named(engine, seed):
     rng = random.Random(100 + seed)

@@ -54,7 +54,9 @@ class ChatTemplate:
         which = self._which(tools)
         if which not in self._abilities:
             found, _ = await self._ask(which, None)
-            self._abilities[which] = Abilities(**found) if found else Abilities()
+            if not found:  # perhaps only now
+                return Abilities()
+            self._abilities[which] = Abilities(**found)
         return self._abilities[which]
 
     async def render(

@@ -50,7 +50,7 @@ def _one(message: ChatMessage, can: Abilities, names: dict[str, str]) -> dict[st
         found["name"] = message.name
     if message.role == "tool":
         called = message.name or names.get(message.tool_call_id or "", "")
-        if not can.results:
+        if not (can.results and names):  # nor is one behind no call any template's
             return {"role": "user", "content": f"<tool_response>\n{message.text}\n</tool_response>"}
         found |= {"name": called, "tool_call_id": _call_id(message.tool_call_id or "", can)}
     if message.role == "assistant":

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import gguf
 import pytest
-import tokenizers
-import transformers
 from helpers.builtin_pair import TARGET
+from helpers.small_tokenizer import save_tokenizer
 
 from hetero.workers.models.generation import SamplingDefaults, sampling_defaults
 from hetero.workers.models.tokenizer import load_tokenizer
@@ -20,16 +19,7 @@ from hetero.workers.models.tokenizer import load_tokenizer
 def directory(tmp_path_factory) -> Path:
     """A tokenizer's files, with a list of named templates."""
     path = tmp_path_factory.mktemp("named")
-    made = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="<unk>"))
-    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=280, special_tokens=["<unk>", "<s>", "</s>", "<|eot|>"],
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
-    )  # fmt: skip
-    made.train_from_iterator(["the cat and the hat"], trainer)
-    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>")
-    fast.save_pretrained(path)
+    save_tokenizer(path, 280, ("<|eot|>",))
     config = json.loads((path / "tokenizer_config.json").read_text())
     config["chat_template"] = [
         {"name": "default", "template": "plain {{ messages[0].content }}"},

@@ -15,13 +15,13 @@ from pathlib import Path
 import gguf
 import llama_cpp  # noqa: F401  (once, not in each fork)
 import pytest
-import tokenizers
 import torch
 import transformers
 from helpers.builtin_pair import DRAFTER
 from helpers.forked import Died, forked
 from helpers.mutation import mutated
 from helpers.odd_gguf import rewritten
+from helpers.small_tokenizer import save_tokenizer
 
 from hetero.config import Config
 from hetero.errors import HeteroError
@@ -169,20 +169,9 @@ def test_what_is_no_file_is_refused(tmp_path):
 def directory(tmp_path_factory) -> Path:
     """A small right one."""
     path = tmp_path_factory.mktemp("right")
-    made = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="<unk>"))
-    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=300, special_tokens=["<unk>", "<s>", "</s>"],
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
-    )  # fmt: skip
-    made.train_from_iterator(["the cat and the hat and the mat"], trainer)
-    fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>", chat_template="{{ messages }}"
-    )
-    fast.save_pretrained(path)
+    size = save_tokenizer(path, chat_template="{{ messages }}")
     config = transformers.LlamaConfig(
-        vocab_size=len(fast), hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2,
+        vocab_size=size, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2,
         num_key_value_heads=1, max_position_embeddings=64, bos_token_id=1, eos_token_id=2,
     )  # fmt: skip
     torch.manual_seed(0)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import gzip
-import http.client
+import asyncio
 import json
 import re
-import time
+from types import SimpleNamespace
 
 import httpx
 import pytest
 from helpers.running_server import RunningServer
+
+from hetero.gateway.chat.abilities import Abilities
+from hetero.gateway.chat.template import ChatTemplate
 
 HI = [{"role": "user", "content": "hi"}]
 SAID = {"role": "assistant", "content": "x"}
@@ -21,7 +23,7 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": TRUTH}}
 
 @pytest.fixture(scope="module")
 def stack():
-    made = RunningServer(strategy="serial", port=0, cors_origin="https://chat.example.org")
+    made = RunningServer(strategy="serial", port=0)
     yield made
     made.settled()
     made.close()
@@ -254,24 +256,24 @@ def test_no_request_fails_for_a_tools_schema(stack, parameters):
     assert "x-hetero-relaxed" not in ask(stack, tools=[fine]).headers
 
 
-def test_many_tools_and_any_names(stack):
+def test_many_tools_and_any_names(stack, monkeypatch):
+    """The built-in model's context is small, so its template tells of the tools by their names only."""
+    source = "{% for t in tools or [] %}{{ t.function.name[:9] }} {% endfor %}{{ messages[-1].content }}"
+    template = ChatTemplate(SimpleNamespace(chat_templates={"default": source}, bos="", eos=""))
+    template.abilities = lambda tools: asyncio.sleep(0, Abilities(tools=True, calls=True))
+    monkeypatch.setattr(stack.served, "template", template)
     text = {"type": "string", "description": "what this is for " * 20}
     big = {"type": "object", "properties": {f"p{n}": text for n in range(4)}}
     names = ["server/read file " + "x" * 63, *(f"mcp__tools-{n}__do.it" for n in range(59))]
     tools = [{"type": "function", "function": {"name": name, "parameters": big}} for name in names]
-    for wide in (tools, tools[:1]):
-        found = ask(stack, tools=wide, messages=HI)
-        # The built-in model's context is small: what does not fit is told as such, and nothing else is wrong.
-        assert found.status_code == 200 or found.json()["error"]["code"] == "context_length_exceeded", found.text
-    short = {
-        "type": "object",
-        "properties": {"ok": {"type": "boolean"}},
-        "required": ["ok"],
-        "additionalProperties": False,
-    }
-    tools = [{"type": "function", "function": {"name": name, "parameters": short}} for name in names[:8]]
-    called = ask(stack, tools=tools, tool_choice={"type": "function", "function": {"name": names[0]}}, max_tokens=80)
+    assert len(json.dumps(tools)) > 60 * 1200
+    found = ask(stack, tools=tools)
+    assert found.status_code == 200 and "x-hetero-relaxed" not in found.headers, found.text
+    tools = [{"type": "function", "function": {"name": name, "parameters": TRUTH}} for name in names]
+    named = {"type": "function", "function": {"name": names[0]}}
+    called = ask(stack, tools=tools, tool_choice=named, max_tokens=80)
     assert called.json()["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == names[0]
+    asyncio.run_coroutine_threadsafe(template.close(), stack._loop).result(30)
 
 
 def test_tools_together_with_a_schema(stack):
@@ -303,64 +305,6 @@ def test_a_call_streams_and_may_be_cut_short(stack):
     assert deltas[-1]["finish_reason"] == "length"
 
 
-def test_doors_and_headers(stack):
-    pages = {"Origin": "http://localhost:3000", "Access-Control-Request-Headers": "authorization,x-api-key"}
-    found = httpx.request("OPTIONS", stack.url + CHAT, headers={**pages, "Access-Control-Request-Method": "POST"})
-    assert found.status_code == 200 and found.headers["access-control-allow-origin"] == pages["Origin"]
-    assert "authorization" in found.headers["access-control-allow-headers"]
-    for origin, status in (("https://chat.example.org", 200), ("https://evil.example", 403), ("null", 403)):
-        found = httpx.post(stack.url + TEXT, json={"prompt": "x", "max_tokens": 1}, headers={"Origin": origin})
-        assert found.status_code == status
-        assert found.headers.get("access-control-allow-origin") == (origin if status == 200 else None)
-    assert (
-        httpx.post(stack.url + TEXT, json={"prompt": "x", "max_tokens": 1}, headers={"Origin": stack.url}).status_code
-        == 200
-    )
-    head = httpx.head(f"{stack.url}/health")
-    assert head.status_code == 200 and head.content == b""
-    assert httpx.get(f"{stack.url}/v1/models/").json()["data"][0]["id"] == "builtin"
-    wrong = httpx.get(stack.url + CHAT)
-    assert wrong.status_code == 405 and wrong.headers["allow"] == "POST" and "POST" in wrong.json()["error"]["message"]
-    assert "no route GET /v2" in httpx.get(f"{stack.url}/v2").json()["error"]["message"]
-    assert httpx.get(f"{stack.url}/health", headers={"x-request-id": "mine-1"}).headers["x-request-id"] == "mine-1"
-    assert len(httpx.get(f"{stack.url}/health", headers={"x-request-id": "no\tgood"}).headers["x-request-id"]) == 32
-    stream = ask(stack, stream=True)
-    assert stream.headers["x-accel-buffering"] == "no" and stream.headers["cache-control"] == "no-cache"
-    assert ask(stack).json()["system_fingerprint"].startswith("hetero-")
-
-
-def test_gzip_bodies(stack):
-    body = json.dumps({"prompt": "a b", "max_tokens": 1}).encode()
-    headers = {"content-encoding": "gzip", "content-type": "application/json"}
-    assert httpx.post(stack.url + TEXT, content=gzip.compress(body), headers=headers).status_code == 200
-    bomb = httpx.post(stack.url + TEXT, content=gzip.compress(b" " * (64 << 20)), headers=headers)
-    assert bomb.status_code == 413 and "--max-body" in bomb.json()["error"]["message"]
-    for content, coding in ((b"not gzip", "gzip"), (gzip.compress(body)[:-9], "gzip"), (body, "br")):
-        found = httpx.post(stack.url + TEXT, content=content, headers={**headers, "content-encoding": coding})
-        assert found.status_code in (400, 415) and "content-encoding" in found.json()["error"]["message"]
-
-
-def test_a_connection_is_kept(stack):
-    host = stack.url.removeprefix("http://")
-    connection = http.client.HTTPConnection(host, timeout=20)
-    for wait in (0.0, 6.5):
-        time.sleep(wait)
-        connection.request("GET", "/health")
-        assert connection.getresponse().read() == b'{"status":"ok"}'
-    connection.close()
-
-
-def test_a_prompt_beyond_the_context(stack):
-    for route, fields in (
-        (TEXT, {"prompt": "word " * 3000}),
-        (CHAT, {"messages": [{"role": "user", "content": "word " * 3000}]}),
-    ):
-        error = ask(stack, route, **fields).json()["error"]
-        assert (
-            error["code"] == "context_length_exceeded" and "maximum context length is 2048 tokens" in error["message"]
-        )
-
-
 def test_strictness_can_be_had(stack, monkeypatch):
     from dataclasses import replace
 
@@ -388,26 +332,6 @@ def test_arguments_are_an_object_whatever_the_schema(stack):
             found = ask(stack, tools=[tool], tool_choice=named, seed=seed, max_tokens=30)
             message = found.json()["choices"][0]["message"]
             assert message["content"] is None and message["tool_calls"][0]["function"]["arguments"].startswith("{")
-
-
-def test_what_is_nested_too_deeply_is_told(stack):
-    deep: object = 1
-    for _ in range(900):
-        deep = [deep]
-    tool = {"type": "function", "function": {"name": "f", "parameters": {"enum": deep}}}
-    for route, body in (
-        ("/v1/responses", {"input": "hi", "metadata": {"a": deep}}),
-        (CHAT, {"messages": HI, "tools": [tool]}),
-        ("/v1/messages", {"messages": [{"role": "user", "content": [{"type": "tool_use", "input": deep}]}]}),
-    ):
-        found = httpx.post(stack.url + route, json=body, timeout=60)
-        assert found.status_code == 400 and "nested" in found.text
-
-
-def test_headers_hold_whatever_schemas_are_called(stack):
-    odd = {"type": "object", "properties": {"a": {"": {}, "$ref": "x", "not": {}}}}
-    tool = {"type": "function", "function": {"name": " \u6a21\n ", "parameters": odd}}
-    assert ask(stack, tools=[tool], **{"\u6a21": 1, " ": 2, ",": 3}).status_code == 200
 
 
 def test_a_prompt_is_weighed_once(stack):

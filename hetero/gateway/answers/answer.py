@@ -41,7 +41,7 @@ class Answer:
 
     @property
     def shown(self) -> list[Choice]:
-        """The choices that are, numbered from 0."""
+        """The choices that are, in their order."""
         if not self.best:
             return self.choices
         each = len(self.choices) // len(self.prompts)
@@ -49,8 +49,6 @@ class Answer:
         for first in range(0, len(self.choices), each):
             ranked = sorted(self.choices[first : first + each], key=lambda choice: -choice.mean_logprob)
             found += ranked[: self.best]
-        for n, choice in enumerate(found):
-            choice.index = n
         return found
 
 

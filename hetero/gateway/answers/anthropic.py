@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from hetero.errors import SequenceFailed
@@ -39,7 +39,7 @@ class Messages(Dialect):
             block = change.block
             match change.what:
                 case "begun":
-                    empty = _block(Block(block.index, block.kind, "", block.id, block.name))
+                    empty = _block(replace(block, text=""))
                     yield _told("content_block_start", index=block.index, content_block=empty)
                 case "more":
                     yield _told("content_block_delta", index=block.index, delta=_delta(block, change.text))
@@ -89,7 +89,7 @@ def _block(block: Block) -> dict[str, Any]:
             return {"type": "thinking", "thinking": block.text, "signature": _SIGNATURE if block.text else ""}
         case "text":
             return {"type": "text", "text": block.text}
-    return {"type": "tool_use", "id": block.id, "name": block.name, "input": _input(block.text)}
+    return {"type": "tool_use", "id": block.id, "name": block.name, "input": block.arguments}
 
 
 def _delta(block: Block, text: str) -> dict[str, Any]:
@@ -99,11 +99,3 @@ def _delta(block: Block, text: str) -> dict[str, Any]:
         case "text":
             return {"type": "text_delta", "text": text}
     return {"type": "input_json_delta", "partial_json": text}
-
-
-def _input(text: str) -> Any:
-    """Arguments as an object; of a call cut short what there is, as text."""
-    try:
-        return json.loads(text) if text else {}
-    except (ValueError, RecursionError):
-        return {"partial_json": text}

@@ -1,25 +1,38 @@
-"""An answer as a row of blocks, for clients that know it so: reasoning, text and calls, one after another."""
+"""An answer as a row of blocks: reasoning, text and calls, one after another."""
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from hetero.gateway.chat.reader import Piece
+
+Kind = Literal["reasoning", "text", "call"]
 
 
 @dataclass
 class Block:
-    """One of them; of a call ``text`` are the arguments."""
+    """One of them, by its ``index`` among all and its ``number`` among those of its kind; of a call ``text`` are the
+    arguments."""
 
     index: int
-    kind: Literal["reasoning", "text", "call"]
+    number: int
+    kind: Kind
     text: str = ""
     id: str = ""
     name: str = ""
     key: str = field(default_factory=lambda: secrets.token_hex(12))
+
+    @property
+    def arguments(self) -> Any:
+        """A call's, read; of one cut short what there is, as text."""
+        try:
+            return json.loads(self.text) if self.text else {}
+        except (ValueError, RecursionError):
+            return {"partial_json": self.text}
 
 
 @dataclass(frozen=True)
@@ -38,36 +51,30 @@ class Blocks:
         self.all: list[Block] = []
         self._open: Block | None = None
 
+    def of(self, kind: Kind) -> list[Block]:
+        """Those of a kind."""
+        return [block for block in self.all if block.kind == kind]
+
+    def text(self, kind: Kind) -> str:
+        """What those of a kind say together."""
+        return "".join(block.text for block in self.of(kind))
+
     def take(self, pieces: Iterable[Piece], last: bool) -> Iterator[Change]:
         """What pieces of the answer change, in their order; ``last``: it is over."""
         for piece in pieces:
-            if piece.kind == "call":
-                yield from self._begin("call", piece.id, piece.text)
-            elif piece.kind == "arguments":
-                if self._open is not None:
-                    yield from self._more(self._open, piece.text)
-            else:
-                yield from self._grow(piece.kind, piece.text)
+            kind: Kind = "call" if piece.kind == "arguments" else piece.kind
+            if piece.kind == "call" or self._open is None or self._open.kind != kind:
+                yield from self._end()
+                self._open = Block(len(self.all), len(self.of(kind)), kind)
+                if piece.kind == "call":
+                    self._open.id, self._open.name = piece.id, piece.text
+                self.all.append(self._open)
+                yield Change("begun", self._open)
+            if piece.kind != "call":
+                self._open.text += piece.text
+                yield Change("more", self._open, piece.text)
         if last:
             yield from self._end()
-
-    def _grow(self, kind: Literal["reasoning", "text"], text: str) -> Iterator[Change]:
-        if self._open is None or self._open.kind != kind:
-            yield from self._begin(kind)
-        assert self._open is not None
-        yield from self._more(self._open, text)
-
-    def _more(self, block: Block, text: str) -> Iterator[Change]:
-        block.text += text
-        yield Change("more", block, text)
-
-    def _begin(
-        self, kind: Literal["reasoning", "text", "call"], name: str = "", function: str = ""
-    ) -> Iterator[Change]:
-        yield from self._end()
-        self._open = Block(len(self.all), kind, "", name, function)
-        self.all.append(self._open)
-        yield Change("begun", self._open)
 
     def _end(self) -> Iterator[Change]:
         if self._open is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from hetero.gateway.answers.blocks import Blocks, Change
+from hetero.gateway.answers.blocks import Blocks, Change, Kind
 from hetero.gateway.chat.reader import AnswerReader, Piece
 from hetero.gateway.client import Delta
 from hetero.workers.models.vocabulary import Vocabulary
@@ -13,31 +13,22 @@ from hetero.workers.wire.messages import Logprob, Round, Stats
 
 
 @dataclass
-class Call:
-    """A call of a function, or (in a ``Part``) what is new of it: ``name`` comes at its beginning only."""
-
-    index: int
-    id: str
-    name: str
-    arguments: str = ""
-
-
-@dataclass
 class Part:
     """What a delta adds to choice ``index``; ``reason`` and ``stats`` come with the last. ``tokens`` of output so
-    far."""
+    far, of which it brought ``fresh`` ones."""
 
     index: int
     tokens: int
-    text: str = ""
-    reasoning: str = ""
-    calls: list[Call] = field(default_factory=list)
+    fresh: int
+    changes: list[Change]
     logprobs: list[Logprob] = field(default_factory=list)
-    changes: list[Change] = field(default_factory=list)  # the same, as blocks
     reason: str | None = None
     stats: Stats | None = None
     round: Round | None = None
-    fresh: int = 0  # tokens the delta brought
+
+    def text(self, kind: Kind) -> str:
+        """What it adds to blocks of a kind."""
+        return "".join(change.text for change in self.changes if change.block.kind == kind)
 
 
 class Choice:
@@ -55,9 +46,7 @@ class Choice:
         """``reader`` of a chat's answer; ``echo``: text to begin with, which ``prompt`` is the tokens of; ``like``:
         another choice of the same prompt, which is told what is thought of it."""
         self.index = index
-        self.text = self.reasoning = ""
         self.echo, self.prompt = echo, list(prompt)
-        self.calls: list[Call] = []
         self.logprobs: list[Logprob] = []
         self.prompt_logprobs: list[Logprob] = like.prompt_logprobs if like is not None else []
         self.silent = False  # nothing of it is shown: only its prompt was asked for
@@ -73,45 +62,31 @@ class Choice:
         """More of it came."""
         if self.silent:
             delta = replace(delta, tokens=[], text="", logprobs=[])
+        last = delta.reason is not None
+        changes = list(self.blocks.take(self._pieces(delta.text, last), last))
         self.tokens += len(delta.tokens)
-        part = Part(self.index, self.tokens, logprobs=delta.logprobs, stats=delta.stats, round=delta.round)
-        part.fresh = len(delta.tokens)
-        self._read(delta, part)
         self.prompt_logprobs += delta.prompt
-        self.text += part.text
-        self.reasoning += part.reasoning
         self.logprobs += delta.logprobs
-        if part.reasoning and not (part.text or part.calls):
+        if changes and all(change.block.kind == "reasoning" for change in changes):
             self.reasoning_tokens += len(delta.tokens)
         if delta.reason is not None:
-            whole = bool(self.calls) and delta.reason == "stop"
-            part.reason = self.reason = "tool_calls" if whole else delta.reason
+            whole = bool(self.blocks.of("call")) and delta.reason == "stop"
+            self.reason = "length" if self.silent else "tool_calls" if whole else delta.reason
             self.stats, self.stop = delta.stats, delta.stop
-        return part
+        fresh = len(delta.tokens)
+        return Part(self.index, self.tokens, fresh, changes, delta.logprobs, self.reason, delta.stats, delta.round)
+
+    def _pieces(self, text: str, last: bool) -> list[Piece]:
+        if self.reader is None:
+            return [Piece("text", text)] if text else []
+        return self.reader.feed(text) + (self.reader.finish() if last else [])
+
+    @property
+    def text(self) -> str:
+        """What it says, calls and reasoning aside."""
+        return self.blocks.text("text")
 
     @property
     def mean_logprob(self) -> float:
         """Natural log of the probability of its tokens, on average; what ``best_of`` goes by."""
         return sum(found.value for found in self.logprobs) / max(1, len(self.logprobs))
-
-    def _read(self, delta: Delta, part: Part) -> None:
-        pieces = [Piece("text", delta.text)] if delta.text else []
-        if self.reader is not None:
-            pieces = self.reader.feed(delta.text)
-            if delta.reason is not None:
-                pieces += self.reader.finish()
-        part.changes = list(self.blocks.take(pieces, delta.reason is not None))
-        for piece in pieces:
-            match piece.kind:
-                case "text":
-                    part.text += piece.text
-                case "reasoning":
-                    part.reasoning += piece.text
-                case "call":
-                    self.calls.append(Call(piece.call, piece.id, piece.text))
-                    part.calls.append(Call(piece.call, piece.id, piece.text))
-                case "arguments":
-                    self.calls[piece.call].arguments += piece.text
-                    if not part.calls or part.calls[-1].index != piece.call:
-                        part.calls.append(Call(piece.call, self.calls[piece.call].id, ""))
-                    part.calls[-1].arguments += piece.text

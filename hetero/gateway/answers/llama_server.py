@@ -9,6 +9,7 @@ from hetero.errors import SequenceFailed
 from hetero.gateway.answers.answer import Answer, Dialect, event
 from hetero.gateway.answers.choice import Choice, Part
 from hetero.gateway.answers.errors import failure, kind_of
+from hetero.gateway.answers.logprobs import logprob_shape
 from hetero.gateway.answers.stats import merged, timings
 from hetero.gateway.requests.openai import CompletionRequest
 from hetero.workers.wire.messages import Logprob
@@ -31,9 +32,10 @@ class LlamaServer(Dialect):
 
     def part(self, answer: Answer, part: Part) -> Iterable[str]:
         choice = answer.choices[0]
-        if part.text or part.logprobs:
+        text = part.text("text")
+        if text or part.logprobs:
             probable = self._probable(choice, part.logprobs)
-            yield event({**self._head(answer, choice, part.text), "stop": False, **probable})
+            yield event({**self._head(answer, choice, text), "stop": False, **probable})
         if part.reason is not None:
             yield event({**self._head(answer, choice, ""), **self._end(answer, choice)})
 
@@ -63,13 +65,4 @@ class LlamaServer(Dialect):
         if self._asked.logprobs is None:
             return {}
 
-        def token(number: int, value: float) -> dict[str, Any]:
-            piece = choice.vocabulary.named(number)
-            return {"id": number, "token": piece.decode(errors="replace"), "bytes": list(piece), "logprob": value}
-
-        return {
-            "completion_probabilities": [
-                {**token(entry.token, entry.value), "top_logprobs": [token(*top) for top in entry.top]}
-                for entry in found
-            ]
-        }
+        return {"completion_probabilities": logprob_shape(choice, found, ids=True)}

@@ -10,7 +10,8 @@ from typing import Any
 
 from hetero.errors import SequenceFailed
 from hetero.gateway.answers.answer import Answer, Dialect
-from hetero.gateway.answers.choice import Call, Choice, Part
+from hetero.gateway.answers.blocks import Block
+from hetero.gateway.answers.choice import Choice, Part
 from hetero.gateway.answers.logprobs import logprob_shape
 from hetero.gateway.answers.stats import merged
 from hetero.workers.wire.messages import Logprob
@@ -24,26 +25,24 @@ class Ollama(Dialect):
 
     def __init__(self, chat: bool, logprobs: bool = False) -> None:
         self._chat, self._logprobs = chat, logprobs
-        self._calls: list[Call] = []  # whose arguments are not complete yet: Ollama's clients want them whole
 
     def whole(self, answer: Answer) -> dict[str, Any]:
         choice = answer.choices[0]
         found = {
             **self._head(answer),
-            **self._said(choice.text, choice.reasoning, choice.calls),
+            **self._said(choice.text, choice.blocks.text("reasoning"), choice.blocks.of("call")),
             **_end(answer, choice),
         }
         return {**found, **self._probable(choice, choice.logprobs)}
 
     def part(self, answer: Answer, part: Part) -> Iterable[str]:
         choice = answer.choices[part.index]
-        known = len(self._calls)
-        self._calls = list(choice.calls)
-        complete = choice.calls[max(0, known - 1) : -1] if len(choice.calls) > known else []
-        if part.reason is not None:
-            complete = choice.calls[-1:] if not complete else [*complete, choice.calls[-1]]
-        if part.text or part.reasoning or complete or part.logprobs:
-            said = self._said(part.text, part.reasoning, complete)
+        text, reasoning = part.text("text"), part.text("reasoning")
+        # Its clients want the arguments of a call whole.
+        over = [change.block for change in part.changes if change.what == "over"]
+        calls = [block for block in over if block.kind == "call"]
+        if text or reasoning or calls or part.logprobs:
+            said = self._said(text, reasoning, calls)
             yield _line({**self._head(answer), **said, "done": False, **self._probable(choice, part.logprobs)})
         if part.reason is not None:
             yield _line({**self._head(answer), **self._said("", "", []), **_end(answer, choice)})
@@ -54,7 +53,7 @@ class Ollama(Dialect):
     def _head(self, answer: Answer) -> dict[str, Any]:
         return {"model": answer.model, "created_at": now()}
 
-    def _said(self, text: str, reasoning: str, calls: list[Call]) -> dict[str, Any]:
+    def _said(self, text: str, reasoning: str, calls: list[Block]) -> dict[str, Any]:
         thought = {"thinking": reasoning} if reasoning else {}
         if not self._chat:
             return {"response": text, **thought}
@@ -63,7 +62,7 @@ class Ollama(Dialect):
             message["tool_calls"] = [
                 {
                     "id": call.id,
-                    "function": {"index": call.index, "name": call.name, "arguments": _object(call.arguments)},
+                    "function": {"index": call.number, "name": call.name, "arguments": call.arguments},
                 }
                 for call in calls
             ]
@@ -80,13 +79,6 @@ def now() -> str:
 
 def _line(body: dict[str, Any]) -> str:
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")) + "\n"
-
-
-def _object(text: str) -> Any:
-    try:
-        return json.loads(text) if text else {}
-    except (ValueError, RecursionError):
-        return {"partial_json": text}
 
 
 def _end(answer: Answer, choice: Choice) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class _OpenAI(Dialect):
     def whole(self, answer: Answer) -> dict[str, Any]:
         return {
             **self._head(answer, self.kind),
-            "choices": [self._choice(choice) for choice in answer.shown],
+            "choices": [{"index": n, **self._choice(choice)} for n, choice in enumerate(answer.shown)],
             "usage": answer.usage,
             "timings": timings(merged(answer.stats)),
         }
@@ -104,34 +104,44 @@ class Chat(_OpenAI):
             yield event({**self._head(answer, self.chunk_kind), "choices": [shown], **usage})
 
     def _choice(self, choice: Choice) -> dict[str, Any]:
-        message: dict[str, Any] = {"role": "assistant", "content": choice.text or (None if choice.calls else "")}
-        if choice.reasoning:
-            message["reasoning_content"] = choice.reasoning
-        if choice.calls:
+        calls = choice.blocks.of("call")
+        message: dict[str, Any] = {"role": "assistant", "content": choice.text or (None if calls else "")}
+        if reasoning := choice.blocks.text("reasoning"):
+            message["reasoning_content"] = reasoning
+        if calls:
             message["tool_calls"] = [
-                {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-                for call in choice.calls
+                {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.text}}
+                for call in calls
             ]
         logprobs = self._shape(choice, choice.logprobs) if self._logprobs else None
-        return {"index": choice.index, "message": message, "logprobs": logprobs, "finish_reason": choice.reason}
+        return {"message": message, "logprobs": logprobs, "finish_reason": choice.reason}
 
     def _content(self, choice: Choice, part: Part) -> dict[str, Any] | None:
         delta: dict[str, Any] = {}
-        if part.reasoning:
-            delta["reasoning_content"] = part.reasoning
-        if part.text:
-            delta["content"] = part.text
-        if part.calls:
-            delta["tool_calls"] = [
-                {"index": call.index, "id": call.id, "type": "function",
-                 "function": {"name": call.name, "arguments": call.arguments}} if call.name
-                else {"index": call.index, "function": {"arguments": call.arguments}}
-                for call in part.calls
-            ]  # fmt: skip
+        if reasoning := part.text("reasoning"):
+            delta["reasoning_content"] = reasoning
+        if text := part.text("text"):
+            delta["content"] = text
+        if calls := _calls(part):
+            delta["tool_calls"] = calls
         return {"delta": delta} if delta else None
 
     def _shape(self, choice: Choice, found: Sequence[Logprob]) -> dict[str, Any]:
         return {"content": logprob_shape(choice, found), "refusal": None}
+
+
+def _calls(part: Part) -> list[dict[str, Any]]:
+    """What a part adds to calls, one entry for each: its name first, arguments as they come."""
+    found: dict[int, dict[str, Any]] = {}
+    for change in part.changes:
+        block = change.block
+        if block.kind != "call" or change.what == "over":
+            continue
+        entry = found.setdefault(block.number, {"index": block.number, "function": {"arguments": ""}})
+        if change.what == "begun":
+            entry |= {"id": block.id, "type": "function", "function": {"name": block.name, "arguments": ""}}
+        entry["function"]["arguments"] += change.text
+    return list(found.values())
 
 
 class Completion(_OpenAI):
@@ -145,19 +155,13 @@ class Completion(_OpenAI):
 
     def _choice(self, choice: Choice) -> dict[str, Any]:
         found = self._shape(choice, choice.logprobs) if self._logprobs else None
-        reason = "length" if choice.silent else choice.reason
-        return {"index": choice.index, "text": choice.echo + choice.text, "logprobs": found, "finish_reason": reason}
-
-    def part(self, answer: Answer, part: Part) -> Iterable[str]:
-        if part.reason is not None and answer.choices[part.index].silent:
-            part.reason = "length"
-        return super().part(answer, part)
+        return {"text": choice.echo + choice.text, "logprobs": found, "finish_reason": choice.reason}
 
     def _owes(self, choice: Choice) -> bool:
         return choice.silent and choice.index not in self._offsets and choice.reason is not None
 
     def _content(self, choice: Choice, part: Part) -> dict[str, Any] | None:
-        text = part.text
+        text = part.text("text")
         if choice.index not in self._echoed:
             self._echoed.add(choice.index)
             text = choice.echo + text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from hetero.errors import SequenceFailed
@@ -55,7 +56,7 @@ class Responses(Dialect):
         inner = {**where, "content_index": 0}
         match change.what, block.kind:
             case "begun", _:
-                empty = Block(block.index, block.kind, "", block.id, block.name, block.key)
+                empty = replace(block, text="")
                 item = _item(empty, "in_progress")
                 if block.kind != "call":
                     item["content"] = []

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llguidance import LLMatcher
-from llguidance.gbnf_to_lark import any_to_lark
+from llguidance.gbnf_to_lark import GbnfToLarkError, any_to_lark
 
 from hetero.gateway.chat.formats import CallFormat, Format
 from hetero.gateway.requests.tools import Function
@@ -25,7 +25,7 @@ def output_grammar(constraint: tuple[str, Any], gap: bool) -> str:
     if kind == "grammar":
         try:
             return str(LLMatcher.grammar_from_lark(any_to_lark(value)))
-        except Exception as error:  # the converter's own
+        except GbnfToLarkError as error:
             raise ValueError(str(error)) from None
     return _made([f"start: {_gap(gap)}answer", _answer(kind, value), _gap_rule(gap)])
 

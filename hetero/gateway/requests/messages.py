@@ -13,9 +13,10 @@ _PARTS = 4096
 # Kinds of parts that carry text, by the field that holds it.
 _TEXTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 _UNSEEN = {
-    "image_url": "images", "input_image": "images", "image": "images", "input_audio": "audio", "audio": "audio",
-    "audio_url": "audio", "file": "files", "input_file": "files", "document": "files", "video_url": "videos",
-    "video": "videos",
+    "image_url": "images are", "input_image": "images are", "image": "images are",
+    "input_audio": "audio is", "audio": "audio is", "audio_url": "audio is",
+    "file": "files are", "input_file": "files are", "document": "files are",
+    "video_url": "videos are", "video": "videos are",
 }  # fmt: skip
 _REASONED = ("thinking", "reasoning", "reasoning_text", "redacted_thinking")
 
@@ -37,9 +38,7 @@ class Part(Body):
         if not isinstance(kind, str):
             raise ValueError("type is missing")
         if kind in _UNSEEN:
-            raise ValueError(
-                f"{_UNSEEN[kind]} are not supported: this model reads text only".replace("audio are", "audio is")
-            )
+            raise ValueError(f"{_UNSEEN[kind]} not supported: this model reads text only")
         if kind in _REASONED:
             return {"type": kind, "text": part.get("thinking") or part.get("text") or ""}
         if kind not in _TEXTS:

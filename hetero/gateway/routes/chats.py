@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 import json
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
-
-from msgspec import structs
 
 from hetero.errors import RequestError
 from hetero.gateway.answers.answer import Answer, Dialect
 from hetero.gateway.answers.choice import Choice
+from hetero.gateway.chat.constraints import Relaxed, answer_grammar
 from hetero.gateway.chat.formats import Format
-from hetero.gateway.chat.lark import calls_grammar, output_grammar, text_parameters
+from hetero.gateway.chat.lark import text_parameters
 from hetero.gateway.chat.messages import fold, shapes
 from hetero.gateway.chat.reader import reader
 from hetero.gateway.chat.thinking import thinking_of
 from hetero.gateway.client import ask
 from hetero.gateway.requests.fields import predicted
-from hetero.gateway.requests.openai import ChatRequest, OpenRequest
-from hetero.gateway.requests.reading import printable
+from hetero.gateway.requests.openai import ChatRequest, CompletionRequest
 from hetero.gateway.requests.tools import Function
 from hetero.gateway.routes.generation import Asked, check_model, check_prompt, check_tokens, encode, told
 from hetero.gateway.state import GatewayState
-from hetero.workers.wire.messages import MAX_GRAMMAR
-
-_ANY = {"type": "object"}
-_LOOKED_AT = 6.0  # seconds in which a request's tools are looked at; the others' arguments are any JSON
-_MOST_SAID = 400  # characters of a header on what was relaxed
 
 
 @dataclass
@@ -40,17 +32,6 @@ class Prompt:
     form: Format
     opened: bool
     go_on: bool
-
-
-@dataclass
-class _Relaxed:
-    """What of the schemas could not be kept."""
-
-    said: list[str] = field(default_factory=list)
-
-    def headers(self) -> dict[str, str]:
-        text = "; ".join(self.said)
-        return {"x-hetero-relaxed": printable(text, _MOST_SAID)} if text else {}
 
 
 async def prompt_of(state: GatewayState, body: ChatRequest) -> Prompt:
@@ -86,125 +67,34 @@ async def chat(state: GatewayState, body: ChatRequest, dialect: Dialect, ignored
     check_prompt(state, [prompt.tokens], "messages")
     check_tokens(state, body)
     form, tools = prompt.form, [tool.function for tool in body.offered]
-    thinks = bool(form.end_of_thinking())
-    relaxed = _Relaxed()
-    grammar = await _grammar(state, body, form, tools, thinks, relaxed)
+    relaxed = Relaxed()
+    grammar = await answer_grammar(state.probe, body, form, relaxed)
     budget = body.budget
     thinking = None
     if (grammar or budget is not None) and not prompt.go_on:
         thinking = thinking_of(form, prompt.opened, budget, lambda text: state.tokenizer.encode(text, False))
-    prediction = predicted(body.prediction)
     samplings = body.samplings(state.options.defaults, body.n)
     vocabulary = state.tokenizer.vocabulary
-    more: dict[str, Any] = {
-        **opening_fields(body),
-        "grammar": grammar,
-        "shown": list(form.tokens.values()),
-        "thinking": thinking,
-        "prediction": (await encode(state, prediction, "prediction", False))[: state.context] if prediction else [],
-    }
+    own = {"grammar": grammar, "shown": list(form.tokens.values()), "thinking": thinking}
+    more = {**await opening_fields(state, body), **own}
     openings = [ask(prompt.tokens, sampling, body.limit or state.context, body.stop, **more) for sampling in samplings]
     texts = {tool.name: text_parameters(tool) for tool in tools} if tools else None
     read = [reader(form, opened=prompt.opened, tools=texts, go_on=prompt.go_on) for _ in range(body.n)]
     choices = [Choice(n, vocabulary, each) for n, each in enumerate(read)]
     answer = Answer(state.name, choices, [len(prompt.tokens)], state.fingerprint)
-    return Asked(answer, openings, dialect, body.stream, headers | relaxed.headers())
+    return Asked(answer, openings, dialect, body.stream, headers | relaxed.headers)
 
 
-def opening_fields(body: OpenRequest) -> dict[str, Any]:
-    """What of a request the verifier is told as it stands."""
+async def opening_fields(state: GatewayState, body: ChatRequest | CompletionRequest) -> dict[str, Any]:
+    """What of any request the verifier is told."""
+    prediction = predicted(body.prediction)
     return {
+        "prediction": (await encode(state, prediction, "prediction", False))[: state.context] if prediction else [],
         "plain": not body.speculation,
         "stop_ids": body.stop_token_ids,
         "ignore_end": body.ignore_eos,
         "special": not body.skip_special_tokens,
     }
-
-
-async def constrained(state: GatewayState, body: OpenRequest, gap: bool = False) -> tuple[str, dict[str, str]]:
-    """The grammar of outputs under the request's own constraint, "" without one, and the headers on what of it could
-    not be kept. Raises RequestError and Busy."""
-    relaxed = _Relaxed()
-    found = await _constraint(state, body, relaxed)
-    if found is None:
-        return "", {}
-    kind, value, field_ = found
-    grammar = _built(lambda: output_grammar((kind, value), gap), field_)
-    await _check(state, grammar, field_)
-    return grammar, relaxed.headers()
-
-
-async def _grammar(
-    state: GatewayState, body: ChatRequest, form: Format, tools: list[Function], thinks: bool, relaxed: _Relaxed
-) -> str:
-    """The grammar a chat's answer must obey; "" for free text."""
-    if not tools:
-        grammar, headers = await constrained(state, body, thinks)
-        relaxed.said += headers.values()
-        return grammar
-    kept = []
-    end = time.monotonic() + _LOOKED_AT
-    for tool in tools:
-        found = await state.probe.relaxed(tool.parameters) if time.monotonic() < end else ""
-        schema, lost = (_ANY, ["all of it"]) if isinstance(found, str) else found
-        if schema.get("type", "object") != "object":  # arguments are one
-            schema, lost = _ANY, ["all of it"]
-        schema = {"type": "object", **schema}
-        if lost:
-            relaxed.said.append(f"{tool.name}: {', '.join(lost)}")
-        kept.append(Function(name=tool.name, parameters=schema))
-    constraint = await _constraint(state, body, relaxed)
-    wanted = constraint[:2] if constraint is not None else None
-    needed = body.tool_choice.mode == "required"
-    several = body.parallel_tool_calls and not body.tool_choice.names  # a named function is called once
-    for each in (kept, [Function(name=tool.name, parameters=_ANY) for tool in kept]):
-        grammar = _built(lambda: calls_grammar(form, each, needed, several, thinks, wanted), "tools")  # noqa: B023
-        if grammar and len(grammar) <= MAX_GRAMMAR and await state.probe.objection(grammar) is None:
-            return grammar
-        if not grammar:
-            break
-        relaxed.said.append("all tools: their schemas are too much together")
-    relaxed.said += ["tools: the model calls them as it likes"] + ["tool_choice"] * needed
-    grammar, headers = await constrained(state, body, thinks)
-    relaxed.said += headers.values()
-    return grammar
-
-
-async def _constraint(state: GatewayState, body: OpenRequest, relaxed: _Relaxed) -> tuple[str, Any, str] | None:
-    """The request's own, in a form the library can do."""
-    found = body.constraint
-    if found is None or found[0] != "json":
-        return found
-    _, schema, field_ = found
-    if isinstance(schema, str):
-        try:
-            schema = json.loads(schema)
-        except (ValueError, RecursionError) as error:
-            raise RequestError(f"{field_}: it is not JSON: {error}", field_) from None
-    if not isinstance(schema, dict):
-        return "json", schema, field_  # what is wrong with it is told when it is compiled
-    usable = await state.probe.relaxed(schema)
-    if isinstance(usable, str):
-        raise RequestError(f"{field_}: the schema cannot be used: {usable}", field_)
-    if usable[1]:
-        relaxed.said.append(f"{field_}: {', '.join(usable[1])}")
-    return "json", usable[0], field_
-
-
-def _built(make: Any, param: str) -> str:
-    try:
-        found: str = make()
-        found.encode()
-    except (ValueError, RecursionError) as error:  # half a surrogate pair among them
-        raise RequestError(f"{param}: the schema cannot be used: {error}", param) from None
-    return found
-
-
-async def _check(state: GatewayState, grammar: str, param: str) -> None:
-    if len(grammar) > MAX_GRAMMAR:
-        raise RequestError(f"{param}: the schema's {len(grammar)} characters are more than {MAX_GRAMMAR}", param)
-    if (wrong := await state.probe.objection(grammar)) is not None:
-        raise RequestError(f"{param}: the schema cannot be used: {wrong}", param)
 
 
 def _dumped(tool: Function) -> dict[str, Any]:
@@ -218,8 +108,3 @@ def _instructions(tools: list[Function]) -> str:
         f"You may call these functions:\n<tools>\n{listed}\n</tools>\nTo call one, answer with\n<tool_call>\n"
         '{"name": <function name>, "arguments": <arguments as JSON>}\n</tool_call>'
     )
-
-
-def with_logprobs(sampling: Any) -> Any:
-    """A sampling that tells at least the sampled token's logprob."""
-    return structs.replace(sampling, logprobs=max(0, sampling.logprobs))

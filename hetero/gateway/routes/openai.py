@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
+from msgspec import structs
 
 from hetero.errors import RequestError
 from hetero.gateway.answers.answer import Answer, Dialect
 from hetero.gateway.answers.choice import Choice
 from hetero.gateway.answers.openai import Chat, Completion
+from hetero.gateway.chat.constraints import Relaxed, constrained
 from hetero.gateway.client import ask
-from hetero.gateway.requests.fields import predicted
 from hetero.gateway.requests.openai import ChatRequest, CompletionRequest
-from hetero.gateway.routes.chats import chat, constrained, opening_fields, with_logprobs
+from hetero.gateway.routes.chats import chat, opening_fields
 from hetero.gateway.routes.documents import takes
 from hetero.gateway.routes.generation import Asked, check_model, check_prompt, check_tokens, encode, read, respond, told
 from hetero.gateway.state import GatewayState
@@ -51,18 +50,14 @@ async def completion(
     prompts = [await _tokens_of(state, prompt) for prompt in body.prompt]
     check_prompt(state, prompts, "prompt")
     check_tokens(state, body)
-    grammar, relaxed = await constrained(state, body)
+    relaxed = Relaxed()
+    grammar = await constrained(state.probe, body, relaxed)
     each = max(body.n, body.best_of or 1)
     samplings = body.samplings(state.options.defaults, each)
     if each > body.n:
-        samplings = [with_logprobs(sampling) for sampling in samplings]
-    prediction = predicted(body.prediction)
-    more: dict[str, Any] = {
-        **opening_fields(body),
-        "grammar": grammar,
-        "prompt_logprobs": body.wanted_logprobs if body.echo else -1,
-        "prediction": (await encode(state, prediction, "prediction", False))[: state.context] if prediction else [],
-    }
+        samplings = [structs.replace(sampling, logprobs=max(0, sampling.logprobs)) for sampling in samplings]
+    own = {"grammar": grammar, "prompt_logprobs": body.wanted_logprobs if body.echo else -1}
+    more = {**await opening_fields(state, body), **own}
     prompt_only = body.max_tokens == 0
     limit = body.max_tokens if body.max_tokens is not None else _COMPLETION_TOKENS
     limit = {0: 1, -1: state.context}.get(limit, limit)
@@ -74,13 +69,13 @@ async def completion(
     choices: list[Choice] = []
     for prompt, asked in zip(prompts, body.prompt, strict=True):
         echo = _text_of(state, asked) if body.echo else ""
-        first: Choice | None = None  # the others' prompt is the same: what is thought of it is asked once
+        first: Choice | None = None
         for sampling in samplings:
-            asked_again = {"prompt_logprobs": -1} if first is not None and not body.stream else {}
-            openings.append(ask(prompt, sampling, limit, body.stop, **{**more, **asked_again}))
-            choice = Choice(
-                len(choices), state.tokenizer.vocabulary, None, echo, prompt, first if asked_again else None
-            )
+            # What is thought of the prompt is asked once; but a stream cannot wait for another's.
+            like = None if body.stream else first
+            fields = more if like is None else {**more, "prompt_logprobs": -1}
+            openings.append(ask(prompt, sampling, limit, body.stop, **fields))
+            choice = Choice(len(choices), state.tokenizer.vocabulary, None, echo, prompt, like)
             choice.silent = prompt_only
             choices.append(choice)
             first = first or choice
@@ -88,7 +83,7 @@ async def completion(
     answer = Answer(state.name, choices, [len(prompt) for prompt in prompts], state.fingerprint, best)
     options = body.stream_options if body.stream else None
     dialect = dialect or Completion(options, body.wanted_logprobs >= 0)
-    return Asked(answer, openings, dialect, body.stream, headers | relaxed)
+    return Asked(answer, openings, dialect, body.stream, headers | relaxed.headers)
 
 
 async def _tokens_of(state: GatewayState, asked: str | list[int]) -> list[int]:

@@ -25,13 +25,6 @@ def stack():
 
 
 @pytest.fixture(scope="module")
-def alone():
-    made = RunningServer(draft="none", port=0)
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
 def browser():
     with sync_playwright() as playwright:
         found = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
@@ -248,11 +241,16 @@ def test_reasoning_is_folded(desk):
     assert thought.locator(".thought").text_content() == "let me see"
 
 
-def test_without_a_drafter_there_is_nothing_of_it(browser, alone):
-    for page in opened(browser, alone.url, SIZES["desk"]):
-        assert page.locator("#work").is_hidden() and page.locator("#speculation").is_hidden()
-        say(page, "x = 1", 20)
-        assert page.locator(".assistant .body").first.text_content()
+def test_without_a_drafter_there_is_nothing_of_it(desk):
+    """Of a server that says it has none."""
+    told = desk.evaluate("fetch('props').then(answer => answer.json())")
+    assert told["drafter"] is True
+    desk.route("**/props", lambda route: route.fulfill(json={**told, "drafter": False}))
+    desk.reload()
+    expect(desk.locator("body[data-ready]")).to_be_attached()
+    assert desk.locator("#work").is_hidden() and desk.locator("#speculation").is_hidden()
+    say(desk, "x = 1", 20)
+    assert desk.locator(".assistant .body").first.text_content()
 
 
 def test_the_page_asks_nothing_of_others(desk):

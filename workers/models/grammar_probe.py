@@ -17,6 +17,7 @@ from hetero.workers.errors import GrammarError
 from hetero.workers.models.confined import answer_lines, limit_memory
 from hetero.workers.models.tokenizer import load_tokenizer
 from hetero.workers.models.vocabulary import Vocabulary
+from hetero.workers.sampling.closing import closed
 from hetero.workers.sampling.grammar import Grammar
 from hetero.workers.sampling.relaxation import relaxed
 
@@ -36,11 +37,14 @@ def objection(vocabulary: Vocabulary, grammar: str) -> str | None:
 
 
 def usable(vocabulary: Vocabulary, schema: Any) -> tuple[Any, list[str]] | str:
-    """A schema with as much of it as can be used, and what it lost (``sampling.relaxation``); or why it cannot."""
+    """A schema as it is used: its objects closed (``sampling.closing``), with as much of it as can be, and what it lost
+    (``sampling.relaxation``); or why it cannot."""
 
     def wrong(candidate: Any) -> str | None:
         return objection(vocabulary, LLMatcher.grammar_from_lark(f"start: %json {json.dumps(candidate)}"))
 
+    if (narrow := closed(schema)) != schema and wrong(narrow) is None:
+        return narrow, []
     first = wrong(schema)
     return (schema, []) if first is None else relaxed(schema, wrong) or first
 

@@ -76,6 +76,8 @@ def settings(command: _Command, without: tuple[str, ...] = ()) -> _Command:
             flag += f"/--no-{flag[2:]}"
         elif isinstance(kind, msgspec.inspect.IntType):
             more["type"] = int
+        elif isinstance(kind, msgspec.inspect.LiteralType):
+            more["type"] = click.Choice([str(value) for value in kind.values])
         elif isinstance(kind, msgspec.inspect.FloatType):
             more["type"] = float
         help_text = (field.type.extra_json_schema or {}).get("description", "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import ssl
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import yaml
@@ -47,6 +47,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     exact: Annotated[
         bool, Meta(description="Bit-equal output with and without a drafter, at one fixed forward width.")
     ] = False
+    weights: Annotated[
+        Literal["as-is", "int8", "int4"],
+        Meta(description="octet's, of files with 16-bit numbers: as-is (int8 with a scale for 32), int8 or int4. Files "
+             "that are quantised keep their own values."),
+    ] = "as-is"  # fmt: skip
     parallel: Annotated[int, Meta(ge=1, le=64, description="Sequences decoded at once; more wait.")] = 4
     context: Annotated[
         int,

@@ -233,6 +233,7 @@ class Planner:
             gpu=None if device.is_cpu else device.indices[0],
             kind="cuda" if device.is_cpu else device.kind,  # type: ignore[arg-type]
             dtype=dtype,
+            weights=config.weights,
             exact=exact,
             cached=(config.prefix_cache << 20) // cell,
             **{"ports": _ports(config.worker_ports), **own},  # type: ignore[arg-type]

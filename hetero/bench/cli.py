@@ -32,15 +32,19 @@ def overhead(json_file: Path | None, rounds: int) -> None:
 @click.option("--model", "models", multiple=True, type=click.Path(exists=True, dir_okay=False),
               help="A GGUF file as it is, by every engine that runs it; repeatable.")  # fmt: skip
 @click.option("--threads", multiple=True, type=click.IntRange(1), default=(1, 2), show_default=True)
+@click.option("--depth", "depths", multiple=True, type=click.IntRange(1), default=(256,), show_default=True,
+              help="Tokens in the cache while rows are checked.")  # fmt: skip
 @click.option("--repeats", default=9, show_default=True, type=click.IntRange(1))
 def engines(
-    json_file: Path | None, sizes: tuple[str, ...], models: tuple[str, ...], threads: tuple[int, ...], repeats: int
-) -> None:
-    """T(n), the time to check n rows, and perplexity: octet against llama.cpp on the same models, with the floor."""
+    json_file: Path | None, sizes: tuple[str, ...], models: tuple[str, ...], threads: tuple[int, ...],
+    depths: tuple[int, ...], repeats: int,
+) -> None:  # fmt: skip
+    """T(n), the time to check n rows, prefill, perplexity and memory: octet against llama.cpp on the same file, with
+    the floor."""
     from hetero.bench.engines import run
 
     asked = sizes or (() if models else ("240M",))
-    run([*asked, *models], list(threads), repeats, json_file, Console())
+    run([*asked, *models], list(threads), list(depths), repeats, json_file, Console())
 
 
 @bench.command()
@@ -77,7 +81,7 @@ def pair(
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw them here (.svg or .png).")
 @click.option("--target", default="1B", show_default=True, help="A model, or an inflated one: 9M, 240M, 1B.")
 @click.option("--draft", default="draft-50M", show_default=True, help="A model, or draft-1M or draft-50M.")
-@click.option("--engine", default="octet4", show_default=True, help="Engine of both roles.")
+@click.option("--engine", default="octet", show_default=True, help="Engine of both roles.")
 @click.option(
     "--strategy", "strategies", multiple=True, default=("serial", "pearl", "mirror", "ahead"), show_default=True
 )

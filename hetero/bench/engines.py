@@ -1,7 +1,7 @@
-"""T(n): milliseconds to check n rows, engine by engine on the same model, beside the machine's floor.
+"""T(n): milliseconds to check n rows, engine by engine on the same file, beside the machine's floor.
 
-The floor of n rows is what this machine cannot beat: the time to read the weights once at the bandwidth measured
-here, or to do their multiply-adds at the rate measured here, whichever is longer.
+The floor of n rows is what this machine cannot beat: the time to read the file's weights and the cached keys and values
+once at the bandwidth measured here, or to do the multiply-adds at the rate measured here, whichever is longer.
 """
 
 from __future__ import annotations
@@ -10,117 +10,137 @@ import json
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from rich.console import Console
 
-from hetero.bench.onednn import LinearLayers
 from hetero.bench.quality import held_out, perplexity
 from hetero.bench.report import report
-from hetero.bench.rows import CONTEXT, PREFIX, WIDTHS, Times, timed
+from hetero.bench.rows import WIDTHS, Times, timed
 from hetero.bench.sizes import SIZES, sized
+from hetero.placement.memory import kv_bytes
 from hetero.workers.engines.base import Engine
 from hetero.workers.engines.llama_cpp import LlamaEngine, LlamaSettings
 from hetero.workers.engines.octet.engine import OctetEngine, OctetSettings
-from hetero.workers.engines.octet.library import library, why_not
-from hetero.workers.engines.octet.source import open_source
+from hetero.workers.engines.octet.library import library, path, why_not
 from hetero.workers.models.metadata import read_metadata
+from hetero.workers.models.model import read_model
 from hetero.workers.models.tokenizer import GgufTokenizer
 from hetero.workers.runtime.pinning import pin
 
+_PREFILL = 512  # tokens of the prompt that is timed
+_QUALITY = 600  # tokens whose perplexity is measured
 
-def run(sizes: list[str], threads: list[int], repeats: int, json_file: Path | None, console: Console) -> None:
-    """Print T(n) of each engine, interleaved, and its perplexity."""
+
+def run(
+    models: list[str], threads: list[int], depths: list[int], repeats: int, json_file: Path | None, console: Console
+) -> None:
+    """Print T(n) of each engine, interleaved, with prefill, perplexity and memory; ``models``: inflated sizes or GGUF
+    files; ``depths``: tokens in the cache while rows are checked."""
     rows: list[dict[str, Any]] = []
-    for size in sizes:
+    for file in (file for model in models for file in _files(model)):
         for count in threads:
-            # A process of its own: cores are pinned and libraries count their threads at the start.
-            command = [sys.executable, "-P", "-m", "hetero.bench.engines", size, str(count), str(repeats)]
-            found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            rows.extend(json.loads(found.stdout))
+            for depth in depths:
+                # A process of its own: cores are pinned and libraries count their threads at the start.
+                command = [sys.executable, "-P", "-m", "hetero.bench.engines", str(file)]
+                command += [str(number) for number in (count, depth, repeats)]
+                found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+                rows.extend(json.loads(found.stdout))
     report("engines", rows, json_file, console)
-    for size in sizes:
-        if size not in SIZES:
+    cases: dict[tuple[str, int, int], dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        cases.setdefault((row["model"], row["threads"], row["depth"]), {})[row["engine"]] = row
+    for (model, count, depth), own in cases.items():
+        if "octet" not in own:
             continue
-        for count in threads:
-            own = {row["engine"]: row for row in rows if (row["model"], row["threads"]) == (size, count)}
-            if "octet" not in own:
-                continue
-            others = {name: row for name, row in own.items() if name.startswith("llama.cpp")}
-            best = min(row["T(8)"] for row in others.values())
-            single = own["llama.cpp Q8_0"]["T(1)"]
-            mine = own["octet"]["T(8)"]
-            console.print(
-                f"{size}, {count} thread(s): octet checks 8 rows in {mine:.1f} ms: {mine / single:.2f} x llama.cpp "
-                f"Q8_0's single row, {mine / best:.2f} x llama.cpp's best 8 rows",
-                highlight=False,
-            )
+        mine, theirs = own["octet"], own["llama_cpp"]
+        console.print(
+            f"{model}, {count} thread(s), {depth} positions: octet checks 8 rows in {mine['T(8)']:.1f} ms: "
+            f"{mine['T(8)'] / theirs['T(8)']:.2f} x llama.cpp's 8 rows, {mine['T(8)'] / mine['T(1)']:.2f} x its own "
+            f"single row, which is {mine['T(1)'] / theirs['T(1)']:.2f} x llama.cpp's; perplexity "
+            f"{mine['perplexity']:.3f} and {theirs['perplexity']:.3f}",
+            highlight=False,
+        )
 
 
-def measure(size: str, threads: int, repeats: int) -> list[dict[str, Any]]:
-    """Rows of the report for one model (an inflated size, or a GGUF file) and thread count; to be called in a fresh
-    process."""
-    inflated = size in SIZES
+def _files(model: str) -> list[Path]:
+    """A GGUF file, or those of an inflated size."""
+    return [sized(model, kind) for kind in ("q4_0", "q8_0")] if model in SIZES else [Path(model)]
+
+
+def measure(file: Path, threads: int, depth: int, repeats: int) -> list[dict[str, Any]]:
+    """Rows of the report for one file; to be called in a fresh process."""
+    context = max(depth, _PREFILL, _QUALITY) + 2 * max(WIDTHS)
     engines: dict[str, Callable[[], Engine]] = {
-        name: lambda path=path: LlamaEngine(path, LlamaSettings(threads, sequences=1, context=CONTEXT))  # type: ignore[misc]
-        for name, path in _llama_files(size).items()
+        "llama_cpp": lambda: LlamaEngine(file, LlamaSettings(threads, sequences=1, context=context))
     }
-    source = sized(size, "bf16") if inflated else Path(size)
     if why_not() is None:
-        for bits, name in ((8, "octet"), (4, "octet4")):
-            settings = OctetSettings(threads, 1, CONTEXT, bits=bits)
-            engines[name] = lambda settings=settings: OctetEngine(source, settings)  # type: ignore[misc]
-    loaded = {name: make() for name, make in engines.items()}
+        engines["octet"] = lambda: OctetEngine(file, OctetSettings(threads, 1, context))
+    tokens = held_out(GgufTokenizer(file), max(depth + max(WIDTHS), _PREFILL))
+    loaded, memory = {}, {}
+    for name, make in engines.items():
+        before = psutil.Process().memory_full_info().uss
+        loaded[name] = make()
+        _prefill(loaded[name], tokens[:32])  # what an engine makes at its first forward
+        memory[name] = psutil.Process().memory_full_info().uss - before
     times: Times = {}
-    tokenizer = GgufTokenizer(source)
-    linears = LinearLayers(open_source(source).numbers, threads) if inflated else None
-    linear_times: dict[int, list[float]] = {n: [] for n in WIDTHS}
-    for _ in timed(loaded, held_out(tokenizer, PREFIX + max(WIDTHS)), repeats, times):
-        for width in WIDTHS if linears is not None else ():  # the library alternative, in the same rounds
-            assert linears is not None
-            linear_times[width].append(linears.seconds(width))
-    common: dict[str, Any] = {"model": size if inflated else source.stem, "threads": threads}
+    rates: dict[str, list[float]] = {name: [] for name in engines}
+    for _ in timed(loaded, tokens, repeats, times, depth):
+        pass
+    for _ in range(max(2, repeats // 3)):
+        for name, engine in loaded.items():
+            rates[name].append(_PREFILL / _prefill(engine, tokens[:_PREFILL]))
+    common: dict[str, Any] = {
+        "model": f"{file.stem} {read_metadata(file).quantisation}", "threads": threads, "depth": depth
+    }  # fmt: skip
     found: list[dict[str, Any]] = []
     for name, engine in loaded.items():
         figures = {f"T({n})": statistics.median(times[name][n]) * 1e3 for n in WIDTHS}
-        quality = round(perplexity(engine, held_out(tokenizer, 600)), 3)
-        found.append({**common, "engine": name, **figures, "perplexity": quality})
-    if linears is not None:
-        linear = {f"T({n})": statistics.median(linear_times[n][1:]) * 1e3 for n in WIDTHS}
-        found.append({**common, "engine": "oneDNN int8, linears alone", **linear, "perplexity": 0.0})
-    # Q8_0 blocks: 34 bytes for 32 weights.
-    weights = sized(size, "q8_0").stat().st_size * 32 / 34 if inflated else float(source.stat().st_size)
-    floor = _floor(weights, threads)
-    if floor:
-        mine = next(row for row in found if row["engine"] == "octet")
-        share = {f"T({n})": 100 * floor[n] / mine[f"T({n})"] for n in WIDTHS}
-        what = "floor of 8 bits" if inflated else "floor of the file's bytes, int8 operations"
-        found.append({**common, "engine": what, **{f"T({n})": floor[n] for n in WIDTHS}, "perplexity": 0.0})
-        found.append({**common, "engine": "octet, % of floor", **share, "perplexity": 0.0})
+        quality = round(perplexity(engine, held_out(GgufTokenizer(file), _QUALITY)), 3)
+        found.append(
+            {
+                **common, "engine": name, **figures, "prefill": statistics.median(rates[name]), "perplexity": quality,
+                "MiB": round(memory[name] / 2**20),
+            }
+        )  # fmt: skip
+    if "octet" in loaded:
+        floor = _floor(file, threads, depth)
+        none = {"prefill": 0.0, "perplexity": 0.0, "MiB": 0}
+        share = {f"T({n})": 100 * floor[n] / found[-1][f"T({n})"] for n in WIDTHS}
+        found.append({**common, "engine": "floor", **{f"T({n})": floor[n] for n in WIDTHS}, **none})
+        found.append({**common, "engine": f"octet ({path()[1]}), % of floor", **share, **none})
     return found
 
 
-def _llama_files(size: str) -> dict[str, Path]:
-    """The files that llama.cpp runs, by the contender's name."""
-    if size in SIZES:
-        return {f"llama.cpp {kind.upper()}": sized(size, kind) for kind in ("q4_0", "q8_0", "bf16")}
-    return {f"llama.cpp {read_metadata(Path(size)).quantisation}": Path(size)}
+def _prefill(engine: Engine, tokens: list[int]) -> float:
+    """Seconds of a prompt."""
+    began = time.perf_counter()
+    for first in range(0, len(tokens), engine.limits.chunk):
+        engine.prefill(2, tokens[first : first + engine.limits.chunk]).logits(0)
+    seconds = time.perf_counter() - began
+    engine.close(2)
+    return seconds
 
 
-def _floor(weights: float, threads: int) -> dict[int, float]:
-    """Milliseconds no int8 engine can beat here with ``weights`` bytes; empty where the kernel cannot measure it."""
+def _floor(file: Path, threads: int, depth: int) -> dict[int, float]:
+    """Milliseconds no engine can beat here: the file's bytes and the cache's, or the operations."""
     lib = library()
-    if lib is None or why_not() is not None:
-        return {}
+    assert lib is not None
+    shape, numbers = read_model(file).shape, read_metadata(file)
     memory = np.ones(1 << 29, np.uint8)
     read = max(lib.octet_bandwidth(memory.ctypes.data, memory.nbytes, threads, 2) for _ in range(3))
-    rate = max(lib.octet_arithmetic(threads, 20_000_000) for _ in range(3))
-    return {n: 1e3 * max(weights / read, n * weights / rate) for n in WIDTHS}
+    rate = max(lib.octet_arithmetic(path()[0], threads, 2_000_000) for _ in range(3))
+    data = shape.weights + depth * kv_bytes(shape, 2)
+    layers = shape.parameters - shape.vocabulary * numbers.width  # the embedding is looked up
+    attention = 2 * depth * numbers.layers * numbers.heads * numbers.head * 4  # floats: a quarter of bytes' rate
+    return {n: 1e3 * max(data / read, n * (layers + attention) / rate) for n in WIDTHS}
 
 
 if __name__ == "__main__":
     pin(range(int(sys.argv[2])), None)
-    print(json.dumps(measure(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))
+    print(json.dumps(measure(Path(sys.argv[1]), *map(int, sys.argv[2:5]))))

@@ -107,25 +107,20 @@ def _baselines(size: str, draft: str, cores: list[int]) -> list[Contender]:
 def _pairs(size: str, draft: str, cores: list[int], gammas: list[int]) -> list[Contender]:
     """hetero: the roles on cores of their own, and both on all."""
     found = []
-    target, drafter = str(sized(size, "bf16")), str(sized(draft, "bf16"))
     places = {"own cores": (cores[:-1] or cores, cores[-1:]), "shared cores": (cores, cores)}
     settings = [("off", 1, "shared cores")]
     settings += [(strategy, gamma, "own cores") for strategy in ("serial", "ahead") for gamma in gammas]
     settings += [("serial", gamma, "shared cores") for gamma in gammas]
-    for engine, (strategy, gamma, place) in product(("octet", "octet4"), settings):
-        common: dict[str, Any] = {
-            "engine": engine,
-            "strategy": strategy,
-            "gamma": gamma,
-            "sequences": 1,
-            "context": 1024,
-        }
+    for kind, (strategy, gamma, place) in product(("q8_0", "q4_0"), settings):
+        target, drafter = str(sized(size, kind)), str(sized(draft, kind))
+        own = {"engine": "octet", "strategy": strategy, "gamma": gamma}
+        common: dict[str, Any] = {**own, "sequences": 1, "context": 1024}
         mine, theirs = places[place]
         one = WorkerSpec("target", target, cores=mine, **common)
         two = None if strategy == "off" else WorkerSpec("drafter", drafter, cores=theirs, **common)
         pair = Pair(one, two)
-        name = f"hetero {engine} {strategy}" + ("" if strategy == "off" else f" {gamma}") + f", {place}"
-        found.append(Contender(name, True, engine, _ask_pair(pair), pair.close))
+        name = f"hetero {kind.upper()} {strategy}" + ("" if strategy == "off" else f" {gamma}") + f", {place}"
+        found.append(Contender(name, True, kind, _ask_pair(pair), pair.close))
     return found
 
 

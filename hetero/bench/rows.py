@@ -9,25 +9,28 @@ from hetero.workers.engines.base import Engine, Row
 
 WIDTHS = (1, 2, 4, 8, 16, 32)
 CONTEXT = 1024
-PREFIX = 256  # tokens in the cache while the rows are timed
+PREFIX = 256  # tokens in the cache while the rows are timed, if nothing else is said
 
 Times = dict[str, dict[int, list[float]]]
 
 
-def timed(engines: Mapping[str, Engine], tokens: Sequence[int], repeats: int, times: Times) -> Iterator[None]:
+def timed(
+    engines: Mapping[str, Engine], tokens: Sequence[int], repeats: int, times: Times, depth: int = PREFIX
+) -> Iterator[None]:
     """Adds to ``times`` (engine -> n -> seconds); yields after each round, for others to be timed between.
 
-    ``tokens``: at least PREFIX and the widest row's. The first of ``repeats`` + 1 rounds warms up and is not kept.
+    ``depth``: tokens in the cache; ``tokens``: at least those and the widest row's. The first of ``repeats`` + 1 rounds
+    warms up and is not kept.
     """
     for name, engine in engines.items():
         times[name] = {width: [] for width in WIDTHS}
-        for first in range(0, PREFIX, engine.limits.chunk):
-            engine.prefill(1, tokens[first : min(first + engine.limits.chunk, PREFIX)])
+        for first in range(0, depth, engine.limits.chunk):
+            engine.prefill(1, tokens[first : min(first + engine.limits.chunk, depth)])
     node = 1
     for repeat in range(repeats + 1):
         for name, engine in engines.items():
             for width in WIDTHS:
-                rows = [Row(1, node + n, node + n - 1 if n else 0, tokens[PREFIX + n]) for n in range(width)]
+                rows = [Row(1, node + n, node + n - 1 if n else 0, tokens[depth + n]) for n in range(width)]
                 node += width
                 began = time.perf_counter()
                 engine.extend(rows).logits(width - 1)

@@ -148,7 +148,7 @@ def run(settings: Settings, source: Path | None, count: int, json_file: Path | N
 def find(name: str, role: str) -> Path:
     """The model a benchmark names: an inflated size, or what a user may name."""
     if name in SIZES:
-        return sized(name, "bf16")
+        return sized(name, "q4_0")
     return find_model(name, role).path
 
 
@@ -162,10 +162,7 @@ def _contenders(settings: Settings, target: Path, draft: Path) -> dict[str, Pair
     if target.suffix == ".gguf" and settings.engine != "llama_cpp":
         plain.append("llama_cpp")
     for engine in plain:
-        model = target
-        if engine == "llama_cpp" and settings.target in SIZES:
-            model = sized(settings.target, "q4_0" if settings.engine == "octet4" else "q8_0")
-        spec = WorkerSpec("target", str(model), engine, "off", 0, cores=cores, **common)
+        spec = WorkerSpec("target", str(target), engine, "off", 0, cores=cores, **common)
         found[f"off, {engine}"] = Pair(spec, None)
     mine, theirs = cores[:-1] or cores, cores[-1:]
     for name in settings.strategies:

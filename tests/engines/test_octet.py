@@ -1,4 +1,4 @@
-"""The octet engine: width-independent bits, the model's own function, the quality of its int8, its cache on disk."""
+"""The octet engine: width-independent bits, the model's own function, the quality of its weights."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from helpers.real_workers import Client, eager, opening, until, workers
 from hetero.workers.engines.base import Row
 from hetero.workers.engines.octet.engine import OctetEngine, OctetSettings
 from hetero.workers.engines.octet.library import why_not
-from hetero.workers.engines.octet.source import open_source
-from hetero.workers.engines.octet.weights import cache_folder, load_weights, pack, pack_fine
+from hetero.workers.engines.octet.source import Source
 from hetero.workers.engines.torch.engine import TorchEngine, TorchSettings
 from hetero.workers.errors import ModelError, Unsupported
 from hetero.workers.models.tokenizer import GgufTokenizer
@@ -38,11 +37,11 @@ def prefill(made, seq: int, tokens: list[int], chunk: int) -> bytes:
     return outcome.logits(0).tobytes()
 
 
-@pytest.mark.parametrize("bits, threads", [(8, 1), (8, 2), (4, 2)])
-def test_bits_do_not_depend_on_width_company_tree_chunks_or_threads(bits, threads):
+@pytest.mark.parametrize("weights, threads", [("as-is", 1), ("as-is", 2), ("int4", 2)])
+def test_bits_do_not_depend_on_width_company_tree_chunks_or_threads(weights, threads):
     """Widths 1 to 32, trees, several sequences, contexts to 2k: one row's bits are always the same."""
-    made = engine(threads, context=2048, sequences=4, bits=bits)
-    reference = engine(1, context=2048, sequences=1, bits=bits)
+    made = engine(threads, context=2048, sequences=4, weights=weights)
+    reference = engine(1, context=2048, sequences=1, weights=weights)
     rng = random.Random(threads)
     for length in (1, 15, 16, 100, 1000, 2010):
         prompt, path = random_tokens(length, length), random_tokens(length + 1, 32)
@@ -139,56 +138,21 @@ def test_quality_stays_within_one_percent_of_float32():
     for name, make in (
         ("float32", lambda: TorchEngine(TARGET, TorchSettings(context=2048))),
         ("octet", lambda: engine(context=2048)),
-        ("octet4", lambda: engine(context=2048, bits=4)),
+        ("int4", lambda: engine(context=2048, weights="int4")),
     ):
         made = make()
         found[name] = perplexity(made, text)
         made.shutdown()
     assert 2 < found["float32"] < 200
     assert abs(found["octet"] / found["float32"] - 1) < 0.01
-    assert abs(found["octet4"] / found["float32"] - 1) < 0.06
-
-
-def test_packing_keeps_what_it_can():
-    matrix = np.random.default_rng(0).standard_normal((50, 300)).astype(np.float32)
-    tiles, scales = pack(matrix)
-    assert tiles.shape == (2, 75, 32, 4) and scales.shape == (2, 2, 32)
-    back = (tiles.astype(np.float32) - 128).transpose(0, 2, 1, 3).reshape(64, 300)
-    back[:, :256] *= scales[:, 0].reshape(64, 1)
-    back[:, 256:] *= scales[:, 1].reshape(64, 1)
-    assert np.abs(back[:50] - matrix).max() <= 0.51 * scales.max()
-    assert not back[50:].any()
-
-
-def test_fine_packing_is_within_a_step():
-    matrix = np.random.default_rng(0).standard_normal((50, 96)).astype(np.float32)
-    tiles, scales = pack_fine(matrix)
-    assert tiles.shape == (2, 24, 16, 4) and scales.shape == (2, 3, 32)
-    nibbles = np.stack([tiles & 15, tiles >> 4], axis=2).astype(np.float32) - 8  # [2, 24, 2, 16, 4]
-    back = nibbles.transpose(0, 2, 3, 1, 4).reshape(64, 3, 32) * scales.transpose(0, 2, 1).reshape(64, 3)[:, :, None]
-    step = np.abs(scales.transpose(0, 2, 1).reshape(64, 3))[:50, :, None]
-    assert (np.abs(back[:50] - matrix.reshape(50, 3, 32)) <= 1.01 * step).all()
-
-
-def test_a_model_is_converted_once_and_anew_when_it_changes(tmp_path):
-    copy = tmp_path / "model.gguf"
-    copy.write_bytes(DRAFTER.read_bytes())
-    before = set(cache_folder().iterdir()) if cache_folder().is_dir() else set()
-    load_weights(copy)
-    made = set(cache_folder().iterdir()) - before
-    assert len(made) == 1
-    load_weights(copy)
-    assert set(cache_folder().iterdir()) - before == made
-    copy.write_bytes(DRAFTER.read_bytes() + b"\0" * 32)
-    load_weights(copy)
-    assert len(set(cache_folder().iterdir()) - before) == 2
+    assert abs(found["int4"] / found["float32"] - 1) < 0.06
 
 
 def test_unfit_models_are_refused(tmp_path):
     config = transformers.GPT2Config(n_layer=1, n_embd=32, n_head=2, vocab_size=64)
     transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)
     with pytest.raises((Unsupported, ModelError), match="octet"):
-        open_source(tmp_path)
+        Source(tmp_path)
 
 
 def test_end_to_end_texts_do_not_depend_on_the_drafter_without_padding(monkeypatch):

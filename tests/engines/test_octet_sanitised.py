@@ -17,8 +17,8 @@ from helpers.builtin_pair import DRAFTER
 from hetero.workers.engines.octet.library import why_not
 
 ROOT = Path(__file__).parent.parent.parent
-KERNEL = ROOT / "workers" / "engines" / "octet" / "kernel.cpp"
-FLAGS = ["-O1", "-g", "-std=c++17", "-fopenmp", "-ffp-contract=off", "-fPIC", "-shared", "-w"]
+KERNEL = sorted((ROOT / "workers" / "engines" / "octet" / "kernel").glob("*.cpp"))
+FLAGS = ["-O1", "-g", "-std=c++17", "-pthread", "-ffp-contract=off", "-fPIC", "-shared", "-w"]
 
 
 def runtime(name: str) -> str:
@@ -34,7 +34,7 @@ def kernel(tmp_path_factory) -> Path:
         pytest.skip("g++ comes without AddressSanitizer")
     made = tmp_path_factory.mktemp("kernel") / "octet.so"
     checks = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
-    subprocess.run(["g++", *FLAGS, *checks, str(KERNEL), "-o", str(made)], check=True)
+    subprocess.run(["g++", *FLAGS, *checks, *map(str, KERNEL), "-o", str(made)], check=True)
     return made
 
 

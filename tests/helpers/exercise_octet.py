@@ -118,8 +118,8 @@ def small(path: Path, rng: random.Random, **numbers: int) -> None:
 
 def main(model: Path, seed: int, count: int) -> None:
     rng = random.Random(seed)
-    for bits, threads in ((8, 2), (4, 1)):
-        made = OctetEngine(model, OctetSettings(threads, sequences=3, context=100, bits=bits, draft_nodes=32))
+    for weights, threads in (("as-is", 2), ("int4", 1)):
+        made = OctetEngine(model, OctetSettings(threads, sequences=3, context=100, weights=weights, draft_nodes=32))
         drive(made, rng, 80)
         made.shutdown()
     seen: collections.Counter[str] = collections.Counter()
@@ -134,7 +134,9 @@ def main(model: Path, seed: int, count: int) -> None:
                     data[rng.randrange(min(len(data), 3000))] = rng.randrange(256)
                 path.write_bytes(data[: rng.choice([len(data), rng.randrange(len(data))])])
             try:
-                settings = OctetSettings(1, sequences=3, context=40, rows=16, chunk=20, bits=rng.choice([8, 4]))
+                settings = OctetSettings(
+                    1, sequences=3, context=40, rows=16, chunk=20, weights=rng.choice(["as-is", "int4"])
+                )
                 made = OctetEngine(path, settings)
             except HeteroError as error:
                 assert "\n" not in str(error)

@@ -9,7 +9,8 @@ import pytest
 from helpers.builtin_pair import DRAFTER, TARGET
 
 from hetero.workers.errors import ModelError
-from hetero.workers.models.metadata import read_header, read_metadata
+from hetero.workers.models.gguf_header import read_header
+from hetero.workers.models.metadata import read_metadata
 
 
 @pytest.mark.parametrize("path", [TARGET, DRAFTER])

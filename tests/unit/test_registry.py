@@ -61,7 +61,6 @@ def test_what_an_engine_takes():
     assert find_engine("llama_cpp").weight_bytes(SHAPE, "float32") == 700  # as on disk
     assert find_engine("torch").weight_bytes(SHAPE, "float32") == 4000
     assert find_engine("torch").weight_bytes(SHAPE, "bfloat16") == 2000
-    assert find_engine("octet4").weight_bytes(SHAPE, "float32") < find_engine("octet").weight_bytes(SHAPE, "float32")
 
 
 def test_the_engine_of_another_machines_gpu_is_one_that_this_installation_could_use(monkeypatch):

@@ -25,7 +25,8 @@ _WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes of torch's number
 @dataclass(frozen=True)
 class EngineSettings:
     """What to load, and how. ``gpu``: the kind of the one GPU the process sees, or "" for the CPU; ``draft_nodes``:
-    evaluated draft tokens a sequence may hold; ``dtype`` and ``graphs`` (on CUDA) are torch's."""
+    evaluated draft tokens a sequence may hold; ``dtype`` and ``graphs`` (on CUDA) are torch's;
+    ``weights`` (what becomes of 16-bit floats) is octet's."""
 
     path: Path
     threads: int = 1
@@ -36,6 +37,7 @@ class EngineSettings:
     draft_nodes: int = 128
     dtype: str = "float32"
     graphs: bool = True
+    weights: str = "as-is"
 
 
 @dataclass(frozen=True)
@@ -131,16 +133,17 @@ def _no_torch(kind: str) -> str | None:
     )
 
 
-def _octet_loader(bits: int) -> Callable[[EngineSettings], Engine]:
-    def load(settings: EngineSettings) -> Engine:
-        from hetero.workers.engines.octet.engine import OctetEngine, OctetSettings
+def _load_octet(settings: EngineSettings) -> Engine:
+    from hetero.workers.engines.octet.engine import OctetEngine, OctetSettings
 
-        own = OctetSettings(
-            settings.threads, settings.sequences, settings.context, bits=bits, draft_nodes=settings.draft_nodes
-        )
-        return OctetEngine(settings.path, own)
-
-    return load
+    own = OctetSettings(
+        settings.threads,
+        settings.sequences,
+        settings.context,
+        weights=settings.weights,
+        draft_nodes=settings.draft_nodes,
+    )
+    return OctetEngine(settings.path, own)
 
 
 def _no_octet(kind: str) -> str | None:
@@ -176,22 +179,12 @@ _ENTRIES = (
     ),
     EngineEntry(
         name="octet",
-        summary="llama-like models with int8 weights, on CPUs with AVX512-VNNI",
+        summary="llama-like models with the file's own weights, on CPUs with AVX2, AVX512-VNNI or Arm's dot products",
         formats=(GGUF, SAFETENSORS),
-        load=_octet_loader(8),
+        load=_load_octet,
         why_not=_no_octet,
-        weight_bytes=lambda shape, dtype: shape.parameters * 10 // 8,  # the embedding once more as half floats
-        kv_width=lambda dtype: 2,
-        always_exact=True,
-        gpus=False,
-    ),
-    EngineEntry(
-        name="octet4",
-        summary="the same with 4-bit weights",
-        formats=(GGUF, SAFETENSORS),
-        load=_octet_loader(4),
-        why_not=_no_octet,
-        weight_bytes=lambda shape, dtype: shape.parameters * 6 // 8,
+        # Repacked, k-quants grow by a tenth at most; 16-bit floats become int8 with a scale for 32.
+        weight_bytes=lambda shape, dtype: min(shape.weights * 11 // 10, shape.parameters * 10 // 8),
         kv_width=lambda dtype: 2,
         always_exact=True,
         gpus=False,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from hetero.workers.models.metadata import read_header
+from hetero.workers.models.gguf_header import read_header
 from hetero.workers.wire.messages import MAX_TOKENS
 
 # Field -> its name in a directory, its name in a GGUF file, the least and the most it may be.

@@ -1,13 +1,8 @@
 """A model's numbers, read from a GGUF file's header or a transformers directory's config: the one reader of both.
-
-Weights are not touched, and a GGUF's arrays are skipped, so that reading takes a moment whatever the vocabulary is (the
-gguf package makes an object of each of its entries, which takes seconds). GGUF: ggml's docs/gguf.md, versions 2 and 3.
-"""
+Weights are not touched."""
 
 from __future__ import annotations
 
-import mmap
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +11,8 @@ from gguf import LlamaFileType
 
 from hetero.workers.errors import ModelError
 from hetero.workers.models.directory import check_directory
+from hetero.workers.models.gguf_header import read_header
 
-_STRING, _ARRAY = 8, 9
-_SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
-_MOST_KEYS = 1 << 16
-_MOST_ENTRIES = 1 << 24  # of an array
-_LONGEST_KEY = 1 << 16
 _LARGEST_REAL = 1e15
 _LARGEST = 1 << 31  # of a number that counts something: more is a damaged file
 
@@ -149,70 +140,3 @@ class _Numbers:
             return float(value)
         self.missing += [key] * (must or value is not None)
         return default
-
-
-def read_header(path: Path) -> dict[str, Any]:
-    """The key-value pairs of a GGUF file: numbers, truths and texts as they are, of an array of numbers the list, of an
-    array of texts its length. Raises ModelError."""
-    with path.open("rb") as file:
-        magic = file.read(4)
-        if magic != b"GGUF":
-            raise ModelError(f"{path}: not a GGUF file (it begins with {magic!r})")
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            try:
-                return _Header(data).pairs()
-            except (struct.error, ValueError, OverflowError) as error:
-                raise ModelError(f"{path}: its GGUF header is damaged ({error})") from None
-
-
-class _Header:
-    """A cursor over a mapped file. Raises struct.error or ValueError where the file is not what it says."""
-
-    def __init__(self, data: mmap.mmap) -> None:
-        self._data = data
-        self._at = 4
-
-    def pairs(self) -> dict[str, Any]:
-        version, _tensors, count = self._take("<I"), self._take("<Q"), self._take("<Q")
-        if version not in (2, 3):
-            raise ValueError(f"version {version}")
-        if count > _MOST_KEYS:
-            raise ValueError(f"{count} keys")
-        return {self._text(_LONGEST_KEY): self._value(self._take("<I")) for _ in range(count)}
-
-    def _take(self, form: str) -> Any:
-        (value,) = struct.unpack_from(form, self._data, self._at)
-        self._at += struct.calcsize(form)
-        return value
-
-    def _text(self, most: int) -> str:
-        size = self._take("<Q")
-        if size > min(most, len(self._data) - self._at):
-            raise ValueError(f"a text of {size} bytes")
-        self._at += size
-        return self._data[self._at - size : self._at].decode()
-
-    def _value(self, kind: int) -> Any:
-        if kind == _STRING:
-            return self._text(len(self._data))
-        if kind == _ARRAY:
-            return self._array(self._take("<I"), self._take("<Q"))
-        if kind not in _SCALARS:
-            raise ValueError(f"type {kind}")
-        return self._take(_SCALARS[kind])
-
-    def _array(self, kind: int, count: int) -> Any:
-        if count > min(_MOST_ENTRIES, len(self._data)):
-            raise ValueError(f"an array of {count} entries")
-        if kind == _STRING:
-            unpack, data, at = struct.Struct("<Q").unpack_from, self._data, self._at
-            for _ in range(count):
-                at += 8 + unpack(data, at)[0]
-            self._at = at
-            return count
-        if kind not in _SCALARS:  # arrays of arrays: no model has them
-            raise ValueError(f"an array of type {kind}")
-        form = f"<{count}{_SCALARS[kind][1]}"
-        values = list(struct.unpack_from(form, self._data, self._at))
-        self._at += struct.calcsize(form)
-        return values

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hetero.placement.memory import ModelShape
 from hetero.workers.errors import ModelError
+from hetero.workers.models.gguf_header import parts
 from hetero.workers.models.metadata import Metadata, read_metadata
 from hetero.workers.models.tokenizer import Tokenizer, load_tokenizer
 
@@ -63,18 +64,11 @@ def check_vocabularies(target: Model, drafter: Model) -> None:
     )
 
 
-def gguf_parts(path: Path) -> list[Path]:
-    """A GGUF file, or all of a split one, which its first names: name-00001-of-00003.gguf."""
-    if "-of-" in path.stem:
-        return sorted(path.parent.glob(path.stem.rsplit("-", 3)[0] + "-*-of-*.gguf")) or [path]
-    return [path]
-
-
 def _files(path: Path) -> list[Path]:
     """What holds a model's weights."""
     if path.is_dir():
         return list(path.glob("*.safetensors"))
-    return gguf_parts(path)
+    return parts(path)
 
 
 def _shape(weights: int, metadata: Metadata, vocabulary: int) -> ModelShape:

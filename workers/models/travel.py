@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hetero.workers.errors import ModelError, WireError
 from hetero.workers.models.cache import cache_root, disk_error
-from hetero.workers.models.model import gguf_parts
+from hetero.workers.models.gguf_header import parts
 from hetero.workers.wire.sockets import Keys
 from hetero.workers.wire.transfer import FileFact, Manifest, Origin, fetch
 
@@ -27,7 +27,7 @@ def files_of(path: Path) -> list[Path]:
     """The files of a model, in its manifest's order: a GGUF file with its splits, or a transformers directory's."""
     if path.is_dir():
         return sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES and file.is_file())
-    return gguf_parts(path)
+    return parts(path)
 
 
 def manifest_of(path: Path) -> Manifest:

@@ -42,4 +42,5 @@ def settings_of(spec: WorkerSpec) -> EngineSettings:
         gpu=spec.kind if spec.gpu is not None else "",
         draft_nodes=_TREE_NODES if spec.role == "drafter" else _WINDOW_NODES,
         dtype=spec.dtype,
+        weights=spec.weights,
     )

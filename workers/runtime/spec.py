@@ -28,6 +28,7 @@ class WorkerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gpu: int | None = None
     kind: Literal["cuda", "rocm", "vulkan", "mps"] = "cuda"
     dtype: str = "float32"
+    weights: str = "as-is"
     sequences: int = 4
     cached: int = 0
     context: int = 2048

@@ -1,4 +1,4 @@
-"""The octet engine: llama-family models on CPUs with AVX512-VNNI.
+"""The octet engine: llama-family models on CPUs, with the file's own weights.
 
 A row's logits have the same bits whatever rows and sequences share its forward, so windows, trees, batches and
 replays are all exact: exact mode costs nothing here.
@@ -7,7 +7,7 @@ replays are all exact: exact mode costs nothing here.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +17,16 @@ from numpy.typing import NDArray
 from hetero.workers.engines.base import EngineLimits, OnEarlyExit, Outcome, Row
 from hetero.workers.engines.kv_slots import Slots, saved_under
 from hetero.workers.engines.ledger import entered, row_order
-from hetero.workers.engines.octet.library import CLayer, CMatrix, CPart, CShape, library, why_not
-from hetero.workers.engines.octet.weights import Weights, load_weights
-from hetero.workers.errors import Aborted, EngineError, Unsupported
+from hetero.workers.engines.octet.library import CBatch, CLayer, CMatrix, CPart, CRows, CShape, library, why_not
+from hetero.workers.engines.octet.library import path as library_path
+from hetero.workers.engines.octet.source import Array
+from hetero.workers.engines.octet.weights import AS_IS, Matrix, Weights, padded
+from hetero.workers.errors import Aborted, EngineError, ModelError, Unsupported
 from hetero.workers.sampling.logits_processors import Logits
 
-_MOST_ROWS = 4096  # as in kernel.cpp
-_NORMS, _HEAD_NORMS = ("attn_norm", "ffn_norm"), ("attn_q_norm", "attn_k_norm")
+_MOST_ROWS = 4096
+_SPAN = 64  # cells whose attention is one step; as in the kernel's types.h
+_ROTARY, _SILU = 0, 0
 
 
 @dataclass(frozen=True)
@@ -35,45 +38,50 @@ class OctetSettings:
     context: int = 2048
     rows: int = 64
     chunk: int = 128
-    bits: int = 8  # of the layers' weights: 8 or 4
+    weights: str = AS_IS  # what becomes of 16- and 32-bit floats
     draft_nodes: int = 128  # evaluated draft tokens per sequence
 
 
 class OctetEngine:
-    """One converted model with its KV cache (half floats)."""
+    """One repacked model with its KV cache (half floats)."""
 
-    def __init__(self, path: Path, settings: OctetSettings) -> None:
-        """Load, converting at the first time. Raises Unsupported where the kernel cannot run."""
+    def __init__(
+        self, path: Path, settings: OctetSettings, progress: Callable[[float], None] = lambda share: None
+    ) -> None:
+        """Load. Raises Unsupported where the kernel cannot run."""
         reason = why_not()
         lib = library()
         if reason is not None or lib is None:
             raise Unsupported(f"{reason}; use the llama_cpp engine")
-        self._lib = lib
-        self._weights = load_weights(path, settings.bits)
-        self._bits = settings.bits
-        numbers = self._weights.numbers
-        context = min(settings.context, numbers.context)
-        self._capacity = -(-(context + settings.draft_nodes) // 16) * 16
         most = max(settings.rows, settings.chunk)
         if most > _MOST_ROWS:
             raise Unsupported(f"octet takes {_MOST_ROWS} rows in a forward, not {most}")
+        self._lib = lib
+        self._weights = Weights(path, settings.weights, settings.threads, progress)
+        numbers = self._weights.numbers
+        context = min(settings.context, numbers.context)
+        self._capacity = -(-(context + settings.draft_nodes) // _SPAN) * _SPAN
         self._kept: list[NDArray[np.generic]] = []  # arrays the kernel points into
-        frequencies = self._weights.need("frequencies", np.float64, numbers.head // 2)
-        positions = np.outer(np.arange(self._capacity), frequencies)
         shape = CShape(
-            numbers.layers, numbers.width, numbers.heads, numbers.kv_heads, numbers.head, numbers.ffn,
-            numbers.vocabulary, most, settings.sequences, self._capacity, settings.threads, numbers.neox,
-            numbers.epsilon,
+            numbers.layers, numbers.width, numbers.heads, numbers.kv_heads, numbers.head, padded(numbers.ffn),
+            numbers.vocabulary, most, settings.sequences, self._capacity, settings.threads, numbers.head,
+            numbers.neox, _SILU, numbers.epsilon, 1.0, numbers.head**-0.5, 1.0, 1.0, 0.0, 0.0,
         )  # fmt: skip
-        layers = (CLayer * numbers.layers)(*[self._layer(self._weights, n) for n in range(numbers.layers)])
+        layers = (CLayer * numbers.layers)(*[self._layer(n) for n in range(numbers.layers)])
+        embedding = self._weights.embedding
+        tables = [(ctypes.c_void_p * 2)(self._point(table), None) for table in self._rotation()]
         self._model = lib.octet_create(
             ctypes.byref(shape),
             layers,
-            ctypes.byref(self._matrix("head", numbers.vocabulary, numbers.width, 8)),
-            self._point(self._weights.need("embedding", np.float16, numbers.vocabulary, numbers.width)),
-            self._point(self._weights.need("norm", np.float32, numbers.width)),
-            self._point(np.cos(positions).astype(np.float32)),
-            self._point(np.sin(positions).astype(np.float32)),
+            ctypes.byref(self._matrix(self._weights.head)),
+            ctypes.byref(
+                CRows(
+                    self._point(embedding.data), embedding.type, numbers.width, embedding.data.nbytes // embedding.rows
+                )
+            ),
+            self._point(self._weights.norm),
+            *tables,
+            library_path()[0],
         )
         if not self._model:
             raise EngineError("no memory for the KV cache: take a shorter --context or fewer --parallel sequences")
@@ -171,32 +179,48 @@ class OctetEngine:
         paths: NDArray[np.int32], wanted: list[int],
     ) -> None:  # fmt: skip
         ids, rows = np.array(tokens, np.int32), np.array(wanted, np.int32)
-        aborted = self._lib.octet_forward(
-            self._model, len(ids), ids.ctypes.data, positions.ctypes.data, cells.ctypes.data,
-            (CPart * len(parts))(*parts), len(parts), paths.ctypes.data, paths.shape[1], rows.ctypes.data, len(rows),
+        batch = CBatch(
+            len(ids), len(parts), paths.shape[1], len(rows), ids.ctypes.data, positions.ctypes.data, cells.ctypes.data,
+            ctypes.addressof(part := (CPart * len(parts))(*parts)), paths.ctypes.data, rows.ctypes.data,
             self._logits.ctypes.data,
         )  # fmt: skip
+        aborted = self._lib.octet_forward(self._model, ctypes.byref(batch))
+        del part
         if aborted:
             raise Aborted("the forward was aborted")
 
-    def _layer(self, weights: Weights, n: int) -> CLayer:
-        numbers = weights.numbers
-        queries, kv = numbers.heads * numbers.head, numbers.kv_heads * numbers.head
-        name = f"blk.{n}"
-        return CLayer(
-            self._matrix(f"{name}.qkv", queries + 2 * kv, numbers.width),
-            self._matrix(f"{name}.out", numbers.width, queries),
-            self._matrix(f"{name}.gate_up", 2 * numbers.ffn, numbers.width),
-            self._matrix(f"{name}.down", numbers.width, numbers.ffn),
-            *[self._point(weights.need(f"{name}.{part}", np.float32, numbers.width)) for part in _NORMS],
-            self._point(weights.get(f"{name}.bias", np.float32, queries + 2 * kv)),
-            *[self._point(weights.get(f"{name}.{part}", np.float32, numbers.head)) for part in _HEAD_NORMS],
-        )
+    def _rotation(self) -> tuple[Array, Array]:
+        """Cosines and sines, [capacity, head / 2]."""
+        numbers = self._weights.numbers
+        frequencies = numbers.theta ** (-np.arange(0, numbers.head, 2, dtype=np.float64) / numbers.head)
+        factors = self._weights.optional("rope_freqs.weight", numbers.head // 2)
+        if factors is not None:
+            if not (factors > 0).all():
+                raise ModelError("tensor rope_freqs.weight has factors that are not above zero")
+            frequencies = frequencies / factors
+        angles = np.outer(np.arange(self._capacity), frequencies)
+        return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
 
-    def _matrix(self, name: str, outputs: int, inputs: int, bits: int | None = None) -> CMatrix:
-        bits = bits or self._bits
-        tiles, scales = self._weights.matrix(name, outputs, inputs, bits)
-        return CMatrix(self._point(tiles), self._point(scales), outputs, inputs, bits)
+    def _layer(self, n: int) -> CLayer:
+        numbers = self._weights.numbers
+        queries, kv = numbers.heads * numbers.head, numbers.kv_heads * numbers.head
+        name, layer = f"blk.{n}", CLayer()
+        for key, matrix in self._weights.layers[n].items():
+            setattr(layer, key, self._matrix(matrix))
+        for key in ("attn_norm", "ffn_norm"):
+            setattr(layer, key, self._point(self._weights.vector(f"{name}.{key}.weight", numbers.width)))
+        for key, theirs, size in (
+            ("q_bias", "attn_q.bias", queries), ("k_bias", "attn_k.bias", kv), ("v_bias", "attn_v.bias", kv),
+            ("out_bias", "attn_output.bias", numbers.width), ("q_norm", "attn_q_norm.weight", numbers.head),
+            ("k_norm", "attn_k_norm.weight", numbers.head),
+        ):  # fmt: skip
+            setattr(layer, key, self._point(self._weights.optional(f"{name}.{theirs}", size)))
+        layer.rotation = _ROTARY
+        return layer
+
+    def _matrix(self, matrix: Matrix) -> CMatrix:
+        tiles, scales = self._point(matrix.tiles), self._point(matrix.scales)
+        return CMatrix(tiles, scales, matrix.outputs, matrix.inputs, matrix.format)
 
     def _point(self, array: NDArray[np.generic] | None) -> int | None:
         """The address of an array's data, which is kept alive as long as the engine."""

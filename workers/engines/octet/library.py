@@ -1,41 +1,60 @@
-"""The compiled kernel: its C structs, and whether this machine can run it."""
+"""The compiled kernel: its C structs, its functions, and which of its paths this machine can run."""
 
 from __future__ import annotations
 
 import ctypes
 import importlib.util
-from ctypes import Structure, c_double, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
+import os
+from collections.abc import Iterator
+from ctypes import Structure, c_char_p, c_double, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
 from functools import cache
+
+PATH_VARIABLE = "HETERO_OCTET_PATH"  # forces one of the paths
+_PLAIN = "plain"  # for tests: without vector instructions other engines are faster
 
 
 class CMatrix(Structure):
-    _fields_ = [("tiles", c_void_p), ("scales", c_void_p), ("outputs", c_int32), ("inputs", c_int32), ("bits", c_int32)]
+    _fields_ = [("tiles", c_void_p), ("scales", c_void_p), *[(n, c_int32) for n in ("outputs", "inputs", "format")]]
+
+
+class CRows(Structure):
+    _fields_ = [("data", c_void_p), ("type", c_int32), ("inputs", c_int32), ("stride", c_int64)]
+
+
+MATRICES = ("q", "k", "v", "out", "gate", "up", "down")
+VECTORS = (
+    "attn_norm", "ffn_norm", "attn_post_norm", "ffn_post_norm", "q_bias", "k_bias", "v_bias", "out_bias", "q_norm",
+    "k_norm",
+)  # fmt: skip
 
 
 class CLayer(Structure):
     _fields_ = [
-        ("qkv", CMatrix),
-        ("out", CMatrix),
-        ("gate_up", CMatrix),
-        ("down", CMatrix),
-        ("attn_norm", c_void_p),
-        ("ffn_norm", c_void_p),
-        ("bias", c_void_p),
-        ("q_norm", c_void_p),
-        ("k_norm", c_void_p),
+        *[(name, CMatrix) for name in MATRICES],
+        *[(name, c_void_p) for name in VECTORS],
+        ("rotation", c_int32),
+        ("window", c_int32),
     ]
 
 
 class CShape(Structure):
     _fields_ = [
         *[(name, c_int32) for name in ("layers", "width", "heads", "kv_heads", "head", "ffn", "vocabulary")],
-        *[(name, c_int32) for name in ("max_rows", "slots", "capacity", "threads", "neox")],
-        ("epsilon", c_float),
+        *[(name, c_int32) for name in ("max_rows", "slots", "capacity", "threads", "rotated", "neox", "activation")],
+        *[(name, c_float) for name in ("epsilon", "embedding_scale", "attention_scale", "residual_scale")],
+        *[(name, c_float) for name in ("logit_scale", "attention_cap", "logit_cap")],
     ]
 
 
 class CPart(Structure):
     _fields_ = [(name, c_int32) for name in ("slot", "first", "count", "prefix")]
+
+
+class CBatch(Structure):
+    _fields_ = [
+        *[(name, c_int32) for name in ("rows", "parts", "path", "wanted_rows")],
+        *[(name, c_void_p) for name in ("tokens", "positions", "cells", "part", "paths", "wanted", "logits")],
+    ]
 
 
 @cache
@@ -49,27 +68,44 @@ def library() -> ctypes.CDLL | None:
 
 def declared(lib: ctypes.CDLL) -> ctypes.CDLL:
     """A compiled kernel with the types of its functions told."""
-    lib.octet_supported.restype = c_int
-    lib.octet_create.argtypes = [c_void_p] * 7
-    lib.octet_create.restype = c_void_p
-    for name in ("octet_free", "octet_abort"):
-        getattr(lib, name).argtypes = [c_void_p]
-        getattr(lib, name).restype = None
-    lib.octet_forward.argtypes = [
-        c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_void_p, c_int, c_void_p, c_int, c_void_p, c_int, c_void_p,
-    ]  # fmt: skip
-    lib.octet_forward.restype = c_int
-    lib.octet_move.argtypes = [c_void_p, c_int, c_void_p, c_void_p, c_int]
-    lib.octet_move.restype = c_int
-    for name in ("octet_save", "octet_load"):
-        getattr(lib, name).argtypes = [c_void_p, c_int, c_int, c_void_p]
-        getattr(lib, name).restype = None
-    lib.octet_saved_size.argtypes = [c_void_p, c_int]
-    lib.octet_saved_size.restype = c_size_t
-    lib.octet_bandwidth.argtypes = [c_void_p, c_size_t, c_int, c_int]
-    lib.octet_arithmetic.argtypes = [c_int, c_int64]
-    lib.octet_bandwidth.restype = lib.octet_arithmetic.restype = c_double
+    p, i = c_void_p, c_int
+    for name, returned, *arguments in (
+        ("octet_path", c_char_p, i, p),
+        ("octet_format", i, i, i, i, i, p, p),
+        ("octet_row_bytes", c_size_t, i, i),
+        ("octet_repack", i, p, i, i, i, i, i, i, i, p, p),
+        ("octet_dequantise", None, p, i, i, i, p),
+        ("octet_create", p, p, p, p, p, p, p, p, i),
+        ("octet_free", None, p),
+        ("octet_abort", None, p),
+        ("octet_forward", i, p, p),
+        ("octet_move", i, p, i, p, p, i),
+        ("octet_save", None, p, i, i, p),
+        ("octet_load", None, p, i, i, p),
+        ("octet_saved_size", c_size_t, p, i),
+        ("octet_bandwidth", c_double, p, c_size_t, i, i),
+        ("octet_product", None, i, p, i, p, p),
+        ("octet_arithmetic", c_double, i, i, c_int64),
+    ):
+        function = getattr(lib, str(name))
+        function.restype, function.argtypes = returned, arguments
     return lib
+
+
+def paths(lib: ctypes.CDLL) -> Iterator[tuple[int, str, bool]]:
+    """The kernel's paths, the fastest first: number, name, and whether this machine has its instructions."""
+    there, number = c_int(), 0
+    while (name := lib.octet_path(number, ctypes.byref(there))) is not None:
+        yield number, name.decode(), bool(there.value)
+        number += 1
+
+
+def path() -> tuple[int, str]:
+    """The path this machine runs: its number and name; only to be asked where ``why_not`` has no objection."""
+    lib = library()
+    assert lib is not None
+    forced = os.environ.get(PATH_VARIABLE)
+    return next((n, name) for n, name, there in paths(lib) if there and forced in (None, "", name))
 
 
 def why_not() -> str | None:
@@ -77,6 +113,10 @@ def why_not() -> str | None:
     lib = library()
     if lib is None:
         return "the octet kernel was not built: reinstall hetero with a C++ compiler (g++) at hand"
-    if not lib.octet_supported():
-        return "this CPU lacks the int8 instructions (AVX512-VNNI) that the octet engine needs"
+    here = [name for _, name, there in paths(lib) if there]
+    forced = os.environ.get(PATH_VARIABLE)
+    if forced and forced not in here:
+        return f"{PATH_VARIABLE}={forced}: this machine has {', '.join(here)}"
+    if here == [_PLAIN] and not forced:
+        return "this CPU lacks the instructions (AVX2 and FMA, or Arm's dot products) that the octet engine needs"
     return None

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import mmap
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hetero.workers.engines.octet.library import library
 from hetero.workers.errors import ModelError, Unsupported
+from hetero.workers.models.gguf_header import read_tensors
 from hetero.workers.models.metadata import read_metadata
+from hetero.workers.models.tensors import TensorInfo, read_safetensors
 
 Array = NDArray[np.float32]
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
@@ -34,7 +36,28 @@ class Numbers:
     neox: bool
 
 
-def _numbers(path: Path, vocabulary: int) -> Numbers:
+@dataclass(frozen=True)
+class Raw:
+    """A tensor's bytes as its file has them, ``type`` in ggml's numbers; [rows, columns], or one row for a vector."""
+
+    name: str
+    type: int
+    rows: int
+    columns: int
+    data: NDArray[np.uint8]
+
+    def floats(self) -> Array:
+        """Its values, [rows, columns]. Raises ModelError for values that are no numbers."""
+        lib = library()
+        assert lib is not None
+        found = np.empty((self.rows, self.columns), np.float32)
+        lib.octet_dequantise(self.data.ctypes.data, self.type, self.rows, self.columns, found.ctypes.data)
+        if not np.isfinite(found).all():
+            raise ModelError(f"tensor {self.name} has values that are no numbers")
+        return found
+
+
+def _numbers(path: Path) -> Numbers:
     """The shape of a model octet covers. Raises ModelError or Unsupported."""
     found = read_metadata(path)
     if found.family not in FAMILIES:
@@ -50,104 +73,94 @@ def _numbers(path: Path, vocabulary: int) -> Numbers:
     # GGUF files of llama and mistral have their rotary pairs side by side; everything else half a head apart.
     neox = path.is_dir() or found.family in ("qwen2", "qwen3")
     return Numbers(
-        found.layers, found.width, found.heads, found.kv_heads, found.head, found.ffn, vocabulary, context,
+        found.layers, found.width, found.heads, found.kv_heads, found.head, found.ffn, found.vocabulary, context,
         found.epsilon, found.theta, neox,
     )  # fmt: skip
 
 
-class Source(Protocol):
-    """A model to read. Names are GGUF's: ``blk.0.attn_q.weight``."""
-
-    numbers: Numbers
-
-    def get(self, name: str) -> Array | None:
-        """A tensor as float32, or None if the model has none of that name. Raises ModelError or Unsupported."""
-
-
-def open_source(path: Path) -> Source:
-    """Raises ModelError or Unsupported."""
-    return SafetensorsSource(path) if path.is_dir() else GgufSource(path)
-
-
-class GgufSource:
-    """A GGUF file of any quantisation that gguf can unpack."""
+class Source:
+    """A model to read. Names are GGUF's: ``blk.0.attn_q.weight``. Raises ModelError or Unsupported."""
 
     def __init__(self, path: Path) -> None:
-        import gguf
-
-        read_metadata(path)  # bounds what the reader below believes of keys
-        self._gguf = gguf
-        try:
-            self._tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
-        except Exception as error:  # the library checks little, and falls over in many ways
-            raise ModelError(f"{path.name}: its list of tensors is damaged ({error or type(error).__name__})") from None
+        numbers = _numbers(path)
+        self._tensors = _renamed(read_safetensors(path)) if path.is_dir() else read_tensors(path)
+        self._maps = {file: _mapped(file) for file in {tensor.file for tensor in self._tensors.values()}}
         embedding = self._tensors.get("token_embd.weight")
         if embedding is None or len(embedding.shape) != 2:
-            raise ModelError(f"{path.name}: the file has no matrix token_embd.weight")
-        self.numbers = _numbers(path, int(embedding.shape[1]))
+            raise ModelError(f"{path.name}: the model has no matrix token_embd.weight")
+        self.numbers = replace(numbers, vocabulary=embedding.shape[0])
 
-    def get(self, name: str) -> Array | None:
+    def get(self, name: str) -> Raw | None:
+        """A tensor, or None if the model has none of that name."""
         tensor = self._tensors.get(name)
         if tensor is None:
             return None
-        shape = [int(n) for n in tensor.shape[::-1]]
-        try:
-            return np.asarray(self._gguf.dequantize(tensor.data, tensor.tensor_type), np.float32).reshape(shape)
-        except NotImplementedError:
-            raise Unsupported(f"octet cannot read {name}: its type is {tensor.tensor_type.name}") from None
-        except ValueError as error:
-            raise ModelError(f"tensor {name} is damaged ({error})") from None
+        if len(tensor.shape) not in (1, 2):
+            raise ModelError(f"tensor {name} is {tensor.shape}: neither a matrix nor a vector")
+        rows, columns = (1, *tensor.shape)[-2:]
+        lib = library()
+        assert lib is not None
+        row = lib.octet_row_bytes(tensor.type, columns) if isinstance(tensor.type, int) else 0
+        if not row:
+            raise Unsupported(f"octet cannot read {name}: its type is {_type_name(tensor.type)}")
+        data = self._maps[tensor.file]
+        if tensor.start + rows * row > len(data):
+            raise ModelError(f"tensor {name} is damaged (it ends beyond {tensor.file.name})")
+        return Raw(name, int(tensor.type), rows, columns, np.frombuffer(data, np.uint8, rows * row, tensor.start))
+
+    def done(self, raw: Raw) -> None:
+        """The tensor's bytes are not read again soon: its pages count as ours no longer, so that what was repacked is
+        not held twice."""
+        tensor = self._tensors[raw.name]
+        first = tensor.start // mmap.PAGESIZE * mmap.PAGESIZE
+        self._maps[tensor.file].madvise(mmap.MADV_DONTNEED, first, tensor.start + raw.data.nbytes - first)
 
 
-_HF_NAMES = {
-    "token_embd": "model.embed_tokens",
-    "output_norm": "model.norm",
-    "output": "lm_head",
-    "attn_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
+def _mapped(file: Path) -> mmap.mmap:
+    with file.open("rb") as opened:
+        return mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _type_name(kind: int | str) -> str:
+    from gguf import GGMLQuantizationType
+
+    return next((each.name for each in GGMLQuantizationType if each == kind), str(kind))
+
+
+_GGUF_NAMES = {
+    "embed_tokens": "token_embd",
+    "norm": "output_norm",
+    "lm_head": "output",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
 }
 
 
-class SafetensorsSource:
-    """A transformers directory."""
-
-    def __init__(self, path: Path) -> None:
-        from safetensors import SafetensorError, safe_open
-
-        self._broken = SafetensorError
-        self.numbers = _numbers(path, read_metadata(path).vocabulary)
-        try:
-            self._files: list[Any] = [safe_open(file, framework="pt") for file in sorted(path.glob("*.safetensors"))]
-            self._where = {name: file for file in self._files for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{path.name}: a safetensors file is damaged ({error})") from None
-
-    def get(self, name: str) -> Array | None:
-        parts = name.split(".")
-        known = _HF_NAMES.get(parts[-2])
-        if known is None:
-            return None
-        theirs = f"model.layers.{parts[1]}.{known}.{parts[-1]}" if parts[0] == "blk" else f"{known}.{parts[-1]}"
-        file: Any = self._where.get(theirs)
-        if file is None:
-            return None
-        try:
-            found: Array = file.get_tensor(theirs).float().numpy()
-        except self._broken as error:
-            raise ModelError(f"tensor {theirs} is damaged ({error})") from None
-        return found
+def _renamed(tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """A transformers model's tensors by GGUF's names: model.layers.0.self_attn.q_proj.weight is blk.0.attn_q.weight."""
+    found = {}
+    for name, tensor in tensors.items():
+        stem, _, kind = name.removeprefix("model.").rpartition(".")
+        layer = ""
+        if stem.startswith("layers."):
+            _, number, stem = (*stem.split(".", 2), "", "")[:3]
+            layer = f"blk.{number}."
+        known = _GGUF_NAMES.get(stem)
+        if known is not None:
+            found[f"{layer}{known}.{kind}"] = replace(tensor, name=f"{layer}{known}.{kind}")
+    return found
 
 
-def need(source: Source, name: str, *shape: int) -> Array:
+def need(source: Source, name: str, *shape: int) -> Raw:
     """A tensor the family must have. Raises ModelError."""
     found = maybe(source, name, *shape)
     if found is None:
@@ -155,17 +168,9 @@ def need(source: Source, name: str, *shape: int) -> Array:
     return found
 
 
-def maybe(source: Source, name: str, *shape: int) -> Array | None:
-    """A tensor some models have. Raises ModelError for one of another shape, or with values that are no numbers."""
+def maybe(source: Source, name: str, *shape: int) -> Raw | None:
+    """A tensor some models have. Raises ModelError for one of another shape."""
     found = source.get(name)
-    if found is not None:
-        if found.shape != shape:
-            raise ModelError(f"tensor {name} is {found.shape}, the model's numbers make it {shape}")
-        if not np.isfinite(found).all():
-            raise ModelError(f"tensor {name} has values that are no numbers")
+    if found is not None and (found.rows, found.columns) != (1, *shape)[-2:]:
+        raise ModelError(f"tensor {name} is {found.rows} x {found.columns}, the model's numbers make it {shape}")
     return found
-
-
-def layer_names(layers: int) -> Iterator[str]:
-    """``blk.0``, ``blk.1``, ..."""
-    return (f"blk.{n}" for n in range(layers))

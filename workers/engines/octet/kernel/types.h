@@ -1,0 +1,127 @@
+// What Python hands over and what a model holds. Plain data: this header is read by code for every kind of CPU.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+namespace octet {
+
+constexpr int kGroup = 32;   // inputs that share a scale, in weights (or 16 of them) and in activations
+constexpr int kBlock = 16;   // outputs of a tile; positions of a block of keys
+constexpr int kSuper = 8;    // groups whose scales share a factor, in formats that have one
+constexpr int kSpan = 64;    // positions whose softmax is one step
+constexpr int kChunk = 512;  // positions that one unit of work may attend over
+constexpr int kRows = 8;     // rows that share a pass over the keys
+
+// How the bits of a group of 32 inputs and 16 outputs lie in a tile of 8 steps of [16 outputs][4 inputs]:
+//   k4: a byte holds the value of step s below and of step s + 4 above; [4][64] bytes
+//   k5: k4, and 64 bytes of which bit s is the fifth bit of step s
+//   k6: k4, and 2 x 64 bytes of which bits 2s, 2s + 1 are the upper two of step s, and of step s + 4
+//   k8: bytes; [8][64]
+//   kCodes, kFloats: as k4, of numbers that stand for those in a table (IQ4_NL, IQ4_XS; MXFP4)
+enum Bits : int32_t { k4, k5, k6, k8, kCodes, kFloats };
+
+// How the scales of a tile lie: per group (and for ``halves`` per half of a group) and output
+//   kHalf: half floats: a scale [16], and with ``minimum`` a minimum [16]
+//   kFloat: floats [16]
+//   kBytes: int8 factors [16] (of scales, then of minima), of half floats [16] per kSuper groups
+enum Scale : int32_t { kHalf, kFloat, kBytes };
+
+// weight = scale * (bits - offset) + minimum
+struct Format {
+  Bits bits;
+  Scale scale;
+  int32_t offset;
+  bool halves, minimum;
+};
+
+struct Matrix {
+  const uint8_t *tiles, *scales;  // [outputs / 16][inputs / 32] of either, as in Format
+  int32_t outputs, inputs, format;
+};
+
+// Rows of a matrix as its file has them: the embedding, of which each forward reads a few.
+struct Rows {
+  const uint8_t* data;
+  int32_t type, inputs;
+  int64_t stride;  // bytes
+};
+
+enum Rotation : int32_t { kNone = -1 };
+enum Activation : int32_t { kSilu, kGelu, kSwigluOai };
+
+struct Layer {
+  Matrix q, k, v, out, gate, up, down;
+  const float *attn_norm, *ffn_norm;            // [width]
+  const float *attn_post_norm, *ffn_post_norm;  // [width], of what is added to the residual, or null
+  const float *q_bias, *k_bias, *v_bias;        // or null
+  const float *out_bias;                        // [width], or null
+  const float *q_norm, *k_norm;                 // [head], or null
+  int32_t rotation;                             // which of the tables, or kNone
+  int32_t window;                               // positions it looks back, itself among them; 0: all
+};
+
+struct Shape {
+  int32_t layers, width, heads, kv_heads, head, ffn, vocabulary;
+  int32_t max_rows, slots, capacity, threads, rotated, neox, activation;  // rotated: of a head's numbers
+  float epsilon, embedding_scale, attention_scale, residual_scale, logit_scale;
+  float attention_cap, logit_cap;  // soft caps; 0: none
+};
+
+struct Part {
+  int32_t slot, first, count, prefix;  // rows [first, first + count) of a sequence with `prefix` committed cells
+};
+
+struct Batch {
+  int32_t rows, parts, path, wanted_rows;
+  const int32_t *tokens, *positions, *cells;  // [rows]
+  const Part* part;                           // [parts]
+  const int32_t* paths;                       // [rows][path]: cells of the positions from the part's prefix on
+  const int32_t* wanted;                      // [wanted_rows]: whose logits go to
+  float* logits;                              // [wanted_rows][vocabulary]
+};
+
+struct Team;
+
+struct Model {
+  Shape shape;
+  Layer* layers;
+  Matrix head;
+  Rows embedding;
+  const float* norm;
+  const float *cosines[2], *sines[2];  // [capacity, rotated / 2]
+  uint16_t *keys, *values;             // halves: keys [layer][slot][kv][cell / 16][head][16], values [..][cell][head]
+  float *x, *y, *z;                    // residual; queries, keys, values; attention or ffn output
+  int8_t* quantised;                   // [inputs / 32][rows][32]
+  float* row_scales;                   // [inputs / 32][rows]
+  float* row_sums;                     // [inputs / 32][rows][2]: of the halves of a group
+  float* partial;                      // what units of attention found, before it is merged
+  float* scratch;                      // [threads][scratch_size]
+  size_t scratch_size;
+  int32_t* part_of;                    // [rows]
+  Team* team;
+  int32_t (*forward)(Model*, const Batch*);
+  int32_t wanted_abort, aborted;  // asked for by any thread; seen by the first of the team, for all
+};
+
+// Work shared by a team of threads: what a thread takes is its own, whoever is late takes less.
+int team_take(Team* team, int count, int chunk);  // the next of `count` units of this phase, or -1: `chunk` at once
+int team_me(Team* team);
+int team_size(Team* team);
+void team_meet(Team* team);  // all wait for all; the next phase begins
+
+void dequantise_row(const Rows& rows, int32_t row, float* to);  // [inputs]
+
+extern const Format kFormats[];
+extern const int8_t kCodeValues[16], kFloatValues[16];  // of kCodes, less 128; of kFloats, times two
+
+inline size_t tile_bytes(Bits bits) { return bits == k5 ? 320 : bits == k6 ? 384 : bits == k8 ? 512 : 256; }
+
+// Bytes of scales of one block of outputs.
+inline size_t scale_bytes(const Format& f, int groups) {
+  const size_t each = static_cast<size_t>(f.halves ? 2 : 1) * (f.minimum ? 2 : 1) * kBlock;
+  if (f.scale != kBytes) return each * (f.scale == kHalf ? 2 : 4) * groups;
+  return static_cast<size_t>((groups + kSuper - 1) / kSuper) * ((f.minimum ? 2 : 1) * kBlock * 2 + kSuper * each);
+}
+
+}  // namespace octet

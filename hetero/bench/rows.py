@@ -11,6 +11,8 @@ WIDTHS = (1, 2, 4, 8, 16, 32)
 CONTEXT = 1024
 PREFIX = 256  # tokens in the cache while the rows are timed, if nothing else is said
 
+_SETTLED = 0.05  # seconds: the engine before may still spin on the cores, waiting for work that does not come
+
 Times = dict[str, dict[int, list[float]]]
 
 
@@ -29,12 +31,13 @@ def timed(
     node = 1
     for repeat in range(repeats + 1):
         for name, engine in engines.items():
-            for width in WIDTHS:
+            time.sleep(_SETTLED)
+            for count, width in enumerate((1, *WIDTHS)):
                 rows = [Row(1, node + n, node + n - 1 if n else 0, tokens[depth + n]) for n in range(width)]
                 node += width
                 began = time.perf_counter()
                 engine.extend(rows).logits(width - 1)
-                if repeat:
+                if repeat and count:  # the first of each round warms up, too
                     times[name][width].append(time.perf_counter() - began)
                 engine.commit(1, 0)
         yield

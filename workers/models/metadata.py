@@ -51,7 +51,7 @@ def read_metadata(path: Path) -> Metadata:
 def _of_header(path: Path) -> Metadata:
     header = read_header(path)
     family = str(header.get("general.architecture", ""))
-    numbers = _Numbers({key.removeprefix(f"{family}."): value for key, value in header.items()})
+    numbers = Fields({key.removeprefix(f"{family}."): value for key, value in header.items()})
     heads = numbers.count("attention.head_count", 1, must=True)
     width = numbers.count("embedding_length", heads, must=True)
     scaling = str(header.get(f"{family}.rope.scaling.type", "none"))
@@ -84,7 +84,7 @@ def _file_type(number: Any) -> str:
 def _of_config(path: Path) -> Metadata:
     config = check_directory(path)
     config = {**config, **_mapping(config, "text_config")}
-    numbers = _Numbers(config)
+    numbers = Fields(config)
     heads = numbers.count("num_attention_heads", 1, must=True)
     width = numbers.count("hidden_size", heads, must=True)
     rope = _mapping(config, "rope_parameters") or _mapping(config, "rope_scaling")
@@ -100,7 +100,7 @@ def _of_config(path: Path) -> Metadata:
         context=numbers.count("max_position_embeddings", 2048),
         vocabulary=numbers.count("vocab_size", 0, must=True),
         epsilon=numbers.real("rms_norm_eps", 1e-6),
-        theta=_Numbers(rope).real("rope_theta", numbers.real("rope_theta", 10000.0)),
+        theta=Fields(rope).real("rope_theta", numbers.real("rope_theta", 10000.0)),
         scaling="" if scaling == "default" else scaling,
         experts=numbers.count("num_local_experts", numbers.count("num_experts", 0)),
         window=numbers.count("sliding_window", 0) if config.get("use_sliding_window", True) else 0,
@@ -117,12 +117,16 @@ def _mapping(config: dict[str, Any], key: str) -> dict[str, Any]:
     return found
 
 
-class _Numbers:
-    """Values by key, of which only sensible ones count."""
+class Fields:
+    """Values by key, of which only sensible ones count; ``missing`` tells of the others that matter."""
 
     def __init__(self, values: dict[str, Any]) -> None:
         self.missing: list[str] = []
         self._values = values
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """A value as it is."""
+        return self._values.get(key, default)
 
     def count(self, key: str, default: int, must: bool = False) -> int:
         """A whole number above zero. ``must``: a model of its kind has it."""
@@ -135,6 +139,7 @@ class _Numbers:
         return default
 
     def real(self, key: str, default: float, must: bool = False) -> float:
+        """A number above zero, likewise; a value that is none is missing even where it need not be."""
         value = self._values.get(key)
         if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < _LARGEST_REAL:
             return float(value)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 from hetero.workers.engines.base import EngineLimits, OnEarlyExit, Outcome, Row
 from hetero.workers.engines.kv_slots import Slots, saved_under
 from hetero.workers.engines.ledger import entered, row_order
+from hetero.workers.engines.octet import rotation
 from hetero.workers.engines.octet.library import CBatch, CLayer, CMatrix, CPart, CRows, CShape, library, why_not
 from hetero.workers.engines.octet.library import path as library_path
-from hetero.workers.engines.octet.source import Array
+from hetero.workers.engines.octet.rotation import Rope
 from hetero.workers.engines.octet.weights import AS_IS, Matrix, Weights, padded
 from hetero.workers.errors import Aborted, EngineError, ModelError, Unsupported
 from hetero.workers.sampling.logits_processors import Logits
 
 _MOST_ROWS = 4096
 _SPAN = 64  # cells whose attention is one step; as in the kernel's types.h
-_ROTARY, _SILU = 0, 0
 
 
 @dataclass(frozen=True)
@@ -58,26 +58,26 @@ class OctetEngine:
             raise Unsupported(f"octet takes {_MOST_ROWS} rows in a forward, not {most}")
         self._lib = lib
         self._weights = Weights(path, settings.weights, settings.threads, progress)
-        numbers = self._weights.numbers
-        context = min(settings.context, numbers.context)
+        a = self._weights.architecture
+        context = min(settings.context, a.context)
         self._capacity = -(-(context + settings.draft_nodes) // _SPAN) * _SPAN
         self._kept: list[NDArray[np.generic]] = []  # arrays the kernel points into
+        ropes = self._ropes()
         shape = CShape(
-            numbers.layers, numbers.width, numbers.heads, numbers.kv_heads, numbers.head, padded(numbers.ffn),
-            numbers.vocabulary, most, settings.sequences, self._capacity, settings.threads, numbers.head,
-            numbers.neox, _SILU, numbers.epsilon, 1.0, numbers.head**-0.5, 1.0, 1.0, 0.0, 0.0,
+            a.layers, a.width, a.heads, a.kv_heads, a.head, padded(a.ffn), self._weights.vocabulary, most,
+            settings.sequences, self._capacity, settings.threads, a.ropes[0].rotated, a.neox, a.activation, a.epsilon,
+            a.embedding_scale, a.attention_scale, a.residual_scale, a.logit_scale, a.attention_cap, a.logit_cap,
         )  # fmt: skip
-        layers = (CLayer * numbers.layers)(*[self._layer(n) for n in range(numbers.layers)])
+        layers = (CLayer * a.layers)(*[self._layer(n) for n in range(a.layers)])
         embedding = self._weights.embedding
-        tables = [(ctypes.c_void_p * 2)(self._point(table), None) for table in self._rotation()]
+        pairs = [rotation.tables(rope, context, self._capacity) for rope in ropes]
+        tables = [(ctypes.c_void_p * 2)(*[self._point(pair[n]) for pair in pairs]) for n in (0, 1)]
         self._model = lib.octet_create(
             ctypes.byref(shape),
             layers,
             ctypes.byref(self._matrix(self._weights.head)),
             ctypes.byref(
-                CRows(
-                    self._point(embedding.data), embedding.type, numbers.width, embedding.data.nbytes // embedding.rows
-                )
+                CRows(self._point(embedding.data), embedding.type, a.width, embedding.data.nbytes // embedding.rows)
             ),
             self._point(self._weights.norm),
             *tables,
@@ -86,14 +86,14 @@ class OctetEngine:
         if not self._model:
             raise EngineError("no memory for the KV cache: take a shorter --context or fewer --parallel sequences")
         self.limits = EngineLimits(
-            numbers.vocabulary,
+            self._weights.vocabulary,
             context,
             settings.rows,
             settings.chunk,
             settings.sequences,
             draft_nodes=settings.draft_nodes,
         )
-        self._logits = np.empty((most, numbers.vocabulary), np.float32)
+        self._logits = np.empty((most, self._weights.vocabulary), np.float32)
         self._slots = Slots(settings.sequences)
         self._saved: dict[int, tuple[NDArray[np.uint8], int]] = {}
 
@@ -189,33 +189,40 @@ class OctetEngine:
         if aborted:
             raise Aborted("the forward was aborted")
 
-    def _rotation(self) -> tuple[Array, Array]:
-        """Cosines and sines, [capacity, head / 2]."""
-        numbers = self._weights.numbers
-        frequencies = numbers.theta ** (-np.arange(0, numbers.head, 2, dtype=np.float64) / numbers.head)
-        factors = self._weights.optional("rope_freqs.weight", numbers.head // 2)
-        if factors is not None:
-            if not (factors > 0).all():
-                raise ModelError("tensor rope_freqs.weight has factors that are not above zero")
-            frequencies = frequencies / factors
-        angles = np.outer(np.arange(self._capacity), frequencies)
-        return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+    def _ropes(self) -> list[Rope]:
+        """The architecture's, with the factors that GGUF files have as tensors."""
+        ropes = list(self._weights.architecture.ropes)
+        pairs = ropes[0].rotated // 2
+        for field, name in (("long", "rope_freqs"), ("long", "rope_factors_long"), ("short", "rope_factors_short")):
+            factors = self._weights.optional(f"{name}.weight", pairs)
+            if factors is not None:
+                if not (factors > 0).all():
+                    raise ModelError(f"tensor {name}.weight has factors that are not above zero")
+                found = tuple(map(float, factors))
+                ropes[0] = replace(ropes[0], long=found) if field == "long" else replace(ropes[0], short=found)
+        return ropes
 
     def _layer(self, n: int) -> CLayer:
-        numbers = self._weights.numbers
-        queries, kv = numbers.heads * numbers.head, numbers.kv_heads * numbers.head
+        a, weights = self._weights.architecture, self._weights
+        queries, kv = a.heads * a.head, a.kv_heads * a.head
         name, layer = f"blk.{n}", CLayer()
-        for key, matrix in self._weights.layers[n].items():
+        for key, matrix in weights.layers[n].items():
             setattr(layer, key, self._matrix(matrix))
-        for key in ("attn_norm", "ffn_norm"):
-            setattr(layer, key, self._point(self._weights.vector(f"{name}.{key}.weight", numbers.width)))
-        for key, theirs, size in (
-            ("q_bias", "attn_q.bias", queries), ("k_bias", "attn_k.bias", kv), ("v_bias", "attn_v.bias", kv),
-            ("out_bias", "attn_output.bias", numbers.width), ("q_norm", "attn_q_norm.weight", numbers.head),
-            ("k_norm", "attn_k_norm.weight", numbers.head),
-        ):  # fmt: skip
-            setattr(layer, key, self._point(self._weights.optional(f"{name}.{theirs}", size)))
-        layer.rotation = _ROTARY
+        vectors = {
+            "attn_norm": weights.norm_of(f"{name}.attn_norm", a.width),
+            "ffn_norm": weights.norm_of(f"{name}.ffn_norm", a.width),
+            "attn_post_norm": weights.optional_norm(f"{name}.post_attention_norm", a.width),
+            "ffn_post_norm": weights.optional_norm(f"{name}.post_ffw_norm", a.width),
+            "q_norm": weights.optional_norm(f"{name}.attn_q_norm", a.head),
+            "k_norm": weights.optional_norm(f"{name}.attn_k_norm", a.head),
+            "q_bias": weights.optional(f"{name}.attn_q.bias", queries),
+            "k_bias": weights.optional(f"{name}.attn_k.bias", kv),
+            "v_bias": weights.optional(f"{name}.attn_v.bias", kv),
+            "out_bias": weights.optional(f"{name}.attn_output.bias", a.width),
+        }
+        for key, vector in vectors.items():
+            setattr(layer, key, self._point(vector))
+        layer.rotation, layer.window = a.rotations[n], a.windows[n]
         return layer
 
     def _matrix(self, matrix: Matrix) -> CMatrix:

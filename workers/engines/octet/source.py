@@ -9,31 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hetero.workers.engines.octet.architecture import read_architecture
 from hetero.workers.engines.octet.library import library
 from hetero.workers.errors import ModelError, Unsupported
 from hetero.workers.models.gguf_header import read_tensors
-from hetero.workers.models.metadata import read_metadata
 from hetero.workers.models.tensors import TensorInfo, read_safetensors
 
 Array = NDArray[np.float32]
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
-
-
-@dataclass(frozen=True)
-class Numbers:
-    """A model's shape. ``neox``: rotary pairs lie half a head apart, not side by side."""
-
-    layers: int
-    width: int
-    heads: int
-    kv_heads: int
-    head: int
-    ffn: int
-    vocabulary: int
-    context: int
-    epsilon: float
-    theta: float
-    neox: bool
 
 
 @dataclass(frozen=True)
@@ -46,6 +28,11 @@ class Raw:
     columns: int
     data: NDArray[np.uint8]
 
+    def part(self, first: int, rows: int) -> Raw:
+        """Some of its rows."""
+        row = self.data.nbytes // self.rows
+        return Raw(self.name, self.type, rows, self.columns, self.data[first * row : (first + rows) * row])
+
     def floats(self) -> Array:
         """Its values, [rows, columns]. Raises ModelError for values that are no numbers."""
         lib = library()
@@ -57,38 +44,17 @@ class Raw:
         return found
 
 
-def _numbers(path: Path) -> Numbers:
-    """The shape of a model octet covers. Raises ModelError or Unsupported."""
-    found = read_metadata(path)
-    if found.family not in FAMILIES:
-        raise Unsupported(f"octet runs {', '.join(FAMILIES)} models; {path.name} is of the {found.family} family")
-    if found.missing:
-        raise ModelError(f"{path.name}: the file does not tell {', '.join(found.missing)}")
-    if found.scaling or found.experts:
-        raise Unsupported(f"octet does not run {path.name}: its rotary scaling or experts are not covered")
-    if found.heads % found.kv_heads:
-        raise ModelError(f"{path.name}: {found.heads} heads cannot share {found.kv_heads} heads of keys and values")
-    # Within a sliding window, sliding or not is the same.
-    context = min(found.context, found.window or found.context)
-    # GGUF files of llama and mistral have their rotary pairs side by side; everything else half a head apart.
-    neox = path.is_dir() or found.family in ("qwen2", "qwen3")
-    return Numbers(
-        found.layers, found.width, found.heads, found.kv_heads, found.head, found.ffn, found.vocabulary, context,
-        found.epsilon, found.theta, neox,
-    )  # fmt: skip
-
-
 class Source:
     """A model to read. Names are GGUF's: ``blk.0.attn_q.weight``. Raises ModelError or Unsupported."""
 
     def __init__(self, path: Path) -> None:
-        numbers = _numbers(path)
+        self.architecture = read_architecture(path)
         self._tensors = _renamed(read_safetensors(path)) if path.is_dir() else read_tensors(path)
         self._maps = {file: _mapped(file) for file in {tensor.file for tensor in self._tensors.values()}}
         embedding = self._tensors.get("token_embd.weight")
         if embedding is None or len(embedding.shape) != 2:
             raise ModelError(f"{path.name}: the model has no matrix token_embd.weight")
-        self.numbers = replace(numbers, vocabulary=embedding.shape[0])
+        self.vocabulary = embedding.shape[0]
 
     def get(self, name: str) -> Raw | None:
         """A tensor, or None if the model has none of that name."""
@@ -133,6 +99,10 @@ _GGUF_NAMES = {
     "lm_head": "output",
     "input_layernorm": "attn_norm",
     "post_attention_layernorm": "ffn_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+    "self_attn.qkv_proj": "attn_qkv",
+    "mlp.gate_up_proj": "ffn_up",
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v",
@@ -148,13 +118,16 @@ _GGUF_NAMES = {
 def _renamed(tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
     """A transformers model's tensors by GGUF's names: model.layers.0.self_attn.q_proj.weight is blk.0.attn_q.weight."""
     found = {}
+    names = dict(_GGUF_NAMES)
+    if any("pre_feedforward_layernorm" in name for name in tensors):  # gemma's norm after attention is one of its own
+        names["post_attention_layernorm"] = "post_attention_norm"
     for name, tensor in tensors.items():
-        stem, _, kind = name.removeprefix("model.").rpartition(".")
+        stem, _, kind = name.removeprefix("language_model.").removeprefix("model.").rpartition(".")
         layer = ""
         if stem.startswith("layers."):
             _, number, stem = (*stem.split(".", 2), "", "")[:3]
             layer = f"blk.{number}."
-        known = _GGUF_NAMES.get(stem)
+        known = names.get(stem)
         if known is not None:
             found[f"{layer}{known}.{kind}"] = replace(tensor, name=f"{layer}{known}.{kind}")
     return found

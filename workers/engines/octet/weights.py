@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hetero.workers.engines.octet.library import library
-from hetero.workers.engines.octet.source import Array, Numbers, Raw, Source, maybe, need
+from hetero.workers.engines.octet.source import Array, Raw, Source, maybe, need
 from hetero.workers.errors import ModelError, Unsupported
 
 GROUP = 32  # inputs that share a scale; as in the kernel's types.h
@@ -48,46 +48,67 @@ class Weights:
     ) -> None:
         self._source = Source(path)
         self._threads, self._bits = threads, 4 if choice == INT4 else 8
-        self.numbers: Numbers = self._source.numbers
-        n = self.numbers
-        if n.width % GROUP or n.head % 16 or n.head > 256 or n.ffn % 16:
+        self.architecture, self.vocabulary = self._source.architecture, self._source.vocabulary
+        a = self.architecture
+        if a.width % GROUP or a.head % 16 or a.head > 256 or a.ffn % 16:
             raise Unsupported(
                 "octet needs a width in multiples of 32, heads of up to 256 and an ffn in multiples of 16"
             )
-        self.embedding: Raw = need(self._source, "token_embd.weight", n.vocabulary, n.width)
-        self.norm = self.vector("output_norm.weight", n.width)
-        head = maybe(self._source, "output.weight", n.vocabulary, n.width)
+        self.embedding: Raw = need(self._source, "token_embd.weight", self.vocabulary, a.width)
+        self.norm = self.norm_of("output_norm", a.width)
+        head = maybe(self._source, "output.weight", self.vocabulary, a.width)
         # Of floats the head keeps 8 bits: the matrix that quantisation hurts most.
-        self.head = repacked(head or self.embedding, n.vocabulary, 8, threads)
+        self.head = repacked(head or self.embedding, self.vocabulary, 8, threads)
         self.layers: list[dict[str, Matrix]] = []
-        for layer in range(n.layers):
+        for layer in range(a.layers):
             self.layers.append(self._layer(f"blk.{layer}"))
-            progress((layer + 1) / n.layers)
-
-    def vector(self, name: str, size: int) -> Array:
-        """One that every model of the family has."""
-        found = self.optional(name, size)
-        if found is None:
-            raise ModelError(f"the model has no tensor {name}")
-        return found
+            progress((layer + 1) / a.layers)
 
     def optional(self, name: str, size: int) -> Array | None:
-        """One that some models have."""
+        """A vector that some models have."""
         raw = maybe(self._source, name, size)
         return None if raw is None else raw.floats()[0]
 
+    def norm_of(self, name: str, size: int) -> Array:
+        """A norm's weights that every model of the family has."""
+        found = self.optional_norm(name, size)
+        if found is None:
+            raise ModelError(f"the model has no tensor {name}.weight")
+        return found
+
+    def optional_norm(self, name: str, size: int) -> Array | None:
+        """Those that some models have."""
+        found = self.optional(f"{name}.weight", size)
+        return found + np.float32(1) if found is not None and self.architecture.one_more else found
+
     def _layer(self, name: str) -> dict[str, Matrix]:
-        n = self.numbers
-        queries, kv = n.heads * n.head, n.kv_heads * n.head
-        found: dict[str, Matrix] = {}
-        for key, theirs, outputs, inputs in (
-            ("q", "attn_q", queries, n.width), ("k", "attn_k", kv, n.width), ("v", "attn_v", kv, n.width),
-            ("out", "attn_output", n.width, queries), ("gate", "ffn_gate", n.ffn, n.width),
-            ("up", "ffn_up", n.ffn, n.width), ("down", "ffn_down", n.width, n.ffn),
-        ):  # fmt: skip
-            raw = need(self._source, f"{name}.{theirs}.weight", outputs, inputs)
-            found[key] = repacked(raw, padded(outputs) if key in ("gate", "up") else outputs, self._bits, self._threads)
+        a = self.architecture
+        queries, kv = a.heads * a.head, a.kv_heads * a.head
+        raws = {
+            **self._fused(f"{name}.attn_qkv", {"q": queries, "k": kv, "v": kv}, ("attn_q", "attn_k", "attn_v"), name),
+            **self._fused(f"{name}.ffn_up", {"gate": a.ffn, "up": a.ffn}, ("ffn_gate", "ffn_up"), name),
+            "out": need(self._source, f"{name}.attn_output.weight", a.width, queries),
+            "down": need(self._source, f"{name}.ffn_down.weight", a.width, a.ffn),
+        }
+        found = {}
+        for key, raw in raws.items():
+            outputs = padded(raw.rows) if key in ("gate", "up") else raw.rows
+            found[key] = repacked(raw, outputs, self._bits, self._threads)
+        for raw in raws.values():
             self._source.done(raw)
+        return found
+
+    def _fused(self, name: str, sizes: dict[str, int], parts: tuple[str, ...], layer: str) -> dict[str, Raw]:
+        """Matrices that some files have as one (phi3): its rows in turn."""
+        width, whole = self.architecture.width, self._source.get(f"{name}.weight")
+        if whole is None or whole.rows != sum(sizes.values()):
+            each = zip(sizes.items(), parts, strict=True)
+            return {key: need(self._source, f"{layer}.{part}.weight", size, width) for (key, size), part in each}
+        whole = need(self._source, f"{name}.weight", sum(sizes.values()), width)
+        found, first = {}, 0
+        for key, size in sizes.items():
+            found[key] = whole.part(first, size)
+            first += size
         return found
 
 

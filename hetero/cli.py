@@ -163,9 +163,14 @@ def _placed(config: Config) -> tuple[Cluster, Planner, Plan]:
     HeteroError."""
     from hetero.cluster.cluster import Cluster
     from hetero.cluster.inventory import take_inventory
+    from hetero.fastest import Fastest
     from hetero.plan import Planner
 
-    planner = Planner(config, take_inventory())
+    def say(line: str) -> None:
+        Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
+
+    inventory = take_inventory()
+    planner = Planner(config, inventory, Fastest(inventory.memory, config.weights, say))
     if config.cluster and config.address != "local":
         raise ConfigError(f"cluster: it starts one, and address {config.address} names another: give one of the two")
     cluster = Cluster.opened(config.cluster_host) if config.cluster else Cluster(config.address)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hetero.config import Config
 from hetero.errors import ConfigError
+from hetero.fastest import Fastest
 from hetero.models import find_model
 from hetero.placement.device import Device, Inventory, check_device, default_devices, parse_device
 from hetero.placement.memory import Footprint, check_memory, footprint, kv_bytes
@@ -20,6 +21,7 @@ from hetero.workers.runtime.spec import WorkerSpec
 _KV_SHARE = 0.5  # of the memory beside the weights: what a context chosen by us may take, the rest is for others
 _LEAST_CONTEXT, _STEP = 2048, 256  # tokens of such a context at least, and what it is a multiple of
 _WORKER_PORTS = "20000-20009"  # for other machines; as cluster.yaml tells firewalls
+_WINDOW = 4  # rows a target checks at once, about: those its engine is chosen for
 _EXACT_MOST = 7  # exact mode checks 8 rows a forward
 
 
@@ -64,9 +66,10 @@ def make_plan(config: Config, inventory: Inventory, nodes: Sequence[Node] = ()) 
 class Planner:
     """Plans for one Config, as machines come and go."""
 
-    def __init__(self, config: Config, inventory: Inventory) -> None:
-        """Reads the models' metadata. Raises HeteroError."""
-        self._config, self._inventory = config, inventory
+    def __init__(self, config: Config, inventory: Inventory, fastest: Fastest | None = None) -> None:
+        """Reads the models' metadata. ``fastest`` chooses engines on this machine's CPU that nobody named (None: the
+        first that runs). Raises HeteroError."""
+        self._config, self._inventory, self._fastest = config, inventory, fastest
         self._target = find_model(config.target, "target")
         asked = config.draft or ("builtin" if config.target == "builtin" else "none")
         self._drafter = None if asked == "none" or config.strategy == "off" else find_model(asked, "drafter")
@@ -210,9 +213,13 @@ class Planner:
         config = self._config
         field = "target_engine" if role == "target" else "draft_engine"
         form, here = GGUF if model.is_gguf else SAFETENSORS, device.node is None
-        chosen = (
-            find_engine(engine, field) if engine else default_engine(form, device.kind)
-        )  # other machines are taken to be installed alike
+        if engine:
+            chosen = find_engine(engine, field)
+        elif self._fastest is not None and here and device.is_cpu:
+            rows = 1 if role == "drafter" or self._strategy == "off" else 8 if exact else _WINDOW
+            chosen = self._fastest(model, device, rows)
+        else:
+            chosen = default_engine(form, device.kind)  # other machines are taken to be installed alike
         if form not in chosen.formats:
             runs = ", ".join(chosen.formats)
             raise ConfigError(f"{field}: {chosen.name} runs {runs}; {model.path} is {form}: use torch")

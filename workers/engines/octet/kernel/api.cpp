@@ -192,6 +192,7 @@ int octet_forward(Model* m, const Batch* batch) {
     for (int r = 0; r < batch->part[p].count; ++r) m->part_of[batch->part[p].first + r] = p;
   Forward forward{m, batch, 0};
   m->team->run(
+      batch->rows,
       [](void* with) {
         auto* f = static_cast<Forward*>(with);
         const int32_t stopped = f->model->forward(f->model, f->batch);

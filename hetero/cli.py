@@ -298,6 +298,20 @@ def doctor(cluster_file: str, **values: Any) -> None:
 
 
 @main.command()
+@click.option("--clear", metavar="NAME", default="", help="Delete one of them, or all.")
+def cache(clear: str) -> None:
+    """List what is kept on disk, in $HETERO_CACHE or ~/.cache/hetero, or delete it."""
+    from hetero import cache as kept
+
+    if clear:
+        kept.clear(clear)
+    table = Table("name", "what", "files", "MiB")
+    for room in kept.rooms():
+        table.add_row(room.name, room.what, str(room.files), f"{room.size / 2**20:,.1f}")
+    Console().print(table if table.row_count else "nothing is kept", highlight=False)
+
+
+@main.command()
 def version() -> None:
     """Print the version of hetero and of what it stands on."""
     from importlib.metadata import PackageNotFoundError

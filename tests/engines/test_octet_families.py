@@ -52,11 +52,25 @@ MODELS = {
     "phi3 long": ("Phi3", {"rope_parameters": LONG, "original_max_position_embeddings": 64}),
     "gemma2": ("Gemma2", {"sliding_window": 30, "query_pre_attn_scalar": 20, "hidden_activation": "gelu_pytorch_tanh"}),
     "gemma3": ("Gemma3Text", {"sliding_window": 30, "query_pre_attn_scalar": 20}),
+    "mixtral": ("Mixtral", {"num_local_experts": 6, "num_experts_per_tok": 2, "sliding_window": None}),
+    "qwen2moe": (
+        "Qwen2Moe",
+        {
+            "num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 64,
+            "shared_expert_intermediate_size": 96,
+        },
+    ),
+    "qwen3moe": (
+        "Qwen3Moe",
+        {"num_experts": 12, "num_experts_per_tok": 4, "moe_intermediate_size": 64, "norm_topk_prob": True},
+    ),
+    "gpt-oss": ("GptOss", {"num_local_experts": 6, "num_experts_per_tok": 2, "sliding_window": 30}),
     "gemma2 of its head's scale": ("Gemma2", {"sliding_window": 30, "query_pre_attn_scalar": 32}),
     "gemma3 of its head's scale": ("Gemma3Text", {"sliding_window": 30, "query_pre_attn_scalar": 32}),
 }  # fmt: skip
 
 
+MIXED = ("mixtral", "qwen2moe", "qwen3moe", "gpt-oss")  # which octet reads from GGUF files only
 ELSEWHERE = {  # where llama.cpp computes something else than the model's own code
     "mistral window": "llama.cpp has no window there",
     "phi3": "llama.cpp has no window there",
@@ -111,15 +125,18 @@ def octet(path: Path, prompt: list[int], path_of: list[int]) -> np.ndarray:
 
 
 def alike(found: np.ndarray, wanted: np.ndarray) -> None:
-    """int8 costs 0.0003 to 0.001 of the correlation; a window that is one off 0.005 and more."""
+    """int8 costs 0.0003 to 0.001 of the correlation; a window that is one off 0.005 and more. (Where two experts are
+    as good as each other, int8 may take the other one: then single rows differ.)"""
     assert wanted.std(axis=1).min() > 0.1  # or all would be alike
     unlike = [1 - np.corrcoef(got, want)[0, 1] for got, want in zip(found, wanted, strict=True)]
-    assert np.mean(unlike) < 0.0015, unlike
+    assert np.median(unlike) < 0.0015 and np.mean(unlike) < 0.01, unlike
     assert abs(np.linalg.norm(found) / np.linalg.norm(wanted) - 1) < 0.01  # scales, too
 
 
-def test_what_transformers_computes(case):
-    _, model, folder = case
+def test_what_transformers_computes(case, tmp_path):
+    name, model, folder = case
+    if name in MIXED:
+        folder = write_gguf(model, tmp_path / "model.gguf")
     prompt, chain = tokens(PROMPT), tokens(PROMPT + 24)[PROMPT:]
     with torch.no_grad():
         wanted = model(torch.tensor([prompt + chain])).logits[0, PROMPT - 1 :].float().numpy()

@@ -15,8 +15,14 @@ _NAMES = {
     "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm",
     "self_attn.k_norm": "attn_k_norm", "self_attn.qkv_proj": "attn_qkv", "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up", "mlp.gate_up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+    "mlp.gate": "ffn_gate_inp", "mlp.router": "ffn_gate_inp", "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
+    "mlp.shared_expert.up_proj": "ffn_up_shexp", "mlp.shared_expert.down_proj": "ffn_down_shexp",
+    "mlp.shared_expert_gate": "ffn_gate_inp_shexp", "self_attn.sinks": "attn_sinks",
 }  # fmt: skip
-_PERMUTED = ("llama", "mistral", "smollm3", "granite")  # rotary pairs side by side
+_PERMUTED = ("llama", "mistral", "mixtral", "smollm3", "granite")  # rotary pairs side by side
+_ARCHITECTURES = {
+    "mistral": "llama", "mixtral": "llama", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe", "gpt_oss": "gpt-oss",
+}  # fmt: skip
 
 
 def _permuted(weights: np.ndarray, heads: int) -> np.ndarray:
@@ -27,7 +33,7 @@ def write_gguf(model: Any, path: Path) -> Path:
     """In 32-bit floats, with a vocabulary of numbered pieces."""
     config = model.config
     family = config.model_type.removesuffix("_text")
-    arch = "llama" if family == "mistral" else family
+    arch = _ARCHITECTURES.get(family, family)
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     writer = gguf.GGUFWriter(path, arch)
     for key, value in {
@@ -47,7 +53,17 @@ def write_gguf(model: Any, path: Path) -> Path:
     }.items():  # fmt: skip
         if getattr(config, name, None) is not None:
             writer.add_float32(f"{arch}.{key}", getattr(config, name))
-    if arch in ("phi3", "gemma2", "gemma3") and config.sliding_window:
+    for key, name in {
+        "expert_count": "num_local_experts", "expert_used_count": "num_experts_per_tok",
+        "expert_feed_forward_length": "moe_intermediate_size",
+        "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
+    }.items():  # fmt: skip
+        value = getattr(config, name, None) or (key == "expert_count" and getattr(config, "num_experts", None))
+        if value:
+            writer.add_uint32(f"{arch}.{key}", value)
+    if arch == "gpt-oss":
+        writer.add_uint32(f"{arch}.expert_feed_forward_length", config.intermediate_size)
+    if arch in ("phi3", "gemma2", "gemma3", "gpt-oss") and config.sliding_window:
         writer.add_uint32(f"{arch}.attention.sliding_window", config.sliding_window)
     writer.add_tokenizer_model("llama")
     writer.add_token_list([b"<unk>", b"<s>", b"</s>", *[b"t%d" % n for n in range(3, config.vocab_size)]])
@@ -56,11 +72,21 @@ def write_gguf(model: Any, path: Path) -> Path:
     gemma = any("pre_feedforward" in name for name in model.state_dict())
     for name, tensor in model.state_dict().items():
         stem, _, kind = name.removeprefix("model.").rpartition(".")
+        if kind == "sinks":
+            stem, kind = f"{stem}.sinks", "weight"
         layer = ""
         if stem.startswith("layers."):
             _, number, stem = stem.split(".", 2)
             layer = f"blk.{number}."
-        ours = "post_attention_norm" if gemma and stem == "post_attention_layernorm" else _NAMES[stem]
+        if stem == "mlp.experts":
+            for part, values in _experts(kind, tensor.float().numpy(), arch == "gpt-oss").items():
+                writer.add_tensor(f"{layer}{part}", np.ascontiguousarray(values))
+            continue
+        ours = (
+            "post_attention_norm"
+            if (gemma or arch == "gpt-oss") and stem == "post_attention_layernorm"
+            else _NAMES[stem]
+        )
         values = tensor.float().numpy()
         if ours == "output" and config.tie_word_embeddings:
             continue
@@ -69,12 +95,26 @@ def write_gguf(model: Any, path: Path) -> Path:
             values = _permuted(values, heads)
         if gemma and "norm" in ours:
             values = values + 1
+        if ours == "ffn_gate_inp_shexp":
+            values = values[0]
         writer.add_tensor(f"{layer}{ours}.{kind}", np.ascontiguousarray(values))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def _experts(kind: str, values: np.ndarray, oss: bool) -> dict[str, np.ndarray]:
+    """Of all experts: one tensor each for gates, ups and downs. gpt-oss has inputs first, gates and ups in turn."""
+    what = "bias" if kind.endswith("_bias") else "weight"
+    if oss and what == "weight":
+        values = values.swapaxes(1, 2)
+    if kind.startswith("down_proj"):
+        return {f"ffn_down_exps.{what}": values}
+    half = values.shape[1] // 2
+    gate, up = (values[:, ::2], values[:, 1::2]) if oss else (values[:, :half], values[:, half:])
+    return {f"ffn_gate_exps.{what}": gate, f"ffn_up_exps.{what}": up}
 
 
 def _rope(writer: gguf.GGUFWriter, arch: str, config: Any, head: int) -> None:

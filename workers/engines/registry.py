@@ -61,6 +61,7 @@ class EngineEntry:
     gpus: bool = True
     package: str = ""  # the import it needs, and
     extra: str = ""  # what of hetero brings it
+    variant: Callable[[], str] = lambda: ""  # which of its kinds this machine gets
     repair: Callable[[], str] = lambda: "take another engine"  # what to do where it dies of an instruction
 
     def objection(self, kind: str, here: bool) -> str | None:
@@ -146,6 +147,12 @@ def _load_octet(settings: EngineSettings) -> Engine:
     return OctetEngine(settings.path, own)
 
 
+def _octet_path() -> str:
+    from hetero.workers.engines.octet.library import path
+
+    return path()[1]
+
+
 def _no_octet(kind: str) -> str | None:
     from hetero.workers.engines.octet.library import why_not
 
@@ -188,6 +195,7 @@ _ENTRIES = (
         kv_width=lambda dtype: 2,
         always_exact=True,
         gpus=False,
+        variant=_octet_path,
     ),
 )
 ENGINES = {entry.name: entry for entry in _ENTRIES}

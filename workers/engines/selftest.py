@@ -33,7 +33,10 @@ def main(name: str, model: str) -> int:
     engine.extend([Row(1, _ROWS + 1, _ROWS, 7)])
     took = time.perf_counter() - began
     engine.shutdown()
-    print(f"works, {1e3 * took:.2f} ms a token of the tiny model" if finite else "computes numbers that are not finite")
+    works = f"works ({entry.variant()})" if entry.variant() else "works"
+    print(
+        f"{works}, {1e3 * took:.2f} ms a token of the tiny model" if finite else "computes numbers that are not finite"
+    )
     return 0 if finite else 1
 
 

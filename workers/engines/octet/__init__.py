@@ -1,5 +1,5 @@
 """The verification-shaped CPU engine: checking eight tokens costs little more than one, bit for bit the same.
 
-``kernel.cpp`` is the forward (int8 x int8, AVX512-VNNI), ``library`` its binding, ``source`` reads llama-family
-models, ``weights`` converts and caches them, ``engine`` is the Engine.
+``kernel/`` is the forward in C++, on each kind of CPU (``library``: its binding); ``architecture`` and ``rotation`` say
+what a family computes, ``source`` finds its tensors on disk, ``weights`` repacks them, ``engine`` is the Engine.
 """

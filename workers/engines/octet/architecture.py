@@ -1,6 +1,7 @@
 """What a model of a family computes, in the kernel's terms, from a GGUF file's header or a transformers config.
 
-The families: llama and mistral, qwen2, qwen3, smollm3, granite, phi3, gemma2, gemma3.
+The families: llama and mistral (mixtral among them), qwen2, qwen3, smollm3, granite, phi3, gemma2, gemma3; from GGUF
+files qwen2moe, qwen3moe, gpt-oss.
 """
 
 from __future__ import annotations
@@ -17,11 +18,26 @@ from hetero.workers.models.gguf_header import read_header
 from hetero.workers.models.metadata import Fields, Metadata, read_metadata
 
 NO_ROTATION = -1  # as in the kernel's types.h
-SILU, GELU = 0, 1
+SILU, GELU, SWIGLU_OAI = 0, 1, 2
 _ALIKE = ("llama", "mistral", "qwen2", "qwen3", "smollm3", "granite", "phi3")
-FAMILIES = (*_ALIKE, "gemma2", "gemma3")
+_MIXED = ("qwen2moe", "qwen3moe", "gpt-oss")
+FAMILIES = (*_ALIKE, "gemma2", "gemma3", *_MIXED)
 _SIDE_BY_SIDE = ("llama", "mistral", "smollm3", "granite")  # how GGUF files of these have their rotary pairs
 _LARGEST_SCALE = 1e6
+_MOST_EXPERTS = 4096
+
+
+@dataclass(frozen=True)
+class Experts:
+    """A mixture: each row goes to ``used`` of ``count``. ``late``: the softmax is over those alone; ``rescaled``: their
+    weights sum to one; ``shared_ffn``: of the one that sees all rows (0: none)."""
+
+    count: int
+    used: int
+    ffn: int
+    shared_ffn: int = 0
+    late: bool = False
+    rescaled: bool = True
 
 
 @dataclass(frozen=True)
@@ -51,6 +67,9 @@ class Architecture:
     attention_cap: float = 0.0
     logit_cap: float = 0.0
     one_more: bool = False
+    experts: Experts | None = None
+    ffn_norm: str = "ffn_norm"  # its name in the file
+    post_norms: bool = False  # of what is added to the residual
 
 
 def read_architecture(path: Path) -> Architecture:
@@ -61,8 +80,8 @@ def read_architecture(path: Path) -> Architecture:
         raise Unsupported(f"octet runs {', '.join(FAMILIES)} models; {path.name} is of the {found.family} family")
     if found.missing:
         raise ModelError(f"{path.name}: the file does not tell {', '.join(found.missing)}")
-    if found.experts:
-        raise Unsupported(f"octet does not run {path.name}: a mixture of experts is not covered")
+    if (found.experts or family in _MIXED) and path.is_dir():
+        raise Unsupported(f"octet runs mixtures of experts from GGUF files; {path.name} is a directory")
     if found.heads % found.kv_heads:
         raise ModelError(f"{path.name}: {found.heads} heads cannot share {found.kv_heads} heads of keys and values")
     told = _of_config(path, found) if path.is_dir() else _of_header(path, found)
@@ -79,12 +98,28 @@ def read_architecture(path: Path) -> Architecture:
         if family == "gemma3":
             ropes.append(Rope(scales.pop("local_theta", 10000.0), rope.rotated))
             rotations = [1 if is_local else 0 for is_local in local]
+        more["post_norms"] = True
+    if family == "gpt-oss":
+        windows = [found.window if n % 2 == 0 else 0 for n in range(found.layers)]
+        more = {"activation": SWIGLU_OAI, "ffn_norm": "post_attention_norm"}
     scales.pop("local_theta", None)
+    if not path.is_dir() and (found.experts or family in _MIXED):
+        more["experts"] = _experts(path, family, found)
     return Architecture(
         family, found.layers, found.width, found.heads, found.kv_heads, found.head, found.ffn, found.context,
         found.epsilon, path.is_dir() or family not in _SIDE_BY_SIDE, tuple(ropes), tuple(rotations), tuple(windows),
         **{"attention_scale": found.head**-0.5, **more, **scales},
     )  # fmt: skip
+
+
+def _experts(path: Path, family: str, found: Metadata) -> Experts:
+    fields = Fields({key.removeprefix(f"{found.family}."): value for key, value in read_header(path).items()})
+    used = fields.count("expert_used_count", 1, must=True)
+    ffn = fields.count("expert_feed_forward_length", found.ffn)
+    shared = fields.count("expert_shared_feed_forward_length", found.ffn) if family == "qwen2moe" else 0
+    if fields.missing or not 0 < used <= found.experts <= _MOST_EXPERTS:
+        raise ModelError(f"{path.name}: {used} of {found.experts} experts cannot be")
+    return Experts(found.experts, used, ffn, shared, family == "gpt-oss", family != "qwen2moe")
 
 
 def _of_header(path: Path, found: Metadata) -> tuple[Rope, dict[str, float]]:
@@ -96,7 +131,7 @@ def _of_header(path: Path, found: Metadata) -> tuple[Rope, dict[str, float]]:
         found.theta, _rotated(path, fields.count("rope.dimension_count", found.head), found), _kind(path, kind),
         fields.real("rope.scaling.factor", 1.0), fields.count("rope.scaling.original_context_length", found.context),
         fields.real("rope.scaling.attn_factor", 0.0), fields.real("rope.scaling.yarn_beta_slow", 1.0),
-        fields.real("rope.scaling.yarn_beta_fast", 32.0),
+        fields.real("rope.scaling.yarn_beta_fast", 32.0), family != "gpt-oss",
     )  # fmt: skip
     scales: dict[str, float] = {}
     if family == "granite":
@@ -132,8 +167,8 @@ def _of_config(path: Path, found: Metadata) -> tuple[Rope, dict[str, float]]:
         rules.real("rope_theta", found.theta),
         _rotated(path, int(found.head * share), found),
         kind, factor, original, rules.real("attention_factor", 0.0), rules.real(betas[0], 1.0),
-        rules.real(betas[1], 4.0 if kind == "llama3" else 32.0), _factors(path, rules, "short_factor"),
-        _factors(path, rules, "long_factor"),
+        rules.real(betas[1], 4.0 if kind == "llama3" else 32.0), rules.get("truncate") is not False,
+        _factors(path, rules, "short_factor"), _factors(path, rules, "long_factor"),
     )  # fmt: skip
     scales: dict[str, float] = {}
     if found.family == "granite":

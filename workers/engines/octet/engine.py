@@ -18,7 +18,19 @@ from hetero.workers.engines.base import EngineLimits, OnEarlyExit, Outcome, Row
 from hetero.workers.engines.kv_slots import Slots, saved_under
 from hetero.workers.engines.ledger import entered, row_order
 from hetero.workers.engines.octet import rotation
-from hetero.workers.engines.octet.library import CBatch, CLayer, CMatrix, CPart, CRows, CShape, library, why_not
+from hetero.workers.engines.octet.architecture import Experts
+from hetero.workers.engines.octet.library import (
+    MATRICES,
+    CBatch,
+    CExperts,
+    CLayer,
+    CMatrix,
+    CPart,
+    CRows,
+    CShape,
+    library,
+    why_not,
+)
 from hetero.workers.engines.octet.library import path as library_path
 from hetero.workers.engines.octet.rotation import Rope
 from hetero.workers.engines.octet.weights import AS_IS, Matrix, Weights, padded
@@ -62,6 +74,7 @@ class OctetEngine:
         context = min(settings.context, a.context)
         self._capacity = -(-(context + settings.draft_nodes) // _SPAN) * _SPAN
         self._kept: list[NDArray[np.generic]] = []  # arrays the kernel points into
+        self._kept_structs: list[object] = []
         ropes = self._ropes()
         shape = CShape(
             a.layers, a.width, a.heads, a.kv_heads, a.head, padded(a.ffn), self._weights.vocabulary, most,
@@ -206,12 +219,15 @@ class OctetEngine:
         a, weights = self._weights.architecture, self._weights
         queries, kv = a.heads * a.head, a.kv_heads * a.head
         name, layer = f"blk.{n}", CLayer()
-        for key, matrix in weights.layers[n].items():
-            setattr(layer, key, self._matrix(matrix))
+        matrices = {key: [self._matrix(matrix) for matrix in each] for key, each in weights.layers[n].items()}
+        for key in MATRICES:
+            if a.experts is None or key not in ("gate", "up", "down"):
+                setattr(layer, key, matrices[key][0])
+        layer.experts = self._experts(n, a.experts, matrices) if a.experts is not None else None
         vectors = {
             "attn_norm": weights.norm_of(f"{name}.attn_norm", a.width),
-            "ffn_norm": weights.norm_of(f"{name}.ffn_norm", a.width),
-            "attn_post_norm": weights.optional_norm(f"{name}.post_attention_norm", a.width),
+            "ffn_norm": weights.norm_of(f"{name}.{a.ffn_norm}", a.width),
+            "attn_post_norm": weights.optional_norm(f"{name}.post_attention_norm", a.width) if a.post_norms else None,
             "ffn_post_norm": weights.optional_norm(f"{name}.post_ffw_norm", a.width),
             "q_norm": weights.optional_norm(f"{name}.attn_q_norm", a.head),
             "k_norm": weights.optional_norm(f"{name}.attn_k_norm", a.head),
@@ -219,11 +235,33 @@ class OctetEngine:
             "k_bias": weights.optional(f"{name}.attn_k.bias", kv),
             "v_bias": weights.optional(f"{name}.attn_v.bias", kv),
             "out_bias": weights.optional(f"{name}.attn_output.bias", a.width),
+            "sinks": weights.optional(f"{name}.attn_sinks.weight", a.heads),
         }
         for key, vector in vectors.items():
             setattr(layer, key, self._point(vector))
         layer.rotation, layer.window = a.rotations[n], a.windows[n]
         return layer
+
+    def _experts(self, n: int, told: Experts, matrices: dict[str, list[CMatrix]]) -> int:
+        """The address of a layer's experts."""
+        weights, name, width = self._weights, f"blk.{n}", self._weights.architecture.width
+        found = CExperts(told.count, told.used, told.ffn, told.shared_ffn, told.late, told.rescaled)
+        for part in ("gate", "up", "down"):
+            array = (CMatrix * told.count)(*matrices[part])
+            self._kept_structs.append(array)
+            setattr(found, part, ctypes.addressof(array))
+            size = told.count * (width if part == "down" else told.ffn)
+            setattr(found, f"{part}_bias", self._point(weights.several(f"{name}.ffn_{part}_exps.bias", size)))
+            if told.shared_ffn:
+                setattr(found, f"shared_{part}", matrices[f"shared_{part}"][0])
+        router = weights.several(f"{name}.ffn_gate_inp.weight", told.count * width)
+        if router is None:
+            raise ModelError(f"the model has no tensor {name}.ffn_gate_inp.weight")
+        found.router = self._point(router)
+        found.router_bias = self._point(weights.several(f"{name}.ffn_gate_inp.bias", told.count))
+        found.shared_router = self._point(weights.several(f"{name}.ffn_gate_inp_shexp.weight", width))
+        self._kept_structs.append(found)
+        return ctypes.addressof(found)
 
     def _matrix(self, matrix: Matrix) -> CMatrix:
         tiles, scales = self._point(matrix.tiles), self._point(matrix.scales)

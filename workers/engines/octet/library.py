@@ -34,6 +34,18 @@ class CLayer(Structure):
         *[(name, c_void_p) for name in VECTORS],
         ("rotation", c_int32),
         ("window", c_int32),
+        ("experts", c_void_p),
+        ("sinks", c_void_p),
+    ]
+
+
+class CExperts(Structure):
+    _fields_ = [
+        *[(name, c_int32) for name in ("count", "used", "ffn", "shared_ffn", "late", "rescaled")],
+        *[(name, c_void_p) for name in ("gate", "up", "down", "router", "router_bias")],
+        *[(name, c_void_p) for name in ("gate_bias", "up_bias", "down_bias")],
+        *[(name, CMatrix) for name in ("shared_gate", "shared_up", "shared_down")],
+        ("shared_router", c_void_p),
     ]
 
 

@@ -28,6 +28,7 @@ class Rope:
     attention: float = 0.0
     low: float = 1.0
     high: float = 32.0
+    whole: bool = True  # yarn's borders are whole pairs
     short: tuple[float, ...] = ()
     long: tuple[float, ...] = ()
 
@@ -64,7 +65,10 @@ def _yarn(rope: Rope, frequencies: Floats) -> Floats:
     def pair(turns: float) -> float:  # the pair that turns so often within the original context
         return rope.rotated * math.log(rope.original / (turns * 2 * math.pi)) / (2 * math.log(rope.theta))
 
-    first, last = max(0, math.floor(pair(rope.high))), min(rope.rotated - 1, math.ceil(pair(rope.low)))
+    first, last = pair(rope.high), pair(rope.low)
+    if rope.whole:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(0, first), min(rope.rotated - 1, last)
     kept = 1 - np.clip((np.arange(rope.rotated // 2) - first) / max(0.001, last - first), 0, 1)
     found: Floats = frequencies * (kept + (1 - kept) / rope.factor)
     return found

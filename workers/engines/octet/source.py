@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -61,9 +62,9 @@ class Source:
         tensor = self._tensors.get(name)
         if tensor is None:
             return None
-        if len(tensor.shape) not in (1, 2):
-            raise ModelError(f"tensor {name} is {tensor.shape}: neither a matrix nor a vector")
-        rows, columns = (1, *tensor.shape)[-2:]
+        if not 1 <= len(tensor.shape) <= 3:
+            raise ModelError(f"tensor {name} is {tensor.shape}: neither a vector nor matrices")
+        rows, columns = math.prod(tensor.shape[:-1]), tensor.shape[-1]  # experts' matrices lie one behind the other
         lib = library()
         assert lib is not None
         row = lib.octet_row_bytes(tensor.type, columns) if isinstance(tensor.type, int) else 0

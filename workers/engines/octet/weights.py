@@ -50,7 +50,8 @@ class Weights:
         self._threads, self._bits = threads, 4 if choice == INT4 else 8
         self.architecture, self.vocabulary = self._source.architecture, self._source.vocabulary
         a = self.architecture
-        if a.width % GROUP or a.head % 16 or a.head > 256 or a.ffn % 16:
+        mixed = a.experts is not None and (a.experts.ffn % GROUP or a.experts.shared_ffn % GROUP)
+        if a.width % GROUP or a.head % 16 or a.head > 256 or a.ffn % 16 or mixed:
             raise Unsupported(
                 "octet needs a width in multiples of 32, heads of up to 256 and an ffn in multiples of 16"
             )
@@ -59,7 +60,7 @@ class Weights:
         head = maybe(self._source, "output.weight", self.vocabulary, a.width)
         # Of floats the head keeps 8 bits: the matrix that quantisation hurts most.
         self.head = repacked(head or self.embedding, self.vocabulary, 8, threads)
-        self.layers: list[dict[str, Matrix]] = []
+        self.layers: list[dict[str, list[Matrix]]] = []
         for layer in range(a.layers):
             self.layers.append(self._layer(f"blk.{layer}"))
             progress((layer + 1) / a.layers)
@@ -68,6 +69,13 @@ class Weights:
         """A vector that some models have."""
         raw = maybe(self._source, name, size)
         return None if raw is None else raw.floats()[0]
+
+    def several(self, name: str, size: int) -> Array | None:
+        """All values of a tensor that some models have."""
+        raw = self._source.get(name)
+        if raw is not None and raw.rows * raw.columns != size:
+            raise ModelError(f"tensor {name} has {raw.rows * raw.columns} values, the model's numbers make it {size}")
+        return None if raw is None else raw.floats().reshape(-1)
 
     def norm_of(self, name: str, size: int) -> Array:
         """A norm's weights that every model of the family has."""
@@ -81,20 +89,36 @@ class Weights:
         found = self.optional(f"{name}.weight", size)
         return found + np.float32(1) if found is not None and self.architecture.one_more else found
 
-    def _layer(self, name: str) -> dict[str, Matrix]:
+    def _layer(self, name: str) -> dict[str, list[Matrix]]:
+        """Its matrices, of which only experts' are several."""
         a = self.architecture
         queries, kv = a.heads * a.head, a.kv_heads * a.head
         raws = {
             **self._fused(f"{name}.attn_qkv", {"q": queries, "k": kv, "v": kv}, ("attn_q", "attn_k", "attn_v"), name),
-            **self._fused(f"{name}.ffn_up", {"gate": a.ffn, "up": a.ffn}, ("ffn_gate", "ffn_up"), name),
             "out": need(self._source, f"{name}.attn_output.weight", a.width, queries),
-            "down": need(self._source, f"{name}.ffn_down.weight", a.width, a.ffn),
         }
-        found = {}
+        counts = {}
+        if a.experts is None:
+            raws |= self._fused(f"{name}.ffn_up", {"gate": a.ffn, "up": a.ffn}, ("ffn_gate", "ffn_up"), name)
+            raws["down"] = need(self._source, f"{name}.ffn_down.weight", a.width, a.ffn)
+        else:
+            count, ffn, shared = a.experts.count, a.experts.ffn, a.experts.shared_ffn
+            for part, outputs, inputs in (("gate", ffn, a.width), ("up", ffn, a.width), ("down", a.width, ffn)):
+                raws[part] = need(self._source, f"{name}.ffn_{part}_exps.weight", count * outputs, inputs)
+                counts[part] = count
+            for part, outputs, inputs in (
+                ("gate", shared, a.width),
+                ("up", shared, a.width),
+                ("down", a.width, shared),
+            ):
+                if shared:
+                    raws[f"shared_{part}"] = need(self._source, f"{name}.ffn_{part}_shexp.weight", outputs, inputs)
+        found: dict[str, list[Matrix]] = {}
         for key, raw in raws.items():
-            outputs = padded(raw.rows) if key in ("gate", "up") else raw.rows
-            found[key] = repacked(raw, outputs, self._bits, self._threads)
-        for raw in raws.values():
+            rows = raw.rows // counts.get(key, 1)
+            outputs = padded(rows) if key in ("gate", "up") else rows
+            each = [raw.part(n * rows, rows) for n in range(counts.get(key, 1))]
+            found[key] = [repacked(one, outputs, self._bits, self._threads) for one in each]
             self._source.done(raw)
         return found
 

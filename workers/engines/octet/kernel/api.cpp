@@ -24,7 +24,7 @@ namespace octet {
   namespace name {                              \
   int32_t run(Model* model, const Batch* with); \
   double rate(int64_t steps);                   \
-  void product(const Matrix*, int32_t, const float*, float*, int8_t*, float*, float*); \
+  void product(const Matrix*, int32_t, const float*, float*, const Activations*); \
   }
 OCTET_PATH(plain)
 #if defined(__x86_64__)
@@ -42,7 +42,7 @@ struct Path {
   const char* name;
   int32_t (*run)(Model*, const Batch*);
   double (*rate)(int64_t);
-  void (*product)(const Matrix*, int32_t, const float*, float*, int8_t*, float*, float*);
+  void (*product)(const Matrix*, int32_t, const float*, float*, const Activations*);
   bool (*there)();
 };
 
@@ -95,13 +95,34 @@ size_t cache_base(const Shape& s, int layer, int slot, int kv) {
   return ((static_cast<size_t>(layer) * s.slots + slot) * s.kv_heads + kv) * s.capacity * s.head;
 }
 
+Activations activations(size_t groups) {
+  return {zeros<int8_t>(groups * kGroup + 64), zeros<float>(groups), zeros<float>(groups * 2)};
+}
+
+// The most of everything that any layer's experts have.
+Experts largest_experts(const Model& m) {
+  Experts found{};
+  for (int n = 0; n < m.shape.layers; ++n)
+    if (const Experts* e = m.layers[n].experts) {
+      found.count = std::max(found.count, e->count);
+      found.used = std::max(found.used, e->used);
+      found.ffn = std::max(found.ffn, e->ffn);
+      found.shared_ffn = std::max(found.shared_ffn, e->shared_ffn);
+    }
+  return found;
+}
+
 void release(Model* m) {
   delete m->team;
   for (void* p : {static_cast<void*>(m->keys), static_cast<void*>(m->values), static_cast<void*>(m->x),
                   static_cast<void*>(m->y), static_cast<void*>(m->z), static_cast<void*>(m->scratch),
-                  static_cast<void*>(m->quantised), static_cast<void*>(m->row_scales), static_cast<void*>(m->row_sums),
-                  static_cast<void*>(m->partial), static_cast<void*>(m->part_of)})
+                  static_cast<void*>(m->partial), static_cast<void*>(m->part_of), static_cast<void*>(m->hidden),
+                  static_cast<void*>(m->found), static_cast<void*>(m->chosen), static_cast<void*>(m->entry),
+                  static_cast<void*>(m->weight), static_cast<void*>(m->share), static_cast<void*>(m->first),
+                  static_cast<void*>(m->entry_row)})
     free(p);
+  for (const Activations& a : {m->quantised, m->packed})
+    for (void* p : {static_cast<void*>(a.q), static_cast<void*>(a.scales), static_cast<void*>(a.sums)}) free(p);
   delete[] m->layers;
   delete m;
 }
@@ -157,21 +178,33 @@ Model* octet_create(const Shape* shape, const Layer* layers, const Matrix* head,
     m->keys = zeros<uint16_t>(cells);
     m->values = zeros<uint16_t>(cells);
     const int queries = (s.heads * s.head + kGroup - 1) / kGroup * kGroup, kv = s.kv_heads * s.head;
-    const int widest = std::max({s.width, queries, s.ffn});
+    const Experts experts = largest_experts(*m);
+    const int widest = std::max({s.width, queries, s.ffn, experts.shared_ffn});
     const size_t rows = s.max_rows, groups = widest / kGroup, group = s.heads / s.kv_heads;
     m->x = zeros<float>(rows * s.width);
     m->y = zeros<float>(rows * std::max(s.heads * s.head + 2 * kv, s.width));
-    m->z = zeros<float>(rows * std::max(queries, s.ffn));
-    m->quantised = zeros<int8_t>(rows * widest + 64);
-    m->row_scales = zeros<float>(rows * groups);
-    m->row_sums = zeros<float>(rows * groups * 2);
+    m->z = zeros<float>(rows * std::max({queries, s.ffn, experts.shared_ffn}));
+    m->quantised = activations(rows * groups);
+    if (experts.count) {
+      const size_t entries = rows * experts.used;
+      m->packed = activations(entries * (std::max(s.width, experts.ffn) / kGroup));
+      m->hidden = zeros<float>(entries * experts.ffn);
+      m->found = zeros<float>(entries * s.width);
+      m->chosen = zeros<int32_t>(entries);
+      m->entry = zeros<int32_t>(entries);
+      m->entry_row = zeros<int32_t>(entries);
+      m->weight = zeros<float>(entries);
+      m->share = zeros<float>(rows);
+      m->first = zeros<int32_t>(experts.count + 1);
+    }
     m->part_of = zeros<int32_t>(rows);
     const size_t states = kRows * group * (s.head + 16);
     // Units that are shared out by chunks are fewer than four for each thread.
     const size_t chunks = (s.capacity + kChunk - 1) / kChunk;
     if (s.threads > 1 && chunks > 1)
       m->partial = static_cast<float*>(aligned_alloc(64, 4 * s.threads * chunks * states * sizeof(float)));
-    m->scratch_size = (std::max<size_t>(2 * 128 * kBlock, 2 * kSpan * s.head + 2 * states) + 31) / 16 * 16;
+    m->scratch_size = (std::max<size_t>({2 * 128 * kBlock, 2 * kSpan * s.head + 2 * states,
+                                         static_cast<size_t>(s.width + experts.count)}) + 31) / 16 * 16;
     m->scratch = zeros<float>(m->scratch_size * s.threads);
     m->team = new Team(s.threads);
     return m;
@@ -273,7 +306,8 @@ void octet_product(int path, const Matrix* matrix, int rows, const float* x, flo
   const size_t groups = static_cast<size_t>(rows) * (matrix->inputs / kGroup);
   std::vector<int8_t> quantised(groups * kGroup);
   std::vector<float> scales(groups), sums(groups * 2);
-  kPaths[path].product(matrix, rows, x, to, quantised.data(), scales.data(), sums.data());
+  const Activations room{quantised.data(), scales.data(), sums.data()};
+  kPaths[path].product(matrix, rows, x, to, &room);
 }
 
 // Multiply-adds of bytes a second, on a path: of 4-bit weights, whose sums it may keep narrow.

@@ -3,20 +3,17 @@
 int32_t run(Model* model, const Batch* with) { return forward(model, with); }
 
 // to [rows][outputs] = x [rows][inputs] times a matrix, as a forward has it: for tests.
-void product(const Matrix* matrix, int32_t rows, const float* x, float* to, int8_t* quantised, float* row_scales,
-             float* row_sums) {
+void product(const Matrix* matrix, int32_t rows, const float* x, float* to, const Activations* room) {
   Model m{};
-  m.shape.logit_scale = 1.0f;
-  m.quantised = quantised;
-  m.row_scales = row_scales;
-  m.row_sums = row_sums;
-  for (int r = 0; r < rows; ++r) quantise(m, rows, r, x + static_cast<size_t>(r) * matrix->inputs, matrix->inputs, nullptr);
+  m.quantised = *room;
+  for (int r = 0; r < rows; ++r)
+    quantise(m.quantised, rows, r, x + static_cast<size_t>(r) * matrix->inputs, matrix->inputs, nullptr, 0.0f);
   const Product p{matrix, nullptr, to, matrix->outputs};
   float sums[kSlice * kBlock];
   for (int block = 0; block < blocks_of(*matrix); ++block)
     for (int first = 0; first < rows; first += kSlice) {
       const int some = least(kSlice, rows - first);
-      block_sums(m, *matrix, block, rows, first, some, sums);
+      block_sums(m.quantised, *matrix, block, rows, first, some, sums);
       finish(m, kPut, p, block, first, some, sums);
     }
 }

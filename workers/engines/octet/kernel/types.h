@@ -47,6 +47,25 @@ struct Rows {
   int64_t stride;  // bytes
 };
 
+// Rows in int8 with a scale per group, group by group, so that a tile's weights meet them one behind the other.
+struct Activations {
+  int8_t* q;      // [inputs / 32][rows][32]
+  float* scales;  // [inputs / 32][rows]
+  float* sums;    // [inputs / 32][rows][2]: of the halves of a group, times the scale
+};
+
+// A mixture of experts: each row goes to those of `count` that a router likes best.
+struct Experts {
+  int32_t count, used, ffn, shared_ffn;
+  int32_t late;      // the softmax is over the chosen experts, not over all
+  int32_t rescaled;  // weights of the chosen sum to one
+  const Matrix *gate, *up, *down;                    // [count]
+  const float *router, *router_bias;                 // [count][width]; [count], or null
+  const float *gate_bias, *up_bias, *down_bias;      // [count][ffn], [count][ffn], [count][width], or null
+  Matrix shared_gate, shared_up, shared_down;        // one that sees all rows, where shared_ffn is above zero
+  const float* shared_router;                        // [width]: how much of it, or null: all
+};
+
 enum Rotation : int32_t { kNone = -1 };
 enum Activation : int32_t { kSilu, kGelu, kSwigluOai };
 
@@ -59,6 +78,8 @@ struct Layer {
   const float *q_norm, *k_norm;                 // [head], or null
   int32_t rotation;                             // which of the tables, or kNone
   int32_t window;                               // positions it looks back, itself among them; 0: all
+  const Experts* experts;                       // in place of gate, up and down, or null
+  const float* sinks;                           // [heads]: scores of nothing at all, or null
 };
 
 struct Shape {
@@ -92,9 +113,11 @@ struct Model {
   const float *cosines[2], *sines[2];  // [capacity, rotated / 2]
   uint16_t *keys, *values;             // halves: keys [layer][slot][kv][cell / 16][head][16], values [..][cell][head]
   float *x, *y, *z;                    // residual; queries, keys, values; attention or ffn output
-  int8_t* quantised;                   // [inputs / 32][rows][32]
-  float* row_scales;                   // [inputs / 32][rows]
-  float* row_sums;                     // [inputs / 32][rows][2]: of the halves of a group
+  Activations quantised, packed;       // of all rows; of an expert's, one expert behind the other
+  float *hidden, *found;               // [entries][ffn], [entries][width] of experts
+  int32_t *chosen, *entry;             // [rows][used]: experts, and where their results lie
+  float *weight, *share;               // [rows][used]; [rows]: of the shared expert
+  int32_t *first, *entry_row;          // [count + 1]: where an expert's entries begin; [entries]: whose they are
   float* partial;                      // what units of attention found, before it is merged
   float* scratch;                      // [threads][scratch_size]
   size_t scratch_size;

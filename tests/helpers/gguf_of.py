@@ -29,6 +29,15 @@ def _permuted(weights: np.ndarray, heads: int) -> np.ndarray:
     return weights.reshape(heads, 2, -1, *weights.shape[1:]).swapaxes(1, 2).reshape(weights.shape)
 
 
+def add_vocabulary(writer: gguf.GGUFWriter, size: int) -> None:
+    """Three control tokens, the bytes, and numbered pieces: more than 259."""
+    writer.add_tokenizer_model("llama")
+    bytes_ = [b"<0x%02X>" % n for n in range(256)]
+    writer.add_token_list([b"<unk>", b"<s>", b"</s>", *bytes_, *[b"t%d" % n for n in range(259, size)]])
+    writer.add_token_scores([0.0] * size)
+    writer.add_token_types([2, 3, 3, *[6] * 256, *[1] * (size - 259)])
+
+
 def write_gguf(model: Any, path: Path) -> Path:
     """In 32-bit floats, with a vocabulary of numbered pieces."""
     config = model.config
@@ -65,10 +74,7 @@ def write_gguf(model: Any, path: Path) -> Path:
         writer.add_uint32(f"{arch}.expert_feed_forward_length", config.intermediate_size)
     if arch in ("phi3", "gemma2", "gemma3", "gpt-oss") and config.sliding_window:
         writer.add_uint32(f"{arch}.attention.sliding_window", config.sliding_window)
-    writer.add_tokenizer_model("llama")
-    writer.add_token_list([b"<unk>", b"<s>", b"</s>", *[b"t%d" % n for n in range(3, config.vocab_size)]])
-    writer.add_token_scores([0.0] * config.vocab_size)
-    writer.add_token_types([2, 3, 3, *[1] * (config.vocab_size - 3)])
+    add_vocabulary(writer, config.vocab_size)
     gemma = any("pre_feedforward" in name for name in model.state_dict())
     for name, tensor in model.state_dict().items():
         stem, _, kind = name.removeprefix("model.").rpartition(".")

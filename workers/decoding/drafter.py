@@ -58,7 +58,7 @@ class Drafter:
         self.dropped = 0
         # Commits that came down on a branch of gamma, a shorter one, none; and on one that a hint started.
         self.landings = {"complete": 0, "partial": 0, "missed": 0, "hinted": 0}
-        self.prefixes = PrefixCache(cached)
+        self.prefixes = PrefixCache(cached if limits.prefixes else 0)
         self._limits = limits
         self._ends = ends
         self._strategy = strategy
@@ -280,12 +280,17 @@ class Drafter:
             before.append(keep)
         room = self._limits.rows - len(rows) - len(cursor.pending)
         cells = self._limits.draft_nodes - cursor.held()
-        branches = self._room(cursor)
+        ends = cursor.ends()
+        branches = self._room(len(ends))
         path: dict[int, None] = {}
         fit: list[int] = []
         for leaf in leaves:
             more = [node for node in cursor.unevaluated(leaf) if node not in path]
-            if len(path) + len(more) <= min(room, cells) and (len(fit) < branches or leaf == cursor.tree.root):
+            above = cursor.tree[more[0]].parent if more else leaf
+            goes_on = above in ends or leaf == cursor.tree.root
+            if len(path) + len(more) <= min(room, cells) and (goes_on or branches > 0):
+                branches -= not goes_on
+                ends = ends - {above} | {leaf}
                 path.update(dict.fromkeys(more))
                 fit.append(leaf)
             else:
@@ -299,12 +304,12 @@ class Drafter:
             rows.extend(own)
             self._growing.append(LeavesInFlight(sequence, growth, [leaf for leaf in fit if leaf in shown], index))
 
-    def _room(self, cursor: KvCursor) -> int:
-        """Branches that a sequence may still begin."""
+    def _room(self, branches: int) -> int:
+        """Branches that a sequence may still begin which has so many."""
         limits = self._limits
         if limits.branches >= limits.draft_nodes * limits.sequences:  # every draft token could be one
             return limits.draft_nodes
-        return limits.branches // limits.sequences - cursor.branches()
+        return limits.branches // limits.sequences - branches
 
     def _worth(self, sequence: DraftSequence, position: int) -> bool:
         """Whether a draft token at ``position`` could ever be used."""

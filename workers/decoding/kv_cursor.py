@@ -76,10 +76,10 @@ class KvCursor:
             node = self.tree[node].parent
         return found[::-1]
 
-    def branches(self) -> int:
-        """Leaves among the nodes the engine holds."""
+    def ends(self) -> set[int]:
+        """Leaves among the nodes the engine holds: where a branch may go on."""
         inner = {self.tree[node].parent for node in self._evaluated if node in self.tree and node != self.tree.root}
-        return max(1, len(self._evaluated - inner))
+        return self._evaluated - inner or {self.tree.root}
 
     def rows(self, drafts: Sequence[int], limit: int) -> list[Row]:
         """Rows for the pending nodes (after ``keep``) and then ``drafts``, parents first; at most ``limit``."""

@@ -46,7 +46,7 @@ class Verifier:
         self.dropped = 0  # messages that made no sense: unknown kind, stale draft
         self.speeds = Speeds()
         self.drafters = Drafters(epoch)
-        self.prefixes = PrefixCache(cached, limits.chunk if limits.exact else 1)
+        self.prefixes = PrefixCache(cached if limits.prefixes else 0, limits.chunk if limits.exact else 1)
         self._limits = limits
         self._vocabulary = vocabulary
         self._strategy = strategy

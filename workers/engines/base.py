@@ -32,7 +32,8 @@ class EngineLimits:
     ``context``: tokens a sequence may reach; ``rows``: rows of one ``extend``; ``chunk``: tokens of one
     ``prefill``; ``sequences``: open at once; ``exact``: whether it runs in exact mode (chains of one sequence
     a forward); ``draft_nodes``: evaluated nodes a sequence may hold below its committed ones; ``branches``: how many of
-    them may be leaves, over all sequences; ``early_exit``: whether ``extend`` hands out an early exit.
+    them may be leaves, over all sequences; ``early_exit``: whether ``extend`` hands out an early exit; ``prefixes``:
+    whether it can keep those of sequences.
     """
 
     vocabulary: int
@@ -44,6 +45,7 @@ class EngineLimits:
     draft_nodes: int = 64
     branches: int = 1 << 20
     early_exit: bool = False
+    prefixes: bool = True
 
 
 class Outcome(Protocol):

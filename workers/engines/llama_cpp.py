@@ -16,7 +16,7 @@ import llama_cpp
 import numpy as np
 
 from hetero.workers.engines.accelerators import gpu_handle
-from hetero.workers.engines.base import EngineLimits, OnEarlyExit, Outcome, Row
+from hetero.workers.engines.base import Engine, EngineLimits, OnEarlyExit, Outcome, Row
 from hetero.workers.engines.kv_slots import saved_under
 from hetero.workers.engines.ledger import Ledger, entered
 from hetero.workers.errors import Aborted, EngineError, KvFull, TooManyLeaves, UnknownNode, Unsupported
@@ -44,7 +44,7 @@ class LlamaSettings:
 
 # llama.cpp polls this between graph nodes from its compute threads. A Python callback would take the GIL each
 # time; libc's strlen is a ready-made C function of one pointer that is false for "" and true for "x".
-_IS_SET = ctypes.cast(ctypes.CDLL(None).strlen, llama_cpp.ggml_abort_callback)
+IS_SET = ctypes.cast(ctypes.CDLL(None).strlen, llama_cpp.ggml_abort_callback)
 
 
 class LlamaEngine:
@@ -56,12 +56,12 @@ class LlamaEngine:
         self._model = open_gguf(path, gpu_handle(path, settings.gpu))
         if llama_cpp.llama_model_is_recurrent(self._model) or llama_cpp.llama_model_is_hybrid(self._model):
             llama_cpp.llama_model_free(self._model)
-            raise Unsupported(f"{path.name} has recurrent memory, which cannot take back rejected tokens")
+            raise Unsupported(f"{path.name} has recurrent memory: it takes the engine of such models")
         self._flag = ctypes.create_string_buffer(2)
         ids = settings.sequences if exact else min(_MAX_IDS, settings.sequences * settings.branches)
         params = llama_cpp.llama_context_default_params()
         spare = EXACT_WIDTH if exact else settings.draft_nodes
-        params.n_ctx = settings.sequences * _padded(settings.context + spare)
+        params.n_ctx = settings.sequences * padded(settings.context + spare)
         params.n_seq_max = ids
         params.n_batch = params.n_ubatch = max(
             settings.chunk, settings.rows, EXACT_WIDTH, ids
@@ -69,7 +69,7 @@ class LlamaEngine:
         params.n_threads = params.n_threads_batch = settings.threads
         params.kv_unified = not exact
         params.no_perf = True
-        params.abort_callback = _IS_SET
+        params.abort_callback = IS_SET
         params.abort_callback_data = ctypes.cast(self._flag, ctypes.c_void_p)
         self._context = llama_cpp.llama_init_from_model(self._model, params)
         if not self._context:
@@ -87,7 +87,7 @@ class LlamaEngine:
             draft_nodes=spare,
             branches=ids,
         )
-        self._batch = _Batch(params.n_batch, ids)
+        self._batch = Batch(params.n_batch, ids)
         self._ids = list(range(ids))[::-1]  # free llama sequence ids
         self._sequences: dict[int, _BranchedSequence] = {}
         self._saved: dict[int, ctypes.Array[ctypes.c_uint8]] = {}
@@ -114,7 +114,7 @@ class LlamaEngine:
         self._sequences[seq] = held
         held.ledger.length += len(tokens)
         wanted = list(range(len(tokens))) if every else [len(tokens) - 1]
-        return _LlamaOutcome(self._context, self.limits.vocabulary, wanted)
+        return LlamaOutcome(self._context, self.limits.vocabulary, wanted)
 
     def extend(self, rows: Sequence[Row], on_early_exit: OnEarlyExit | None = None) -> Outcome:
         with entered(rows, self.limits, self._held) as entries:
@@ -134,7 +134,7 @@ class LlamaEngine:
         if self.limits.exact:  # the padding rows
             held = self._sequences[rows[0].seq]
             self._remove(next(iter(held.leaves)), held.ledger.position(rows[-1].node) + 1)
-        return _LlamaOutcome(self._context, self.limits.vocabulary, list(range(len(rows))))
+        return LlamaOutcome(self._context, self.limits.vocabulary, list(range(len(rows))))
 
     def commit(self, seq: int, node: int, keep: Collection[int] = ()) -> None:
         held = self._held(seq)
@@ -282,7 +282,7 @@ class _BranchedSequence:
         return [i for i, leaf in self.leaves.items() if node in self.ledger.path(leaf)]
 
 
-class _LlamaOutcome(Outcome):
+class LlamaOutcome(Outcome):
     def __init__(self, context: object, vocabulary: int, rows: list[int]) -> None:
         self._context, self._rows = context, rows
         self._type = ctypes.c_float * vocabulary
@@ -296,7 +296,7 @@ class _LlamaOutcome(Outcome):
         return found
 
 
-class _Batch:
+class Batch:
     """A llama_batch over arrays of our own."""
 
     def __init__(self, rows: int, ids: int) -> None:
@@ -333,5 +333,20 @@ class _Batch:
         self.struct.n_tokens = at + 1
 
 
-def _padded(cells: int) -> int:
+def load_llama(path: Path, settings: LlamaSettings) -> Engine:
+    """The engine of a GGUF model's memory: of cells, or recurrent. Raises ModelError for a file llama.cpp refuses."""
+    from hetero.workers.engines.recurrent import RecurrentEngine
+
+    return RecurrentEngine(path, settings) if is_recurrent(path) else LlamaEngine(path, settings)
+
+
+def is_recurrent(path: Path) -> bool:
+    """Whether a model's memory is recurrent, all of it or in part."""
+    model = open_gguf(path, vocabulary_only=True)
+    found = llama_cpp.llama_model_is_recurrent(model) or llama_cpp.llama_model_is_hybrid(model)
+    llama_cpp.llama_model_free(model)
+    return bool(found)
+
+
+def padded(cells: int) -> int:
     return -(-cells // 256) * 256

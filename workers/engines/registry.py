@@ -76,7 +76,7 @@ class EngineEntry:
 
 
 def _load_llama(settings: EngineSettings) -> Engine:
-    from hetero.workers.engines.llama_cpp import LlamaEngine, LlamaSettings
+    from hetero.workers.engines.llama_cpp import LlamaSettings, load_llama
 
     own = LlamaSettings(
         settings.threads,
@@ -86,7 +86,7 @@ def _load_llama(settings: EngineSettings) -> Engine:
         draft_nodes=settings.draft_nodes,
         gpu=settings.gpu,
     )
-    return LlamaEngine(settings.path, own)
+    return load_llama(settings.path, own)
 
 
 def _no_llama(kind: str) -> str | None:

@@ -34,17 +34,19 @@ def overhead(json_file: Path | None, rounds: int) -> None:
 @click.option("--threads", multiple=True, type=click.IntRange(1), default=(1, 2), show_default=True)
 @click.option("--depth", "depths", multiple=True, type=click.IntRange(1), default=(256,), show_default=True,
               help="Tokens in the cache while rows are checked.")  # fmt: skip
+@click.option("--busy", default=0, show_default=True, type=click.IntRange(0, 256),
+              help="Other processes that want the cores meanwhile.")  # fmt: skip
 @click.option("--repeats", default=9, show_default=True, type=click.IntRange(1))
 def engines(
     json_file: Path | None, sizes: tuple[str, ...], models: tuple[str, ...], threads: tuple[int, ...],
-    depths: tuple[int, ...], repeats: int,
+    depths: tuple[int, ...], busy: int, repeats: int,
 ) -> None:  # fmt: skip
     """T(n), the time to check n rows, prefill, perplexity and memory: octet against llama.cpp on the same file, with
     the floor."""
     from hetero.bench.engines import run
 
     asked = sizes or (() if models else ("240M",))
-    run([*asked, *models], list(threads), list(depths), repeats, json_file, Console())
+    run([*asked, *models], list(threads), list(depths), busy, repeats, json_file, Console())
 
 
 @bench.command()

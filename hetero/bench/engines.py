@@ -38,10 +38,11 @@ _QUALITY = 600  # tokens whose perplexity is measured
 
 
 def run(
-    models: list[str], threads: list[int], depths: list[int], repeats: int, json_file: Path | None, console: Console
-) -> None:
+    models: list[str], threads: list[int], depths: list[int], busy: int, repeats: int, json_file: Path | None,
+    console: Console,
+) -> None:  # fmt: skip
     """Print T(n) of each engine, interleaved, with prefill, perplexity and memory; ``models``: inflated sizes or GGUF
-    files; ``depths``: tokens in the cache while rows are checked."""
+    files; ``depths``: tokens in the cache while rows are checked; ``busy``: other processes that want the cores."""
     rows: list[dict[str, Any]] = []
     for file in (file for model in models for file in _files(model)):
         for count in threads:
@@ -49,7 +50,13 @@ def run(
                 # A process of its own: cores are pinned and libraries count their threads at the start.
                 command = [sys.executable, "-P", "-m", "hetero.bench.engines", str(file)]
                 command += [str(number) for number in (count, depth, repeats)]
-                found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+                others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(busy)]
+                try:
+                    found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+                finally:
+                    for other in others:
+                        other.kill()
+                        other.wait()
                 rows.extend(json.loads(found.stdout))
     report("engines", rows, json_file, console)
     cases: dict[tuple[str, int, int], dict[str, dict[str, Any]]] = {}

@@ -19,6 +19,7 @@ from hetero.workers.runtime.status import WorkerStatus, read_status
 _SHELLS = {"target": VerifierActor, "drafter": DrafterActor}
 _BEAT = 2.0  # seconds between questions whether it lives
 SILENT = 15.0  # seconds without an answer, or without a turn of its loop, after which a worker counts as hung
+_LONG = 2.0  # seconds of loading after which it is told how far it is
 _START = 120.0  # seconds its process may take to start
 
 
@@ -83,25 +84,34 @@ class Incarnation:
         self._pid = self._wait(self._actor.begin.remote(spec.plain()))
         if spec.origin is not None:
             self._library.admit(read_status(self._wait(self._actor.status.remote())).public)
-        watch = self._fetching(spec.origin.manifest.size, told) if spec.origin is not None else lambda: ""
+        watch = self._watching(spec.origin.manifest.size if spec.origin is not None else 0, told)
         status = read_status(self._wait(self._actor.ready.remote(), watch))
         if status.phase != "ready":
             raise LoadFailed(status.failure or "was stopped while it loaded")
         return status
 
-    def _fetching(self, size: int, told: Callable[[str], None]) -> Callable[[], str]:
-        """Tells, each time it is asked, how much of a model of ``size`` bytes has come, in steps worth a line."""
-        asked, shown = self.status_ref(), 0.0
+    def _watching(self, size: int, told: Callable[[str], None]) -> Callable[[], str]:
+        """Tells, each time it is asked, how much of a model of ``size`` bytes (0: it is there) has come, and how much
+        of it the engine has made ready, where that takes long; in steps worth a line."""
+        asked, began = self.status_ref(), time.monotonic()
+        shown = [0.0, 0.0]
 
         def look() -> str:
             import ray
 
-            nonlocal asked, shown
+            nonlocal asked
             if ray.wait([asked], timeout=0)[0]:
-                done = read_status(ray.get(asked)).fetched / max(1, size)
-                if done >= shown + 0.1:
-                    told(f"{100 * done:.0f} % of its model ({size / 2**20:,.0f} MiB) is sent")
-                    shown = done
+                status = read_status(ray.get(asked))
+                long = time.monotonic() - began > _LONG
+                for n, (done, said, worth) in enumerate(
+                    (
+                        (status.fetched / max(1, size), f"of its model ({size / 2**20:,.0f} MiB) is sent", size > 0),
+                        (status.repacked, "of its model is loaded", long and status.phase == "loading"),
+                    )
+                ):
+                    if worth and done >= shown[n] + 0.1:
+                        told(f"{100 * done:.0f} % {said}")
+                        shown[n] = done
                 asked = self.status_ref()
             return ""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -182,3 +183,42 @@ def test_end_to_end_texts_do_not_depend_on_the_drafter_without_padding(monkeypat
                 accepted = sum(answers[o.seq][2].stats.draft_n_accepted for o in asked)
                 assert accepted > 50
     assert all(texts == found[0] for texts in found)
+
+
+def split(source, folder, parts: int):
+    """A GGUF file in parts, as llama.cpp's own tool names them; the first of them."""
+    reader = gguf.GGUFReader(source)
+    made = [folder / f"model-{n + 1:05d}-of-{parts:05d}.gguf" for n in range(parts)]
+    for number, path in enumerate(made):
+        writer = gguf.GGUFWriter(path, "llama")
+        for name, field in reader.fields.items():
+            if number == 0 and not name.startswith("GGUF.") and name != "general.architecture":
+                writer.add_key_value(
+                    name, field.contents(), field.types[0], field.types[-1] if len(field.types) > 1 else None
+                )
+        writer.add_uint16("split.no", number)
+        writer.add_uint16("split.count", parts)
+        writer.add_int32("split.tensors.count", len(reader.tensors))
+        for tensor in reader.tensors[number::parts]:
+            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    return made[0]
+
+
+def test_a_split_file_is_one_model(tmp_path):
+    first = split(DRAFTER, tmp_path, 3)
+    prompt = random_tokens(1, 30)
+    found = []
+    for path in (DRAFTER, first):
+        made = OctetEngine(path, OctetSettings(threads=1, context=128))
+        found.append(prefill(made, 1, prompt, 30))
+        made.shutdown()
+    assert found[0] == found[1]
+    with pytest.raises(ModelError, match=r"whole GGUF files.*model-00001-of-00003"):
+        TorchEngine(first, TorchSettings(context=128))
+    (tmp_path / "model-00002-of-00003.gguf").unlink()
+    with pytest.raises(ModelError, match=r"part model-00002-of-00003\.gguf is missing"):
+        OctetEngine(first, OctetSettings(threads=1, context=128))

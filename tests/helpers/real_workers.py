@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import zmq
 
+from hetero.workers.engines.registry import Progress, unheard
 from hetero.workers.engines.table import TableEngine, TableSpec
 from hetero.workers.models.vocabulary import Vocabulary
 from hetero.workers.runtime.loading import Loaded, load_model
@@ -30,7 +31,7 @@ def eager(monkeypatch) -> None:
     monkeypatch.setattr("hetero.workers.decoding.policy.tuning.BLOCK", 1 << 30)
 
 
-def load_any(spec: WorkerSpec) -> Loaded:
+def load_any(spec: WorkerSpec, progress: Progress = unheard) -> Loaded:
     """As workers load, and the engine "table" besides."""
     if spec.engine != "table":
         return load_model(spec)
@@ -40,7 +41,7 @@ def load_any(spec: WorkerSpec) -> Loaded:
     return Loaded(engine, Vocabulary(pieces, frozenset({4095})))
 
 
-def slow(spec: WorkerSpec) -> Loaded:
+def slow(spec: WorkerSpec, progress: Progress = unheard) -> Loaded:
     """A target's engine whose checks take at least 20 ms, so that a drafter that nobody waits for is in time."""
     loaded = load_any(spec)
     extend = loaded.engine.extend

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from hetero.placement.errors import ConfigError
 from hetero.placement.memory import ModelShape
@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 
 GGUF, SAFETENSORS = "GGUF", "safetensors"
 _WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes of torch's numbers
+
+
+Progress: TypeAlias = Callable[[float], None]  # is told the share of a model that is loaded
+
+
+def unheard(share: float) -> None:
+    """For whom it is nothing."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,7 @@ class EngineSettings:
     dtype: str = "float32"
     graphs: bool = True
     weights: str = "as-is"
+    progress: Progress = unheard
 
 
 @dataclass(frozen=True)
@@ -144,7 +152,7 @@ def _load_octet(settings: EngineSettings) -> Engine:
         weights=settings.weights,
         draft_nodes=settings.draft_nodes,
     )
-    return OctetEngine(settings.path, own)
+    return OctetEngine(settings.path, own, settings.progress)
 
 
 def _octet_path() -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hetero.workers.engines.base import Engine
-from hetero.workers.engines.registry import EngineSettings, find_engine
+from hetero.workers.engines.registry import EngineSettings, Progress, find_engine, unheard
 from hetero.workers.models.tokenizer import load_tokenizer
 from hetero.workers.models.vocabulary import Vocabulary
 from hetero.workers.runtime.spec import WorkerSpec
@@ -23,9 +23,9 @@ class Loaded:
     vocabulary: Vocabulary
 
 
-def load_model(spec: WorkerSpec) -> Loaded:
-    """Load the model. Raises HeteroError."""
-    engine = find_engine(spec.engine).load(settings_of(spec))
+def load_model(spec: WorkerSpec, progress: Progress = unheard) -> Loaded:
+    """Load the model; ``progress`` is told the share that is done. Raises HeteroError."""
+    engine = find_engine(spec.engine).load(replace(settings_of(spec), progress=progress))
     known = load_tokenizer(spec.path).vocabulary
     padding = [b""] * (engine.limits.vocabulary - len(known))
     return Loaded(engine, Vocabulary([*known.pieces, *padding], known.ends, known.encode, known.names))

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import psutil
 import zmq
@@ -27,6 +27,7 @@ from hetero.workers.decoding.policy.strategy import strategy
 from hetero.workers.decoding.protocol import Extend, Job
 from hetero.workers.decoding.verifier import Verifier
 from hetero.workers.engines.base import Engine, Outcome, Row
+from hetero.workers.engines.registry import Progress
 from hetero.workers.errors import EngineError, WireError
 from hetero.workers.models.travel import model_here
 from hetero.workers.runtime.grammar_queue import GrammarQueue
@@ -44,10 +45,13 @@ _QUICK = 3e-3  # seconds: a drafter's forwards below this run on the socket thre
 _BURST = 256  # messages of a socket taken in before the machine decides again
 
 
+Load: TypeAlias = Callable[[WorkerSpec, Progress], Loaded]
+
+
 class Worker:
     """One role on one device. Methods may be called from any thread."""
 
-    def __init__(self, spec: WorkerSpec, load: Callable[[WorkerSpec], Loaded] = load_model) -> None:
+    def __init__(self, spec: WorkerSpec, load: Load = load_model) -> None:
         self.spec = spec
         self.epoch = secrets.randbits(62)
         self.settled = threading.Event()  # loaded, or failed to
@@ -59,6 +63,7 @@ class Worker:
         self._endpoint = ""
         self._loaded_s = 0.0
         self._busy = 0.0  # seconds the engine worked
+        self._repacked = 0.0  # share of the model that is ready
         self._fetched = 0  # bytes of the model that came from another machine
         self._cells = 0  # KV cells held when the worker was last idle
         self._machine: Verifier | Drafter | None = None
@@ -103,6 +108,7 @@ class Worker:
             memory=int(psutil.Process().memory_info().rss),
             busy_s=self._busy,
             fetched=self._fetched,
+            repacked=self._repacked,
             early_exit=engine.limits.early_exit if engine is not None else False,
             landings=dict(machine.landings) if isinstance(machine, Drafter) else {},
             speeds=_speeds(verifier) if verifier is not None else None,
@@ -141,12 +147,15 @@ class Worker:
             self.settled.set()
             self.ended.set()
 
+    def _note(self, share: float) -> None:
+        self._repacked = share
+
     def _fail(self, why: str) -> None:
         self._failure, self._phase = why, "failed"
 
     def _serve(self) -> None:
         began = time.monotonic()
-        loaded = self._load(self._model_here())
+        loaded = self._load(self._model_here(), self._note)
         engine = self._engine = loaded.engine
         machine = self._machine = self._make(loaded)
         context = zmq.Context()

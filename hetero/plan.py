@@ -215,8 +215,9 @@ class Planner:
         form, here = GGUF if model.is_gguf else SAFETENSORS, device.node is None
         if engine:
             chosen = find_engine(engine, field)
-        elif self._fastest is not None and here and device.is_cpu:
-            rows = 1 if role == "drafter" or self._strategy == "off" else 8 if exact else _WINDOW
+        elif self._fastest is not None and here and device.is_cpu and not exact:
+            # (Exact texts are one engine's: which it is must not hang on what was measured, nor on the strategy.)
+            rows = 1 if role == "drafter" or self._strategy == "off" else _WINDOW
             chosen = self._fastest(model, device, rows)
         else:
             chosen = default_engine(form, device.kind)  # other machines are taken to be installed alike

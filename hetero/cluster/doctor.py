@@ -25,8 +25,9 @@ from hetero.cluster.token import known_token
 from hetero.config import Config, api_keys, check_certificate
 from hetero.data import PAIR
 from hetero.errors import HeteroError
+from hetero.fastest import Fastest
 from hetero.models import find_model
-from hetero.plan import make_plan
+from hetero.plan import Planner
 from hetero.workers.engines.accelerators import install_line, llama_gpus, llama_kinds, torch_kinds
 from hetero.workers.engines.registry import ENGINES
 from hetero.workers.models.cache import cache_root
@@ -231,7 +232,9 @@ def models(config: Config) -> Iterator[Finding]:
     else:
         yield Finding("drafter", ODD, "none: plain decoding", "name a small model of the target's family with --draft")
     if config.address == "local":
-        plan = make_plan(config, take_inventory())
+        inventory = take_inventory()
+        known = Fastest(inventory.memory, config.weights, lambda line: None, measure=False)
+        plan = Planner(config, inventory, known).plan()
         for placed in [plan.target] + ([plan.drafter] if plan.drafter else []):
             text = f"{placed.spec.engine} on {placed.device}, about {placed.memory.total / 2**20:,.0f} MiB"
             yield Finding(f"placing the {placed.spec.role}", GOOD, text)

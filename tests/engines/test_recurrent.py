@@ -94,6 +94,39 @@ def test_rejected_tokens_leave_no_trace(made):
     engine.shutdown()
 
 
+def test_what_is_met_again_stays_little(made):
+    """Half of each window rejected, for long; with survivors below, too."""
+    path, model = made
+    rng = random.Random(2)
+    engine = loaded(path)
+    said = [rng.randrange(3, VOCABULARY) for _ in range(9)]
+    engine.prefill(1, said)
+    node = tip = 0
+    chain: list[Row] = []
+    for turn in range(70):
+        for _ in range(4):
+            node += 1
+            chain.append(Row(1, node, chain[-1].node if chain else tip, rng.randrange(3, VOCABULARY)))
+        outcome = engine.extend(chain[-4:])
+        if turn % 9 == 0:
+            with torch.no_grad():
+                wanted = model(torch.tensor([[*said, *[row.token for row in chain]]])).logits[0, -1].float().numpy()
+            close(outcome.logits(3).copy(), wanted)
+        accepted = chain[:2]
+        chain = chain[2:3] if turn < 35 else []
+        said += [row.token for row in accepted]
+        tip = accepted[-1].node
+        engine.commit(1, tip, [row.node for row in chain])
+        held = engine._sequences[1]
+        assert len(held.pending) + len(held.since) <= 5 * engine.limits.rows
+    engine.shutdown()
+
+
+def test_exact_mode_is_refused(made):
+    with pytest.raises(Unsupported, match="exact"):
+        loaded(made[0], exact=True)
+
+
 def test_a_branch_is_refused_and_changes_nothing(made):
     path, _ = made
     engine = loaded(path)

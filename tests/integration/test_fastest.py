@@ -36,6 +36,9 @@ def test_the_fastest_engine_is_found_once(said, tmp_path):
     (file,) = (tmp_path / "engines").glob("*.json")
     times = json.loads(file.read_text())
     assert {"octet", "llama_cpp"} <= times.keys()
+    again = fastest(said)
+    assert again(model, CPU, 4) is again(model, CPU, 4) and len(said) == 3  # told once a start
+    said.pop()
     assert found.name == min(times, key=lambda name: times[name]["4"])
     assert len(said) == 2 and "measuring" in said[0] and said[1].startswith(f"{found.name} runs drafter on cpu:0")
     assert fastest(said)(model, CPU, 4).name == found.name
@@ -50,6 +53,19 @@ def test_the_fastest_engine_is_found_once(said, tmp_path):
 def test_what_dies_does_not_take_part(said, monkeypatch):
     monkeypatch.setattr(Fastest, "_tried", lambda self, entry, model, device: None)
     assert fastest(said)(read_model(DRAFTER), CPU, 4).name == "llama_cpp"
+
+
+def test_verdicts_are_only_kept_where_all_came_to_an_end(said, tmp_path, monkeypatch):
+    times = {"1": 1.0, "4": 2.0, "8": 3.0}
+    for dies, files in ((None, 0), ({}, 1)):
+        monkeypatch.setattr(Fastest, "_tried", lambda self, entry, *_, d=dies: d if entry.name == "octet" else times)
+        assert fastest(said)(read_model(DRAFTER), CPU, 4).name != "octet"
+        assert len(list((tmp_path / "engines").glob("*.json"))) == files
+
+
+def test_who_does_not_measure_takes_what_is_known(said, tmp_path):
+    quiet = Fastest(1 << 40, "as-is", said.append, measure=False)
+    assert quiet(read_model(DRAFTER), CPU, 4).name == "llama_cpp" and not said
 
 
 def test_a_model_that_hardly_fits_is_not_tried(said):

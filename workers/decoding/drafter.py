@@ -251,7 +251,11 @@ class Drafter:
         rows: list[Row] = []
         alive = [sequence for sequence in self._sequences.values() if sequence.failures < _TRIES]
         for sequence, growth, leaves in self._policy.choose(alive, self._worth, now):
-            self._expand(sequence, growth, leaves, before, rows)
+            if rows and self._limits.exact:  # such an engine has one sequence a forward: the others' turn comes
+                for leaf in leaves:
+                    growth.expansion.put_back(leaf)
+            else:
+                self._expand(sequence, growth, leaves, before, rows)
         if rows:
             self._policy.started(len(rows), now)
         if rows or before:

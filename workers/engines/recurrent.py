@@ -22,6 +22,7 @@ from hetero.workers.errors import Aborted, EngineError, KvFull, TooManyLeaves, U
 from hetero.workers.models.gguf import open_gguf
 
 _ROWS = 16  # of a window: each may cost a snapshot
+_BEHIND = 2  # windows of committed tokens after which the state is copied anew
 _PARTIAL = llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY  # the recurrent part of a hybrid's state
 
 
@@ -50,14 +51,16 @@ class RecurrentEngine:
     """One model. A forward has rows of one sequence, a chain."""
 
     def __init__(self, path: Path, settings: LlamaSettings) -> None:
-        """Load. Raises ModelError for a file llama.cpp refuses."""
+        """Load. Raises ModelError for a file llama.cpp refuses, Unsupported for exact mode: widths change its bits."""
+        if settings.exact:
+            raise Unsupported(f"{path.name} has recurrent memory, of which there is no exact mode")
         self._model = open_gguf(path, gpu_handle(path, settings.gpu))
         self._flag = ctypes.create_string_buffer(2)
         rows = min(settings.rows, _ROWS)
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = settings.sequences * padded(settings.context + rows)
         params.n_seq_max = settings.sequences
-        params.n_batch = params.n_ubatch = max(settings.chunk, settings.sequences) + 2 * rows
+        params.n_batch = params.n_ubatch = max(settings.chunk, settings.sequences) + _BEHIND * rows + 2 * rows
         params.n_threads = params.n_threads_batch = settings.threads
         params.kv_unified = False
         params.n_rs_seq = rows - 1
@@ -102,9 +105,8 @@ class RecurrentEngine:
             above = held.nodes[-1] if held.nodes else held.ledger.tip
             if rows[0].parent != above:
                 raise Unsupported("a recurrent model keeps one chain a sequence: commit before another branch")
+            self._settle(held)
             first = len(held.pending)
-            if not held.nodes:
-                self._copy(held)
             self._decode(held, [row.token for row in rows], range(len(rows)))
             held.nodes += [row.node for row in rows]
         return LlamaOutcome(self._context, self.limits.vocabulary, list(range(first, first + len(rows))))
@@ -149,16 +151,37 @@ class RecurrentEngine:
             raise UnknownNode(f"sequence {seq} is not open")
         return held
 
+    def _settle(self, held: _Chain) -> None:
+        """Have a copy of the state from not long ago, so that few tokens are ever met twice."""
+        if not held.nodes and not held.pending:
+            return self._copy(held)
+        behind = len(held.since) + len(held.pending) - len(held.nodes)  # committed ones since the copy
+        if behind <= _BEHIND * self.limits.rows:
+            return None
+        tokens = [*held.since, *held.pending]
+        if held.nodes:
+            self._restore(held)
+            held.since, held.pending = [], tokens[:behind]
+        try:
+            self._decode(held, [], ())
+        except EngineError:
+            held.pending, held.since = tokens, []
+            raise
+        self._copy(held)
+        held.pending = tokens[behind:]
+        return None
+
     def _copy(self, held: _Chain) -> None:
         """Keep the state as it is now."""
-        if held.mark == held.cells and held.kept is not None:
+        if held.mark == held.cells and (held.kept is not None or not held.cells):
             return
-        held.mark, held.since, held.kept = held.cells, [], None
+        kept = None
         if held.cells:
             size = llama_cpp.llama_state_seq_get_size_ext(self._context, held.id, _PARTIAL)
-            held.kept = (ctypes.c_uint8 * size)()
-            if llama_cpp.llama_state_seq_get_data_ext(self._context, held.kept, size, held.id, _PARTIAL) != size:
+            kept = (ctypes.c_uint8 * size)()
+            if llama_cpp.llama_state_seq_get_data_ext(self._context, kept, size, held.id, _PARTIAL) != size:
                 raise EngineError("llama.cpp could not copy a sequence's state")
+        held.mark, held.since, held.kept = held.cells, [], kept
 
     def _roll_back(self, held: _Chain, length: int) -> None:
         """Forget all tokens behind the first ``length``."""

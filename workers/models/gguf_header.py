@@ -21,7 +21,8 @@ _MOST_KEYS = 1 << 16
 _MOST_TENSORS = 1 << 20
 _MOST_DIMENSIONS = 4
 _MOST_PARTS = 1000
-_MOST_ENTRIES = 1 << 24  # of an array
+_MOST_ENTRIES = 1 << 24  # of all arrays
+_LONGEST_TEXT = 64 << 20
 _LONGEST_KEY = 1 << 16
 _LARGEST = 1 << 31  # of a dimension
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
@@ -64,7 +65,7 @@ def _read(path: Path) -> tuple[dict[str, Any], list[TensorInfo]]:
                 cursor = _Cursor(data)
                 pairs = cursor.pairs()
                 return pairs, cursor.tensors(path, pairs.get("general.alignment", 32))
-            except (struct.error, ValueError, OverflowError) as error:
+            except (struct.error, ValueError, OverflowError, MemoryError) as error:
                 raise ModelError(f"{path}: its GGUF header is damaged ({error})") from None
 
 
@@ -73,7 +74,7 @@ class _Cursor:
 
     def __init__(self, data: mmap.mmap) -> None:
         self._data = data
-        self._at = 4
+        self._at, self._entries = 4, 0
         version, self._tensors, self._pairs = self._take("<I"), self._take("<Q"), self._take("<Q")
         if version not in (2, 3):
             raise ValueError(f"version {version}")
@@ -114,7 +115,7 @@ class _Cursor:
 
     def _value(self, kind: int) -> Any:
         if kind == _STRING:
-            return self._text(len(self._data))
+            return self._text(_LONGEST_TEXT)
         if kind == _ARRAY:
             return self._array(self._take("<I"), self._take("<Q"))
         if kind not in _SCALARS:
@@ -122,7 +123,8 @@ class _Cursor:
         return self._take(_SCALARS[kind])
 
     def _array(self, kind: int, count: int) -> Any:
-        if count > min(_MOST_ENTRIES, len(self._data)):
+        self._entries += count
+        if self._entries > min(_MOST_ENTRIES, len(self._data)):
             raise ValueError(f"an array of {count} entries")
         if kind == _STRING:
             unpack, data, at = struct.Struct("<Q").unpack_from, self._data, self._at

@@ -12,6 +12,7 @@ from hetero.workers.errors import ModelError
 
 _LONGEST_HEADER = 100 << 20  # bytes; as in the safetensors library
 _LARGEST = 1 << 31  # of a dimension
+_LONGEST = 1 << 48  # bytes of a file
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ def read_safetensors(folder: Path) -> dict[str, TensorInfo]:
                 header = json.loads(opened.read(length))
             for name, entry in header.items():
                 if name != "__metadata__":
-                    shape = tuple(_size(size) for size in entry["shape"])
-                    start = 8 + length + _size(entry["data_offsets"][0])
+                    shape = tuple(_size(size, 1, _LARGEST) for size in entry["shape"])
+                    start = 8 + length + _size(entry["data_offsets"][0], 0, _LONGEST)
                     found[name] = TensorInfo(
                         name, _TYPES.get(entry["dtype"], str(entry["dtype"])[:20]), shape, file, start
                     )
@@ -64,7 +65,7 @@ def read_safetensors(folder: Path) -> dict[str, TensorInfo]:
     return found
 
 
-def _size(value: Any) -> int:
-    if type(value) is not int or not 0 <= value < _LARGEST << 16:
+def _size(value: Any, least: int, most: int) -> int:
+    if type(value) is not int or not least <= value < most:
         raise ValueError(f"a size of {value!r:.40}")
     return value

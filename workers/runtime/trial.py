@@ -15,9 +15,11 @@ from pathlib import Path
 from hetero.placement.errors import HeteroError
 from hetero.workers.engines.base import Row
 from hetero.workers.engines.registry import EngineSettings, find_engine
+from hetero.workers.errors import Unsupported
 from hetero.workers.runtime.pinning import pin
 
 WIDTHS = (1, 4, 8)
+NOT_THIS_MODEL = 3  # exit status
 _PROMPT = 48
 _REPEATS, _LONGEST = 7, 2.0  # forwards of a width, or seconds of them
 
@@ -29,7 +31,7 @@ def main(name: str, model: str, cores: list[int], weights: str) -> int:
         engine = entry.load(EngineSettings(Path(model), len(cores), sequences=1, context=512, weights=weights))
     except HeteroError as error:
         print(error)
-        return 3
+        return NOT_THIS_MODEL if isinstance(error, Unsupported) else 1
     tokens = [token % engine.limits.vocabulary for token in range(100, 100 + _PROMPT)]
     engine.prefill(1, tokens)
     node, found = 1, {}

@@ -31,7 +31,8 @@ def _mixes(value: Any, depth: int) -> bool:
     if depth > _DEEPEST:
         return True
     if isinstance(value, dict):
-        return bool(_MIXING & set(value)) or any(_mixes(inner, depth + 1) for inner in value.values())
+        beside = set(value) & {"$ref", "anyOf", "oneOf"} and set(value) & {"properties", "required"}
+        return bool(_MIXING & set(value) or beside) or any(_mixes(inner, depth + 1) for inner in value.values())
     return isinstance(value, list) and any(_mixes(inner, depth + 1) for inner in value)
 
 

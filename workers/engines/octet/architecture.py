@@ -24,7 +24,7 @@ _MIXED = ("qwen2moe", "qwen3moe", "gpt-oss")
 FAMILIES = (*_ALIKE, "gemma2", "gemma3", *_MIXED)
 _SIDE_BY_SIDE = ("llama", "mistral", "smollm3", "granite")  # how GGUF files of these have their rotary pairs
 _LARGEST_SCALE = 1e6
-_MOST_EXPERTS = 4096
+_MOST_EXPERTS = _MOST_LAYERS = 4096
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,11 @@ def read_architecture(path: Path) -> Architecture:
         raise Unsupported(f"octet runs mixtures of experts from GGUF files; {path.name} is a directory")
     if found.heads % found.kv_heads:
         raise ModelError(f"{path.name}: {found.heads} heads cannot share {found.kv_heads} heads of keys and values")
+    if found.layers > _MOST_LAYERS:
+        raise ModelError(f"{path.name}: {found.layers} layers cannot be")
     told = _of_config(path, found) if path.is_dir() else _of_header(path, found)
     rope, scales = told
+    _check_rope(path, rope)
     windows, rotations, ropes = [found.window] * found.layers, [0] * found.layers, [rope]
     more: dict[str, Any] = {}
     if family == "smollm3":  # NoPE: every fourth layer knows no positions
@@ -215,6 +218,17 @@ def _rotated(path: Path, count: int, found: Metadata) -> int:
     if not 0 < count <= found.head or count % 2:
         raise ModelError(f"{path.name}: {count} numbers of a head of {found.head} cannot be turned in pairs")
     return count
+
+
+def _check_rope(path: Path, rope: Rope) -> None:
+    """Raises ModelError for numbers of which no frequencies can be made."""
+    pairs = rope.rotated // 2
+    if rope.theta <= 1 or (rope.kind in ("yarn", "longrope") and rope.original <= 1):
+        raise ModelError(f"{path.name}: rotary base {rope.theta} and original context {rope.original} cannot be")
+    if rope.kind == "llama3" and rope.low >= rope.high:
+        raise ModelError(f"{path.name}: low_freq_factor {rope.low} is not below high_freq_factor {rope.high}")
+    if any(factors and len(factors) != pairs for factors in (rope.short, rope.long)):
+        raise ModelError(f"{path.name}: a head of {rope.rotated} rotated numbers has {pairs} rotary factors")
 
 
 def _factors(path: Path, rules: Fields, key: str) -> tuple[float, ...]:

@@ -82,6 +82,7 @@ class OctetEngine:
             a.embedding_scale, a.attention_scale, a.residual_scale, a.logit_scale, a.attention_cap, a.logit_cap,
         )  # fmt: skip
         layers = (CLayer * a.layers)(*[self._layer(n) for n in range(a.layers)])
+        self._weights.check_all_read()
         embedding = self._weights.embedding
         pairs = [rotation.tables(rope, context, self._capacity) for rope in ropes]
         tables = [(ctypes.c_void_p * 2)(*[self._point(pair[n]) for pair in pairs]) for n in (0, 1)]

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from ctypes import Structure, c_char_p, c_double, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
 from functools import cache
 
+_VERSION = 1  # as in the kernel's api.cpp
 PATH_VARIABLE = "HETERO_OCTET_PATH"  # forces one of the paths
 _PLAIN = "plain"  # for tests: without vector instructions other engines are faster
 
@@ -71,11 +72,12 @@ class CBatch(Structure):
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The kernel, or None where it was not built (no C++ compiler at installation)."""
+    """The kernel, or None where it was not built (no C++ compiler at installation), or for another version of this."""
     spec = importlib.util.find_spec("hetero.workers.engines.octet._kernel")
     if spec is None or spec.origin is None:
         return None
-    return declared(ctypes.CDLL(spec.origin))
+    found = ctypes.CDLL(spec.origin)
+    return declared(found) if hasattr(found, "octet_version") and found.octet_version() == _VERSION else None
 
 
 def declared(lib: ctypes.CDLL) -> ctypes.CDLL:
@@ -124,7 +126,9 @@ def why_not() -> str | None:
     """Why the kernel cannot run here, in words; None when it can."""
     lib = library()
     if lib is None:
-        return "the octet kernel was not built: reinstall hetero with a C++ compiler (g++) at hand"
+        return (
+            "the octet kernel was not built, or for another version: reinstall hetero with a C++ compiler (g++) at hand"
+        )
     here = [name for _, name, there in paths(lib) if there]
     forced = os.environ.get(PATH_VARIABLE)
     if forced and forced not in here:

@@ -51,6 +51,7 @@ class Source:
     def __init__(self, path: Path) -> None:
         self.architecture = read_architecture(path)
         self._tensors = _renamed(read_safetensors(path)) if path.is_dir() else read_tensors(path)
+        self._read: set[str] = set()
         self._maps = {file: _mapped(file) for file in {tensor.file for tensor in self._tensors.values()}}
         embedding = self._tensors.get("token_embd.weight")
         if embedding is None or len(embedding.shape) != 2:
@@ -62,6 +63,7 @@ class Source:
         tensor = self._tensors.get(name)
         if tensor is None:
             return None
+        self._read.add(name)
         if not 1 <= len(tensor.shape) <= 3:
             raise ModelError(f"tensor {name} is {tensor.shape}: neither a vector nor matrices")
         rows, columns = math.prod(tensor.shape[:-1]), tensor.shape[-1]  # experts' matrices lie one behind the other
@@ -74,6 +76,11 @@ class Source:
         if tensor.start + rows * row > len(data):
             raise ModelError(f"tensor {name} is damaged (it ends beyond {tensor.file.name})")
         return Raw(name, int(tensor.type), rows, columns, np.frombuffer(data, np.uint8, rows * row, tensor.start))
+
+    def unread(self) -> str | None:
+        """A tensor that nobody asked for, and that is not just a table of what can be computed."""
+        rest = (name for name in self._tensors if name not in self._read and not name.endswith(_TABLES))
+        return next(rest, None)
 
     def done(self, raw: Raw) -> None:
         """The tensor's bytes are not read again soon: its pages count as ours no longer, so that what was repacked is
@@ -94,6 +101,7 @@ def _type_name(kind: int | str) -> str:
     return next((each.name for each in GGMLQuantizationType if each == kind), str(kind))
 
 
+_TABLES = ("inv_freq", "attn_rot_embd.weight", "rope_freqs.weight")
 _GGUF_NAMES = {
     "embed_tokens": "token_embd",
     "norm": "output_norm",
@@ -129,8 +137,8 @@ def _renamed(tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
             _, number, stem = (*stem.split(".", 2), "", "")[:3]
             layer = f"blk.{number}."
         known = names.get(stem)
-        if known is not None:
-            found[f"{layer}{known}.{kind}"] = replace(tensor, name=f"{layer}{known}.{kind}")
+        ours = f"{layer}{known}.{kind}" if known is not None else name
+        found[ours] = replace(tensor, name=ours)
     return found
 
 

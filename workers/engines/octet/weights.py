@@ -89,6 +89,11 @@ class Weights:
         found = self.optional(f"{name}.weight", size)
         return found + np.float32(1) if found is not None and self.architecture.one_more else found
 
+    def check_all_read(self) -> None:
+        """Raises Unsupported for a tensor that no part of the forward has asked for: the model is another one."""
+        if (unread := self._source.unread()) is not None:
+            raise Unsupported(f"octet does not know what {unread} is for; take llama_cpp or torch")
+
     def _layer(self, name: str) -> dict[str, list[Matrix]]:
         """Its matrices, of which only experts' are several."""
         a = self.architecture
@@ -147,11 +152,13 @@ def repacked(raw: Raw, outputs: int, bits: int, threads: int) -> Matrix:
     if form < 0:
         raise Unsupported(f"octet cannot use {raw.name}: {raw.columns} inputs are no whole blocks of its type")
     tiles, scales = (_aligned(size.value) for size in sizes)
-    if lib.octet_repack(
+    wrong = lib.octet_repack(
         raw.data.ctypes.data, raw.type, bits, raw.rows, raw.columns, outputs, inputs, threads, tiles.ctypes.data,
         scales.ctypes.data,
-    ):  # fmt: skip
-        raise ModelError(f"tensor {raw.name} has values that are no numbers")
+    )  # fmt: skip
+    if wrong:
+        why = "has values that are no numbers" if wrong == 1 else "cannot be repacked: no memory is left"
+        raise ModelError(f"tensor {raw.name} {why}")
     return Matrix(tiles, scales, outputs, inputs, form)
 
 

@@ -83,12 +83,17 @@ const Path kPaths[] = {
 };
 
 template <class T>
-T* zeros(size_t count) {
-  const size_t bytes = (count * sizeof(T) + 63) / 64 * 64;
-  void* found = aligned_alloc(64, bytes);
+T* room(size_t count) {
+  void* found = aligned_alloc(64, (count * sizeof(T) + 63) / 64 * 64);
   if (!found) throw std::bad_alloc();
-  memset(found, 0, bytes);
   return static_cast<T*>(found);
+}
+
+template <class T>
+T* zeros(size_t count) {
+  T* found = room<T>(count);
+  memset(static_cast<void*>(found), 0, (count * sizeof(T) + 63) / 64 * 64);
+  return found;
 }
 
 size_t cache_base(const Shape& s, int layer, int slot, int kv) {
@@ -151,6 +156,9 @@ using namespace octet;
 
 extern "C" {
 
+// Of the functions below and what they are handed: a library of another one must not be called.
+int octet_version() { return 1; }
+
 // The name of path n and whether this machine has its instructions; null behind the last.
 const char* octet_path(int n, int* there) {
   const int count = static_cast<int>(sizeof kPaths / sizeof *kPaths);
@@ -166,6 +174,7 @@ Model* octet_create(const Shape* shape, const Layer* layers, const Matrix* head,
   if (!m) return nullptr;
   try {
     m->shape = *shape;
+    m->shape.threads = std::min(m->shape.threads, Team::kMost);
     const Shape& s = m->shape;
     m->layers = new Layer[s.layers];
     std::copy(layers, layers + s.layers, m->layers);
@@ -202,7 +211,7 @@ Model* octet_create(const Shape* shape, const Layer* layers, const Matrix* head,
     // Units that are shared out by chunks are fewer than four for each thread.
     const size_t chunks = (s.capacity + kChunk - 1) / kChunk;
     if (s.threads > 1 && chunks > 1)
-      m->partial = static_cast<float*>(aligned_alloc(64, 4 * s.threads * chunks * states * sizeof(float)));
+      m->partial = room<float>(4 * s.threads * chunks * states);
     m->scratch_size = (std::max<size_t>({2 * 128 * kBlock, 2 * kSpan * s.head + 2 * states,
                                          static_cast<size_t>(s.width + experts.count)}) + 31) / 16 * 16;
     m->scratch = zeros<float>(m->scratch_size * s.threads);

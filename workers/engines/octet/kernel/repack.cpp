@@ -366,7 +366,7 @@ size_t octet_row_bytes(int type, int inputs) {
   return found && inputs % found->values == 0 ? static_cast<size_t>(inputs / found->values) * found->bytes : 0;
 }
 
-// A matrix [rows, columns] of a file, zeros around it to [outputs, inputs]. 0: done; 1: it has values that are no numbers.
+// A matrix [rows, columns] of a file, zeros around it to [outputs, inputs]. 0: done; 1: it has values that are no numbers; 2: no memory.
 int octet_repack(const uint8_t* data, int type, int bits, int rows, int columns, int outputs, int inputs, int threads,
                  uint8_t* tiles, uint8_t* scales) {
   const Known* found = known(type);
@@ -377,17 +377,25 @@ int octet_repack(const uint8_t* data, int type, int bits, int rows, int columns,
   const size_t tile = tile_bytes(f.bits) * groups, scale = scale_bytes(f, groups);
   std::atomic<int> next{0};
   std::atomic<bool> fine{true};
+  std::atomic<bool> room{true};
   auto work = [&] {
-    std::vector<Group> row(static_cast<size_t>(groups) + kSuper);
-    std::vector<float> values(inputs);
-    for (int block; fine && (block = next++) < blocks;)
-      if (!repack_block(source, block, tiles + block * tile, scales + block * scale, row.data(), values.data())) fine = false;
+    try {
+      std::vector<Group> row(static_cast<size_t>(groups) + kSuper);
+      std::vector<float> values(inputs);
+      for (int block; fine && (block = next++) < blocks;)
+        if (!repack_block(source, block, tiles + block * tile, scales + block * scale, row.data(), values.data())) fine = false;
+    } catch (const std::bad_alloc&) {
+      room = false;
+    }
   };
   std::vector<std::thread> others;
-  for (int n = 1; n < std::min(threads, blocks); ++n) others.emplace_back(work);
+  try {
+    for (int n = 1; n < std::min(threads, blocks); ++n) others.emplace_back(work);
+  } catch (const std::exception&) {  // no more threads are to be had: those there are do it
+  }
   work();
   for (auto& thread : others) thread.join();
-  return fine ? 0 : 1;
+  return !room ? 2 : fine ? 0 : 1;
 }
 
 // Rows of a file as floats, for tests and for what is small.

@@ -75,10 +75,17 @@ void Crew::learn(int rows, int threads, double seconds, int switches) {
 }
 
 Team::Team(int threads) : size(threads), crew_(threads) {
-  for (int id = 1; id < threads; ++id) threads_.emplace_back([this, id] { serve(id); });
+  try {
+    for (int id = 1; id < threads; ++id) threads_.emplace_back([this, id] { serve(id); });
+  } catch (...) {  // there are no more threads to be had
+    end();
+    throw;
+  }
 }
 
-Team::~Team() {
+Team::~Team() { end(); }
+
+void Team::end() {
   ended_ = true;
   job_ += kJob;
   wake();
@@ -123,7 +130,8 @@ int Team::take(int count, int chunk) {
 
 void Team::meet() {
   const uint32_t phase = phase_;
-  if (arrived_.fetch_add(1) + 1 < active_) return wait(phase_, phase);
+  const int active = active_;  // of this job: once all have arrived the next may begin
+  if (arrived_.fetch_add(1) + 1 < active) return wait(phase_, phase);
   arrived_ = 0;
   next_[phase & 1] = 0;
   phase_ = phase + 1;

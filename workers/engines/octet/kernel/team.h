@@ -30,6 +30,8 @@ class Crew {
 
 // Threads that do a model's forwards: they wait asleep between two, and between phases spin for a moment first.
 struct Team {
+  static constexpr int kMost = 256;
+
   explicit Team(int threads);
   ~Team();
   void run(int rows, void (*work)(void*), void* with);
@@ -53,7 +55,9 @@ struct Team {
   std::condition_variable woken_;
   void (*work_)(void*) = nullptr;
   void* with_ = nullptr;
-  bool ended_ = false;
+  void end();
+
+  std::atomic<bool> ended_{false};
   int active_ = 1;  // threads that take part in this job
   std::atomic<int> switches_{0};
   Crew crew_;

@@ -39,17 +39,6 @@ inline float largest(F x) {
     for (int i = 0; i < width; ++i) x.v[i] = x.v[i] > x.v[i + width] ? x.v[i] : x.v[i + width];
   return x.v[0];
 }
-inline float from_half(uint16_t half) {
-  const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16, exponent = half >> 10 & 31, rest = half & 1023;
-  float value;
-  if (exponent == 0) {
-    value = ldexpf(static_cast<float>(rest), -24);
-    return sign ? -value : value;
-  }
-  const uint32_t bits = sign | (exponent == 31 ? 255u << 23 : (exponent + 112) << 23) | rest << 13;
-  memcpy(&value, &bits, 4);
-  return value;
-}
 // Of a number in the range of halves, to the nearest one, of two as near the even one.
 inline uint16_t to_half(float value) {
   uint32_t bits;

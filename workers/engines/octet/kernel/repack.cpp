@@ -81,18 +81,6 @@ uint16_t half_at(const uint8_t* p) {
 
 bool finite(uint16_t half) { return (half & 0x7c00) != 0x7c00; }
 
-float to_float(uint16_t half) {
-  const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16, exponent = half >> 10 & 31, rest = half & 1023;
-  float value;
-  if (exponent == 0) {
-    value = ldexpf(static_cast<float>(rest), -24);
-    return sign ? -value : value;
-  }
-  const uint32_t bits = sign | (exponent == 31 ? 255u << 23 : (exponent + 112) << 23) | rest << 13;
-  memcpy(&value, &bits, 4);
-  return value;
-}
-
 void nibbles(const uint8_t* from, uint8_t* q) {
   for (int j = 0; j < 16; ++j) {
     q[j] = from[j] & 15;
@@ -201,7 +189,7 @@ void floats(Type type, const uint8_t* p, int count, float* to) {
     if (type == F32) {
       memcpy(to + i, p + 4 * i, 4);
     } else if (type == F16) {
-      to[i] = to_float(half_at(p + 2 * i));
+      to[i] = from_half(half_at(p + 2 * i));
     } else {
       const uint32_t bits = static_cast<uint32_t>(half_at(p + 2 * i)) << 16;
       memcpy(to + i, &bits, 4);
@@ -335,8 +323,8 @@ void dequantise_row(const Rows& rows, int32_t row, float* to) {
     for (int j = 0; j < type.values; ++j) {
       const Group& g = groups[j / kGroup];
       const int h = f.halves ? j % kGroup / 16 : 0, q = g.q[j % kGroup];
-      const float scale = f.scale == kFloat ? g.scale : to_float(g.half) * (f.scale == kBytes ? g.factor[h] : 1);
-      const float minimum = f.minimum ? to_float(g.half_minimum) * (f.scale == kBytes ? g.minimum[h] : 1) : 0.0f;
+      const float scale = f.scale == kFloat ? g.scale : from_half(g.half) * (f.scale == kBytes ? g.factor[h] : 1);
+      const float minimum = f.minimum ? from_half(g.half_minimum) * (f.scale == kBytes ? g.minimum[h] : 1) : 0.0f;
       const int value = f.bits == kCodes ? kCodeValues[q] : f.bits == kFloats ? kFloatValues[q] : q - f.offset;
       to[i + j] = scale * static_cast<float>(value) + minimum;
     }

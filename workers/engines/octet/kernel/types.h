@@ -1,8 +1,10 @@
 // What Python hands over and what a model holds. Plain data: this header is read by code for every kind of CPU.
 #pragma once
 
+#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 namespace octet {
 
@@ -137,6 +139,18 @@ void dequantise_row(const Rows& rows, int32_t row, float* to);  // [inputs]
 
 extern const Format kFormats[];
 extern const int8_t kCodeValues[16], kFloatValues[16];  // of kCodes, less 128; of kFloats, times two
+
+inline float from_half(uint16_t half) {
+  const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16, exponent = half >> 10 & 31, rest = half & 1023;
+  float value;
+  if (exponent == 0) {
+    value = ldexpf(static_cast<float>(rest), -24);
+    return sign ? -value : value;
+  }
+  const uint32_t bits = sign | (exponent == 31 ? 255u << 23 : (exponent + 112) << 23) | rest << 13;
+  memcpy(&value, &bits, 4);
+  return value;
+}
 
 inline size_t tile_bytes(Bits bits) { return bits == k5 ? 320 : bits == k6 ? 384 : bits == k8 ? 512 : 256; }
 

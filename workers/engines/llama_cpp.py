@@ -50,11 +50,11 @@ IS_SET = ctypes.cast(ctypes.CDLL(None).strlen, llama_cpp.ggml_abort_callback)
 class LlamaEngine:
     """One GGUF model with its KV cache."""
 
-    def __init__(self, path: Path, settings: LlamaSettings) -> None:
-        """Load. Raises ModelError for a file llama.cpp refuses, Unsupported for memory that cannot roll back."""
+    def __init__(self, path: Path, settings: LlamaSettings, model: object = None) -> None:
+        """Load, or take an open ``model``. Raises ModelError for a file llama.cpp refuses, Unsupported for memory that cannot roll back."""
         exact = settings.exact
-        self._model = open_gguf(path, gpu_handle(path, settings.gpu))
-        if llama_cpp.llama_model_is_recurrent(self._model) or llama_cpp.llama_model_is_hybrid(self._model):
+        self._model = model or open_gguf(path, gpu_handle(path, settings.gpu))
+        if is_recurrent(self._model):
             llama_cpp.llama_model_free(self._model)
             raise Unsupported(f"{path.name} has recurrent memory: it takes the engine of such models")
         self._flag = ctypes.create_string_buffer(2)
@@ -337,15 +337,13 @@ def load_llama(path: Path, settings: LlamaSettings) -> Engine:
     """The engine of a GGUF model's memory: of cells, or recurrent. Raises ModelError for a file llama.cpp refuses."""
     from hetero.workers.engines.recurrent import RecurrentEngine
 
-    return RecurrentEngine(path, settings) if is_recurrent(path) else LlamaEngine(path, settings)
+    model = open_gguf(path, gpu_handle(path, settings.gpu))
+    return (RecurrentEngine if is_recurrent(model) else LlamaEngine)(path, settings, model)
 
 
-def is_recurrent(path: Path) -> bool:
+def is_recurrent(model: object) -> bool:
     """Whether a model's memory is recurrent, all of it or in part."""
-    model = open_gguf(path, vocabulary_only=True)
-    found = llama_cpp.llama_model_is_recurrent(model) or llama_cpp.llama_model_is_hybrid(model)
-    llama_cpp.llama_model_free(model)
-    return bool(found)
+    return bool(llama_cpp.llama_model_is_recurrent(model) or llama_cpp.llama_model_is_hybrid(model))
 
 
 def padded(cells: int) -> int:

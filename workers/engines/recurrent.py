@@ -14,12 +14,10 @@ from pathlib import Path
 
 import llama_cpp
 
-from hetero.workers.engines.accelerators import gpu_handle
 from hetero.workers.engines.base import EngineLimits, OnEarlyExit, Outcome, Row
 from hetero.workers.engines.ledger import Ledger, entered
 from hetero.workers.engines.llama_cpp import IS_SET, Batch, LlamaOutcome, LlamaSettings, padded
 from hetero.workers.errors import Aborted, EngineError, KvFull, TooManyLeaves, UnknownNode, Unsupported
-from hetero.workers.models.gguf import open_gguf
 
 _ROWS = 16  # of a window: each may cost a snapshot
 _BEHIND = 2  # windows of committed tokens after which the state is copied anew
@@ -50,11 +48,13 @@ class _Chain:
 class RecurrentEngine:
     """One model. A forward has rows of one sequence, a chain."""
 
-    def __init__(self, path: Path, settings: LlamaSettings) -> None:
-        """Load. Raises ModelError for a file llama.cpp refuses, Unsupported for exact mode: widths change its bits."""
+    def __init__(self, path: Path, settings: LlamaSettings, model: object) -> None:
+        """Of an open model, which is the engine's from now on. Raises Unsupported for exact mode: widths change its
+        bits."""
+        self._model = model
         if settings.exact:
+            llama_cpp.llama_model_free(model)
             raise Unsupported(f"{path.name} has recurrent memory, of which there is no exact mode")
-        self._model = open_gguf(path, gpu_handle(path, settings.gpu))
         self._flag = ctypes.create_string_buffer(2)
         rows = min(settings.rows, _ROWS)
         params = llama_cpp.llama_context_default_params()

@@ -16,8 +16,7 @@ from hetero.workers.errors import ModelError, Unsupported
 
 GROUP = 32  # inputs that share a scale; as in the kernel's types.h
 _LINE = 64  # bytes that are read at once
-AS_IS, INT8, INT4 = "as-is", "int8", "int4"
-CHOICES = (AS_IS, INT8, INT4)
+AS_IS, INT4 = "as-is", "int4"
 
 
 @dataclass(frozen=True)

@@ -66,18 +66,16 @@ constexpr int kSlice = 128;  // rows whose sums a thread holds at once
 
 constexpr size_t kAhead = 3072;  // bytes of weights that are fetched ahead
 
-constexpr size_t bytes_of_tile(Bits bits) { return bits == k5 ? 320 : bits == k6 ? 384 : bits == k8 ? 512 : 256; }
-
 // sums [rows][16] = rows [first, first + rows) times a block of 16 outputs. `R`: so many rows, or 0: any number.
 template <Bits B, bool H, bool M, int R>
 inline void block_of(const Activations& a, const Matrix& matrix, int block, int all, int first, int rows, float* sums) {
   const Format& f = kFormats[matrix.format];
   const int groups = matrix.inputs / kGroup;
-  const uint8_t* tiles = matrix.tiles + static_cast<size_t>(block) * groups * bytes_of_tile(B);
+  const uint8_t* tiles = matrix.tiles + static_cast<size_t>(block) * groups * tile_bytes(B);
   const uint8_t* scales = matrix.scales + block * scale_bytes(f, groups);
   memset(sums, 0, sizeof(float) * rows * kBlock);
-  for (int g = 0; g < groups; ++g, tiles += bytes_of_tile(B)) {
-    for (size_t line = 0; line < bytes_of_tile(B); line += 64) __builtin_prefetch(tiles + kAhead + line);
+  for (int g = 0; g < groups; ++g, tiles += tile_bytes(B)) {
+    for (size_t line = 0; line < tile_bytes(B); line += 64) __builtin_prefetch(tiles + kAhead + line);
     Weights<B> w;
     unpack<B>(tiles, w);
     const Scales s = scales_at<H, M>(f, scales, g);

@@ -152,7 +152,7 @@ inline float from_half(uint16_t half) {
   return value;
 }
 
-inline size_t tile_bytes(Bits bits) { return bits == k5 ? 320 : bits == k6 ? 384 : bits == k8 ? 512 : 256; }
+constexpr size_t tile_bytes(Bits bits) { return bits == k5 ? 320 : bits == k6 ? 384 : bits == k8 ? 512 : 256; }
 
 // Bytes of scales of one block of outputs.
 inline size_t scale_bytes(const Format& f, int groups) {

@@ -51,7 +51,8 @@ class LlamaEngine:
     """One GGUF model with its KV cache."""
 
     def __init__(self, path: Path, settings: LlamaSettings, model: object = None) -> None:
-        """Load, or take an open ``model``. Raises ModelError for a file llama.cpp refuses, Unsupported for memory that cannot roll back."""
+        """Load, or take an open ``model``. Raises ModelError for a file llama.cpp refuses, Unsupported for memory that
+        cannot roll back."""
         exact = settings.exact
         self._model = model or open_gguf(path, gpu_handle(path, settings.gpu))
         if is_recurrent(self._model):

@@ -170,7 +170,7 @@ def _placed(config: Config) -> tuple[Cluster, Planner, Plan]:
         Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
 
     inventory = take_inventory()
-    planner = Planner(config, inventory, Fastest(inventory.memory, config.weights, say))
+    planner = Planner(config, inventory, Fastest(inventory.memory, config.weights, config.kv_cache, say))
     if config.cluster and config.address != "local":
         raise ConfigError(f"cluster: it starts one, and address {config.address} names another: give one of the two")
     cluster = Cluster.opened(config.cluster_host) if config.cluster else Cluster(config.address)

@@ -52,6 +52,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(description="octet's, of files with 16-bit numbers: as-is (int8 with a scale for 32), int8 or int4. Files "
              "that are quantised keep their own values."),
     ] = "as-is"  # fmt: skip
+    kv_cache: Annotated[
+        Literal["f16", "q8_0"],
+        Meta(description="How keys and values are kept: f16, or q8_0 in half the memory (llama_cpp and octet)."),
+    ] = "f16"
     parallel: Annotated[int, Meta(ge=1, le=64, description="Sequences decoded at once; more wait.")] = 4
     context: Annotated[
         int,

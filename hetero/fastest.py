@@ -34,8 +34,10 @@ class Fastest:
     """``say`` is told what takes its time, and what was found; ``free``: bytes of memory. ``measure``: whether to try
     engines on a model that none was measured on, or to take the first that runs."""
 
-    def __init__(self, free: int, weights: str, say: Callable[[str], None], measure: bool = True) -> None:
-        self._free, self._weights, self._say, self._measure = free, weights, say, measure
+    def __init__(
+        self, free: int, weights: str, kv_cache: str, say: Callable[[str], None], measure: bool = True
+    ) -> None:
+        self._free, self._weights, self._kv_cache, self._say, self._measure = free, weights, kv_cache, say, measure
         self._chosen: dict[tuple[Path, int, int], EngineEntry] = {}  # a plan is made anew as machines come and go
 
     def __call__(self, model: Model, device: Device, rows: int) -> EngineEntry:
@@ -51,6 +53,7 @@ class Fastest:
             entry
             for entry in ENGINES.values()
             if form in entry.formats
+            and self._kv_cache in entry.kv_caches
             and entry.objection(device.kind, here=True) is None
             and entry.weight_bytes(model.shape, "float32") * _ROOM <= self._free
         ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from hetero.config import Config
 from hetero.errors import ConfigError
@@ -14,7 +15,7 @@ from hetero.placement.device import Device, Inventory, check_device, default_dev
 from hetero.placement.memory import Footprint, check_memory, footprint, kv_bytes
 from hetero.placement.nodes import TARGET, Node, drafter_node, find_node, returned, target_node
 from hetero.workers.decoding.policy.strategy import NAMES
-from hetero.workers.engines.registry import GGUF, SAFETENSORS, default_engine, find_engine
+from hetero.workers.engines.registry import ENGINES, GGUF, SAFETENSORS, EngineEntry, default_engine, find_engine
 from hetero.workers.models.model import Model, check_vocabularies
 from hetero.workers.runtime.spec import WorkerSpec
 
@@ -227,7 +228,8 @@ class Planner:
         if (reason := chosen.objection(device.kind, here)) is not None:
             raise ConfigError(f"{field}: {reason}")
         dtype = torch_dtype(device, exact)
-        cell = kv_bytes(model.shape, chosen.kv_width(dtype))
+        kept = self._kv_cache(role, chosen)
+        cell = kv_bytes(model.shape, chosen.kv_width(dtype, kept))
         spec = WorkerSpec(
             role=role,  # type: ignore[arg-type]
             model=str(model.path.resolve()),
@@ -242,11 +244,22 @@ class Planner:
             kind="cuda" if device.is_cpu else device.kind,  # type: ignore[arg-type]
             dtype=dtype,
             weights=config.weights,
+            kv_cache=kept,
             exact=exact,
             cached=(config.prefix_cache << 20) // cell,
             **{"ports": _ports(config.worker_ports), **own},  # type: ignore[arg-type]
         )
         return Placement(device, model, spec, _footprint(model, spec), node)
+
+    def _kv_cache(self, role: str, engine: EngineEntry) -> Literal["f16", "q8_0"]:
+        """How a role's cache keeps its numbers. A drafter's is its own affair where its engine knows no other way."""
+        asked = self._config.kv_cache
+        if asked in engine.kv_caches:
+            return asked
+        if role == "target":
+            able = ", ".join(entry.name for entry in ENGINES.values() if asked in entry.kv_caches)
+            raise ConfigError(f"kv_cache: {engine.name} cannot keep {asked}: take one of {able}, or --kv-cache f16")
+        return "f16"
 
     def _gamma(self) -> int:
         """Most draft tokens of a window. An engine whose rows are exact at any width needs none of a fixed one."""
@@ -320,5 +333,7 @@ def torch_dtype(device: Device, exact: bool) -> str:
 
 def _footprint(model: Model, spec: WorkerSpec) -> Footprint:
     engine = find_engine(spec.engine)
-    found = footprint(model.shape, spec.sequences * (spec.context + 128), engine.kv_width(spec.dtype), 128)
+    found = footprint(
+        model.shape, spec.sequences * (spec.context + 128), engine.kv_width(spec.dtype, spec.kv_cache), 128
+    )
     return replace(found, weights=engine.weight_bytes(model.shape, spec.dtype))

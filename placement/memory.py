@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from hetero.placement.errors import MemoryShortage
 
+F16, Q8_0 = "f16", "q8_0"  # how a KV cache keeps its numbers
+
 
 @dataclass(frozen=True)
 class ModelShape:
@@ -32,12 +34,12 @@ class Footprint:
         return self.weights + self.kv + self.work
 
 
-def kv_bytes(shape: ModelShape, width: int) -> int:
+def kv_bytes(shape: ModelShape, width: float) -> int:
     """Bytes of one KV position with numbers of ``width`` bytes."""
-    return 2 * shape.layers * shape.kv_heads * shape.head_dim * width
+    return round(2 * shape.layers * shape.kv_heads * shape.head_dim * width)
 
 
-def footprint(shape: ModelShape, cells: int, width: int, rows: int) -> Footprint:
+def footprint(shape: ModelShape, cells: int, width: float, rows: int) -> Footprint:
     """Memory of a model with ``cells`` KV positions, numbers of ``width`` bytes in them, and logits for ``rows``."""
     kv = cells * kv_bytes(shape, width)
     return Footprint(shape.weights, kv, rows * shape.vocabulary * 4 + 64 * 2**20)

@@ -34,19 +34,22 @@ def overhead(json_file: Path | None, rounds: int) -> None:
 @click.option("--threads", multiple=True, type=click.IntRange(1), default=(1, 2), show_default=True)
 @click.option("--depth", "depths", multiple=True, type=click.IntRange(1), default=(256,), show_default=True,
               help="Tokens in the cache while rows are checked.")  # fmt: skip
+@click.option(
+    "--kv-cache", "caches", multiple=True, type=click.Choice(["f16", "q8_0"]), default=("f16",), show_default=True
+)
 @click.option("--busy", default=0, show_default=True, type=click.IntRange(0, 256),
               help="Other processes that want the cores meanwhile.")  # fmt: skip
 @click.option("--repeats", default=9, show_default=True, type=click.IntRange(1))
 def engines(
     json_file: Path | None, sizes: tuple[str, ...], models: tuple[str, ...], threads: tuple[int, ...],
-    depths: tuple[int, ...], busy: int, repeats: int,
+    depths: tuple[int, ...], caches: tuple[str, ...], busy: int, repeats: int,
 ) -> None:  # fmt: skip
     """T(n), the time to check n rows, prefill, perplexity and memory: octet against llama.cpp on the same file, with
     the floor."""
     from hetero.bench.engines import run
 
     asked = sizes or (() if models else ("240M",))
-    run([*asked, *models], list(threads), list(depths), busy, repeats, json_file, Console())
+    run([*asked, *models], list(threads), list(depths), list(caches), busy, repeats, json_file, Console())
 
 
 @bench.command()
@@ -63,19 +66,29 @@ def drafter(json_file: Path | None, draft: str, device: str, repeats: int) -> No
 
 @bench.command()
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
-@click.option("--size", default="240M", show_default=True, help="Target: 9M, 240M or 1B.")
-@click.option("--draft", default="draft-50M", show_default=True, help="Drafter: draft-1M or draft-50M.")
+@click.option("--size", default="240M", show_default=True, help="Target: 9M, 240M or 1B, as Q8_0 and Q4_0.")
+@click.option("--target", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="A GGUF file as the target instead; then --draft is one, too.")  # fmt: skip
+@click.option("--draft", default="draft-50M", show_default=True, help="Drafter: draft-1M, draft-50M or a GGUF file.")
+@click.option("--server", "servers", multiple=True, metavar="NAME=FILE",
+              help="A llama-server to measure beside, llama.cpp's or ik_llama.cpp's; repeatable.")  # fmt: skip
 @click.option("--cores", default=2, show_default=True, type=click.IntRange(1), help="Cores all contenders have.")
 @click.option("--gamma", "gammas", multiple=True, type=click.IntRange(1, 63), default=(4, 7), show_default=True)
 @click.option("--prompts", default=6, show_default=True, type=click.IntRange(1))
 @click.option("--repeats", default=3, show_default=True, type=click.IntRange(1))
 def pair(
-    json_file: Path | None, size: str, draft: str, cores: int, gammas: tuple[int, ...], prompts: int, repeats: int
-) -> None:
+    json_file: Path | None, size: str, target: Path | None, draft: str, servers: tuple[str, ...], cores: int,
+    gammas: tuple[int, ...], prompts: int, repeats: int,
+) -> None:  # fmt: skip
     """End to end: hetero against llama.cpp alone and with its draft loop, same target, same cores, one run."""
-    from hetero.bench.pair import run
+    from hetero.bench.pair import files_of, run
 
-    run(size, draft, list(range(cores)), list(gammas), prompts, repeats, json_file, Console())
+    binaries = {name: Path(file) for name, _, file in (server.partition("=") for server in servers)}
+    for name, binary in binaries.items():
+        if not binary.is_file():
+            raise click.UsageError(f"--server {name}: write NAME=FILE, where FILE is a llama-server")
+    files = files_of(size, target, draft)
+    run(files, binaries, list(range(cores)), list(gammas), prompts, repeats, json_file, Console())
 
 
 @bench.command()
@@ -162,12 +175,16 @@ def page_(folder: Path) -> None:
 @bench.command()
 @click.argument("source")
 @click.argument("target", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--width", type=click.IntRange(1), required=True, help="Embedding width, a multiple of the source's.")
-@click.option("--layers", type=click.IntRange(1), required=True)
-@click.option("--ffn", type=click.IntRange(1), required=True, help="Width of the feed-forward layers.")
-@click.option("--type", "kind", default="f16", show_default=True, help="f32, f16, bf16, q8_0 or q4_0.")
-def inflate(source: str, target: Path, width: int, layers: int, ffn: int, kind: str) -> None:
-    """Write to TARGET a GGUF with the function of SOURCE and the cost of a larger model.
+@click.option("--width", type=click.IntRange(1), help="Embedding width, a multiple of the source's.")
+@click.option("--layers", type=click.IntRange(1))
+@click.option("--ffn", type=click.IntRange(1), help="Width of the feed-forward layers.")
+@click.option("--type", "kind", default="f16", show_default=True, help="f32, f16, bf16, q8_0, q4_1 or q4_0.")
+@click.option("--noise", default=0.0, show_default=True, type=click.FloatRange(0, 10),
+              help="Added to each matrix, in its root mean square: a drafter that agrees less.")  # fmt: skip
+def inflate(
+    source: str, target: Path, width: int | None, layers: int | None, ffn: int | None, kind: str, noise: float
+) -> None:
+    """Write to TARGET a GGUF with the function of SOURCE and the cost of a larger model (without a size: its own).
 
     SOURCE is a GGUF file, 'builtin' (the built-in target) or 'builtin-drafter'.
     """
@@ -176,5 +193,9 @@ def inflate(source: str, target: Path, width: int, layers: int, ffn: int, kind: 
     from hetero.workers.models.inflate import inflate as run
 
     own = {"builtin": PAIR / "target.gguf", "builtin-drafter": PAIR / "drafter.gguf"}
-    weights = run(own.get(source, Path(source)), target, Size(width, layers, ffn), kind)
+    sizes = [size for size in (width, layers, ffn) if size is not None]
+    if len(sizes) not in (0, 3):
+        raise click.UsageError("--width, --layers and --ffn belong together")
+    size = Size(*sizes) if sizes else None
+    weights = run(own.get(source, Path(source)), target, size, kind, noise=noise)
     click.echo(f"{target}: {weights / 1e6:.0f}M weights, {target.stat().st_size / 2**20:.0f} MiB, {kind}")

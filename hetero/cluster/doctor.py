@@ -233,7 +233,7 @@ def models(config: Config) -> Iterator[Finding]:
         yield Finding("drafter", ODD, "none: plain decoding", "name a small model of the target's family with --draft")
     if config.address == "local":
         inventory = take_inventory()
-        known = Fastest(inventory.memory, config.weights, lambda line: None, measure=False)
+        known = Fastest(inventory.memory, config.weights, config.kv_cache, lambda line: None, measure=False)
         plan = Planner(config, inventory, known).plan()
         for placed in [plan.target] + ([plan.drafter] if plan.drafter else []):
             text = f"{placed.spec.engine} on {placed.device}, about {placed.memory.total / 2**20:,.0f} MiB"

@@ -42,7 +42,7 @@ def plain(tmp_path_factory) -> list[str]:
     if shutil.which("g++") is None:
         pytest.skip("no g++")
     found = said(str(built("g++", tmp_path_factory.mktemp("here"))))
-    assert len(found["plain"]) == 19  # 16 types and three models
+    assert len(found["plain"]) == 20  # 16 types and four models
     for name, lines in found.items():
         assert lines == found["plain"], name
     return found["plain"]

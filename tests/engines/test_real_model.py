@@ -77,14 +77,14 @@ def losses(engine: Engine, tokens: list[int]) -> list[float]:
     return found
 
 
-@pytest.mark.parametrize("kind", TYPES)
-def test_perplexity_is_llama_cpps(published, kind, tmp_path):
+@pytest.mark.parametrize("kind, kv_cache", [*((kind, "f16") for kind in TYPES), ("Q4_1", "q8_0")])
+def test_perplexity_is_llama_cpps(published, kind, kv_cache, tmp_path):
     file = published if kind == "Q4_1" else requantised(published, tmp_path / "model.gguf", kind)
     said = texts(GgufTokenizer(file))
     found = []
     for engine in (
-        OctetEngine(file, OctetSettings(2, 1, 1024)),
-        LlamaEngine(file, LlamaSettings(2, sequences=1, context=1024)),
+        OctetEngine(file, OctetSettings(2, 1, 1024, kv_cache=kv_cache)),
+        LlamaEngine(file, LlamaSettings(2, sequences=1, context=1024, kv_cache=kv_cache)),
     ):
         found.append(np.array([loss for text in said for loss in losses(engine, text)]))
         engine.shutdown()
@@ -92,6 +92,6 @@ def test_perplexity_is_llama_cpps(published, kind, tmp_path):
     difference = mine - theirs
     uncertain = 2 * difference.std() / math.sqrt(len(difference))
     worse = f"{100 * difference.mean():+.2f} % +- {100 * uncertain:.2f}"
-    print(f"{kind}: {math.exp(mine.mean()):.3f}, llama.cpp {math.exp(theirs.mean()):.3f}, {worse}")
+    print(f"{kind}, cache {kv_cache}: {math.exp(mine.mean()):.3f}, llama.cpp {math.exp(theirs.mean()):.3f}, {worse}")
     assert 2 < math.exp(theirs.mean()) < 60
     assert abs(difference.mean()) < BOUND + uncertain

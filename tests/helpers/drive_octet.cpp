@@ -100,10 +100,10 @@ static void products(int path) {
   }
 }
 
-static void forwards(int path, int activation, float cap) {
+static void forwards(int path, int activation, float cap, int bytes = 0) {
   state = 99;
   const Kind& kind = kKinds[12];
-  const Shape s{2, 256, 4, 2, 64, 256, 100, 32, 2, 192, 2, 64, 1, activation, 1e-5f, 1.0f, 0.125f, 1.0f, 1.0f, cap, cap};
+  const Shape s{2, 256, 4, 2, 64, 256, 100, 32, 2, 192, 2, 64, 1, activation, 1e-5f, 1.0f, 0.125f, 1.0f, 1.0f, cap, cap, bytes};
   std::vector<Held> held;
   held.reserve(32);
   auto made = [&](int outputs, int inputs) {
@@ -154,7 +154,7 @@ static void forwards(int path, int activation, float cap) {
   all.insert(all.end(), logits.begin(), logits.begin() + 400);
   bool finite = true;
   for (float value : all) finite &= std::isfinite(value);
-  printf("model %d %g: %016llx %s\n", activation, cap, sum_of(all), finite ? "" : "not finite");
+  printf("model %d %g %d: %016llx %s\n", activation, cap, bytes, sum_of(all), finite ? "" : "not finite");
   octet_free(m);
 }
 
@@ -169,5 +169,6 @@ int main(int count, char** names) {
     forwards(n, 0, 0.0f);
     forwards(n, 1, 30.0f);
     forwards(n, 2, 0.0f);
+    forwards(n, 0, 0.0f, 1);
   }
 }

@@ -22,26 +22,27 @@ def table():
     return TableEngine(TableSpec(vocabulary=4096, context=CONTEXT, sequences=3, rows=32, chunk=64))
 
 
-def llama(exact=False, path=TARGET, threads=1):
-    return LlamaEngine(
-        path, LlamaSettings(threads=threads, sequences=3, context=CONTEXT, rows=32, chunk=64, exact=exact)
-    )
+def llama(exact=False, path=TARGET, threads=1, kv_cache="f16"):
+    own = LlamaSettings(threads, sequences=3, context=CONTEXT, rows=32, chunk=64, exact=exact, kv_cache=kv_cache)
+    return LlamaEngine(path, own)
 
 
 def torch_(exact=False, record=None):
     return TorchEngine(TARGET, TorchSettings(sequences=3, context=CONTEXT, rows=32, chunk=64, exact=exact), record)
 
 
-def octet():
+def octet(kv_cache="f16"):
     reason = why_not()
     if reason is not None:
         pytest.skip(reason)
-    return OctetEngine(TARGET, OctetSettings(threads=2, sequences=3, context=CONTEXT, rows=32, chunk=64))
+    own = OctetSettings(threads=2, sequences=3, context=CONTEXT, rows=32, chunk=64, kv_cache=kv_cache)
+    return OctetEngine(TARGET, own)
 
 
 ENGINES = {
     "table": (table, 0.0),
     "octet": (octet, 0.0),
+    "octet, cache of bytes": (lambda: octet("q8_0"), 0.0),
     "llama_cpp": (llama, 5e-3),  # F16 weights: kernels of another width round differently
     "torch": (torch_, 2e-4),
     "torch replayed": (lambda: torch_(record=recorded), 2e-4),
@@ -49,6 +50,7 @@ ENGINES = {
 }
 EXACT = {
     "llama_cpp exact": lambda: llama(exact=True),
+    "llama_cpp exact, cache of bytes": lambda: llama(True, kv_cache="q8_0"),
     "llama_cpp exact, 2 threads": lambda: llama(True, threads=2),
     "torch exact": lambda: torch_(exact=True),
 }

@@ -118,8 +118,9 @@ def small(path: Path, rng: random.Random, **numbers: int) -> None:
 
 def main(model: Path, seed: int, count: int) -> None:
     rng = random.Random(seed)
-    for weights, threads in (("as-is", 2), ("int4", 1)):
-        made = OctetEngine(model, OctetSettings(threads, sequences=3, context=100, weights=weights, draft_nodes=32))
+    for weights, threads, kv_cache in (("as-is", 2, "f16"), ("int4", 1, "q8_0")):
+        own = OctetSettings(threads, 3, context=100, weights=weights, draft_nodes=32, kv_cache=kv_cache)
+        made = OctetEngine(model, own)
         drive(made, rng, 80)
         made.shutdown()
     seen: collections.Counter[str] = collections.Counter()
@@ -134,10 +135,8 @@ def main(model: Path, seed: int, count: int) -> None:
                     data[rng.randrange(min(len(data), 3000))] = rng.randrange(256)
                 path.write_bytes(data[: rng.choice([len(data), rng.randrange(len(data))])])
             try:
-                settings = OctetSettings(
-                    1, sequences=3, context=40, rows=16, chunk=20, weights=rng.choice(["as-is", "int4"])
-                )
-                made = OctetEngine(path, settings)
+                how = {"weights": rng.choice(["as-is", "int4"]), "kv_cache": rng.choice(["f16", "q8_0"])}
+                made = OctetEngine(path, OctetSettings(1, sequences=3, context=40, rows=16, chunk=20, **how))
             except HeteroError as error:
                 assert "\n" not in str(error)
                 seen[type(error).__name__] += 1

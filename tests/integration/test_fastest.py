@@ -26,7 +26,7 @@ def said(tmp_path, monkeypatch) -> list[str]:
 
 
 def fastest(said: list[str], free: int = 1 << 40) -> Fastest:
-    return Fastest(free, "as-is", said.append)
+    return Fastest(free, "as-is", "f16", said.append)
 
 
 @pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
@@ -64,7 +64,7 @@ def test_verdicts_are_only_kept_where_all_came_to_an_end(said, tmp_path, monkeyp
 
 
 def test_who_does_not_measure_takes_what_is_known(said, tmp_path):
-    quiet = Fastest(1 << 40, "as-is", said.append, measure=False)
+    quiet = Fastest(1 << 40, "as-is", "f16", said.append, measure=False)
     assert quiet(read_model(DRAFTER), CPU, 4).name == "llama_cpp" and not said
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from hetero.config import make_config
 from hetero.placement.device import Device, Gpu, Inventory, check_device, default_devices, parse_device
-from hetero.placement.errors import DeviceError, MemoryShortage
+from hetero.placement.errors import ConfigError, DeviceError, MemoryShortage
 from hetero.placement.memory import ModelShape, check_memory, footprint
 from hetero.plan import make_plan
 
@@ -75,3 +75,15 @@ def test_memory():
     check_memory("x", 5, 5)
     with pytest.raises(MemoryShortage, match="x needs"):
         check_memory("x", 6, 5)
+
+
+def test_a_cache_of_bytes_takes_half_and_torch_keeps_none():
+    two = Inventory((0, 1), 64 << 30)
+    by_kept = {kept: make_plan(make_config({"kv_cache": kept}), two) for kept in ("f16", "q8_0")}
+    halves, bytes_ = (by_kept[kept].target for kept in ("f16", "q8_0"))
+    assert bytes_.spec.kv_cache == "q8_0" and 0.5 < bytes_.memory.kv / halves.memory.kv < 0.6
+    assert bytes_.spec.cached > 1.7 * halves.spec.cached
+    mixed = make_plan(make_config({"kv_cache": "q8_0", "draft_engine": "torch"}), two)
+    assert mixed.drafter.spec.kv_cache == "f16"  # a draft is only a guess
+    with pytest.raises(ConfigError, match="kv_cache: torch cannot keep q8_0: take one of llama_cpp, octet"):
+        make_plan(make_config({"kv_cache": "q8_0", "target_engine": "torch"}), two)

@@ -51,7 +51,8 @@ def test_defaults_read_the_format_and_run_on_the_device():
     assert default_engine(GGUF, "cuda").name in ("llama_cpp", "torch")
     for entry in ENGINES.values():
         assert set(entry.formats) <= {GGUF, SAFETENSORS} and entry.summary
-        assert entry.weight_bytes(SHAPE, "float32") > 0 and entry.kv_width("bfloat16") == 2
+        assert entry.weight_bytes(SHAPE, "float32") > 0 and entry.kv_width("bfloat16", "f16") == 2
+        assert all(1 < entry.kv_width("bfloat16", kept) <= 2 for kept in entry.kv_caches)
         if not entry.gpus:
             assert "CPUs only" in entry.objection("cuda", here=False)
     assert find_engine("llama_cpp").objection("cuda", here=False) is None  # another machine's affair

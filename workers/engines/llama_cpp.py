@@ -15,6 +15,7 @@ from pathlib import Path
 import llama_cpp
 import numpy as np
 
+from hetero.placement.memory import F16, Q8_0
 from hetero.workers.engines.accelerators import gpu_handle
 from hetero.workers.engines.base import Engine, EngineLimits, OnEarlyExit, Outcome, Row
 from hetero.workers.engines.kv_slots import saved_under
@@ -40,11 +41,19 @@ class LlamaSettings:
     gpu: str = ""
     branches: int = 32  # live branches per sequence
     draft_nodes: int = 128  # evaluated draft tokens per sequence
+    kv_cache: str = F16
 
 
 # llama.cpp polls this between graph nodes from its compute threads. A Python callback would take the GIL each
 # time; libc's strlen is a ready-made C function of one pointer that is false for "" and true for "x".
 IS_SET = ctypes.cast(ctypes.CDLL(None).strlen, llama_cpp.ggml_abort_callback)
+
+
+def set_cache_type(params: llama_cpp.llama_context_params, kept: str) -> None:
+    """Have a context's cache keep its numbers so. Only flash attention reads values that are quantised."""
+    if kept == Q8_0:
+        params.type_k = params.type_v = llama_cpp.GGML_TYPE_Q8_0
+        params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
 
 
 class LlamaEngine:
@@ -69,6 +78,7 @@ class LlamaEngine:
         )  # it wants a row for each
         params.n_threads = params.n_threads_batch = settings.threads
         params.kv_unified = not exact
+        set_cache_type(params, settings.kv_cache)
         params.no_perf = True
         params.abort_callback = IS_SET
         params.abort_callback_data = ctypes.cast(self._flag, ctypes.c_void_p)

@@ -16,7 +16,7 @@ import llama_cpp
 
 from hetero.workers.engines.base import EngineLimits, OnEarlyExit, Outcome, Row
 from hetero.workers.engines.ledger import Ledger, entered
-from hetero.workers.engines.llama_cpp import IS_SET, Batch, LlamaOutcome, LlamaSettings, padded
+from hetero.workers.engines.llama_cpp import IS_SET, Batch, LlamaOutcome, LlamaSettings, padded, set_cache_type
 from hetero.workers.errors import Aborted, EngineError, KvFull, TooManyLeaves, UnknownNode, Unsupported
 
 _ROWS = 16  # of a window: each may cost a snapshot
@@ -63,6 +63,7 @@ class RecurrentEngine:
         params.n_batch = params.n_ubatch = max(settings.chunk, settings.sequences) + _BEHIND * rows + 2 * rows
         params.n_threads = params.n_threads_batch = settings.threads
         params.kv_unified = False
+        set_cache_type(params, settings.kv_cache)
         params.n_rs_seq = rows - 1
         params.no_perf = True
         params.abort_callback = IS_SET

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from hetero.placement.errors import ConfigError
-from hetero.placement.memory import ModelShape
+from hetero.placement.memory import F16, Q8_0, ModelShape
 
 if TYPE_CHECKING:
     from hetero.workers.engines.base import Engine
@@ -33,7 +33,7 @@ def unheard(share: float) -> None:
 class EngineSettings:
     """What to load, and how. ``gpu``: the kind of the one GPU the process sees, or "" for the CPU; ``draft_nodes``:
     evaluated draft tokens a sequence may hold; ``dtype`` and ``graphs`` (on CUDA) are torch's;
-    ``weights`` (what becomes of 16-bit floats) is octet's."""
+    ``weights`` (what becomes of 16-bit floats) is octet's; ``kv_cache``: how the numbers of the cache are kept."""
 
     path: Path
     threads: int = 1
@@ -45,6 +45,7 @@ class EngineSettings:
     dtype: str = "float32"
     graphs: bool = True
     weights: str = "as-is"
+    kv_cache: str = F16
     progress: Progress = unheard
 
 
@@ -53,9 +54,9 @@ class EngineEntry:
     """One engine.
 
     ``formats`` of model files it reads; ``why_not(kind)``: why it cannot run on a kind of device of this machine, None
-    when it can; ``weight_bytes(shape, dtype)``: what a model's weights take in memory; ``kv_width(dtype)``: bytes of a
-    number in its KV cache; ``always_exact``: a row's bits do not depend on what shares its forward; ``gpus``: whether
-    any GPU will do.
+    when it can; ``weight_bytes(shape, dtype)``: what a model's weights take in memory; ``kv_width(dtype, kept)``: bytes
+    of a number in its KV cache; ``kv_caches``: how it can keep those; ``always_exact``: a row's bits do not depend on
+    what shares its forward; ``gpus``: whether any GPU will do.
     """
 
     name: str
@@ -64,7 +65,8 @@ class EngineEntry:
     load: Callable[[EngineSettings], Engine]
     why_not: Callable[[str], str | None]
     weight_bytes: Callable[[ModelShape, str], int]
-    kv_width: Callable[[str], int]
+    kv_width: Callable[[str, str], float]
+    kv_caches: tuple[str, ...] = (F16, Q8_0)
     always_exact: bool = False
     gpus: bool = True
     package: str = ""  # the import it needs, and
@@ -93,6 +95,7 @@ def _load_llama(settings: EngineSettings) -> Engine:
         exact=settings.exact,
         draft_nodes=settings.draft_nodes,
         gpu=settings.gpu,
+        kv_cache=settings.kv_cache,
     )
     return load_llama(settings.path, own)
 
@@ -151,6 +154,7 @@ def _load_octet(settings: EngineSettings) -> Engine:
         settings.context,
         weights=settings.weights,
         draft_nodes=settings.draft_nodes,
+        kv_cache=settings.kv_cache,
     )
     return OctetEngine(settings.path, own, settings.progress)
 
@@ -176,7 +180,7 @@ _ENTRIES = (
         load=_load_llama,
         why_not=_no_llama,
         weight_bytes=lambda shape, dtype: shape.weights,
-        kv_width=lambda dtype: 2,
+        kv_width=lambda dtype, kept: 2 if kept == F16 else 34 / 32,  # a scale for 32
         package="llama_cpp",
         extra="llama",
         repair=_repair_llama,
@@ -188,7 +192,8 @@ _ENTRIES = (
         load=_load_torch,
         why_not=_no_torch,
         weight_bytes=lambda shape, dtype: shape.parameters * _WIDTHS[dtype],  # GGUF, too, is unpacked
-        kv_width=lambda dtype: _WIDTHS[dtype],
+        kv_width=lambda dtype, kept: _WIDTHS[dtype],
+        kv_caches=(F16,),
         package="torch",
         extra="torch",
     ),
@@ -200,7 +205,7 @@ _ENTRIES = (
         why_not=_no_octet,
         # Repacked, k-quants grow by a tenth at most; 16-bit floats become int8 with a scale for 32.
         weight_bytes=lambda shape, dtype: min(shape.weights * 11 // 10, shape.parameters * 10 // 8),
-        kv_width=lambda dtype: 2,
+        kv_width=lambda dtype, kept: 2 if kept == F16 else 18 / 16,  # a scale for 16
         always_exact=True,
         gpus=False,
         variant=_octet_path,

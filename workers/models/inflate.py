@@ -19,7 +19,7 @@ from hetero.placement.errors import ConfigError
 from hetero.workers.errors import ModelError
 
 Matrix = NDArray[np.float32]
-TYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16", "q8_0": "Q8_0", "q4_0": "Q4_0"}
+TYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16", "q8_0": "Q8_0", "q4_1": "Q4_1", "q4_0": "Q4_0"}
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,17 @@ class Size:
     ffn: int
 
 
-def inflate(source: Path, target: Path, size: Size, kind: str, seed: int = 0) -> int:
-    """Write ``target``; returns its number of weights. Raises ConfigError for a size below the source's."""
+def inflate(source: Path, target: Path, size: Size | None, kind: str, seed: int = 0, noise: float = 0.0) -> int:
+    """Write ``target``; returns its number of weights. ``size`` None: the source's; ``noise``: what is added to each of
+    the source's matrices, in its root mean square, for a model that agrees less with it. Raises ConfigError for a size
+    below the source's."""
     if kind not in TYPES:
         raise ConfigError(f"type: {kind!r} is unknown: choose {', '.join(TYPES)}")
     reader = gguf.GGUFReader(source)
     if reader.fields["general.architecture"].contents() != "llama":
         raise ModelError(f"{source}: only llama-architecture GGUF files can be inflated")
-    model = _Small(reader)
+    model = _Small(reader, noise, np.random.default_rng(seed + 1))
+    size = size or Size(model.width, model.layers, model.ffn)
     if size.width < model.width or size.layers < model.layers or size.ffn < model.ffn or size.width % model.width:
         raise ConfigError(
             f"size: {size.width} x {size.layers} layers, ffn {size.ffn}: each must be at least the source's "
@@ -66,7 +69,7 @@ def inflate(source: Path, target: Path, size: Size, kind: str, seed: int = 0) ->
 class _Small:
     """The source model's numbers and weights."""
 
-    def __init__(self, reader: Any) -> None:
+    def __init__(self, reader: Any, noise: float, rng: np.random.Generator) -> None:
         def number(key: str) -> int:
             return int(reader.fields[f"llama.{key}"].contents())
 
@@ -77,6 +80,7 @@ class _Small:
         self.kv_heads = number("attention.head_count_kv")
         self.head = self.width // self.heads
         self.epsilon = float(reader.fields["llama.attention.layer_norm_rms_epsilon"].contents())
+        self._noise, self._rng = noise, rng
         self._tensors = {tensor.name: tensor for tensor in reader.tensors}
 
     def __contains__(self, name: str) -> bool:
@@ -86,6 +90,9 @@ class _Small:
         tensor = self._tensors[name]
         shape = [int(n) for n in tensor.shape[::-1]]
         found: Matrix = gguf.dequantize(tensor.data, tensor.tensor_type).reshape(shape).astype(np.float32)
+        if self._noise and found.ndim == 2 and not name.startswith("token_embd"):
+            size = np.float32(self._noise * np.sqrt(np.mean(np.square(found))))
+            found += size * self._rng.standard_normal(found.shape, dtype=np.float32)
         return found
 
 
@@ -165,6 +172,6 @@ def _kind(name: str, shape: tuple[int, ...], kind: str) -> Any:
     """Norms stay F32; a 4-bit file keeps its embedding, which is also the head, at 8 bits, as is usual."""
     if len(shape) == 1:
         return gguf.GGMLQuantizationType.F32
-    if kind == "q4_0" and name in ("token_embd.weight", "output.weight"):
+    if kind in ("q4_0", "q4_1") and name in ("token_embd.weight", "output.weight"):
         return gguf.GGMLQuantizationType.Q8_0
     return gguf.GGMLQuantizationType[TYPES[kind]]

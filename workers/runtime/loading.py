@@ -43,4 +43,5 @@ def settings_of(spec: WorkerSpec) -> EngineSettings:
         draft_nodes=_TREE_NODES if spec.role == "drafter" else _WINDOW_NODES,
         dtype=spec.dtype,
         weights=spec.weights,
+        kv_cache=spec.kv_cache,
     )

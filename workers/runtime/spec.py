@@ -29,6 +29,7 @@ class WorkerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kind: Literal["cuda", "rocm", "vulkan", "mps"] = "cuda"
     dtype: str = "float32"
     weights: str = "as-is"
+    kv_cache: Literal["f16", "q8_0"] = "f16"
     sequences: int = 4
     cached: int = 0
     context: int = 2048

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hetero.placement.memory import F16, Q8_0
 from hetero.workers.engines.base import EngineLimits, OnEarlyExit, Outcome, Row
 from hetero.workers.engines.kv_slots import Slots, saved_under
 from hetero.workers.engines.ledger import entered, row_order
@@ -52,10 +53,11 @@ class OctetSettings:
     chunk: int = 128
     weights: str = AS_IS  # what becomes of 16- and 32-bit floats
     draft_nodes: int = 128  # evaluated draft tokens per sequence
+    kv_cache: str = F16  # what numbers the cache keeps
 
 
 class OctetEngine:
-    """One repacked model with its KV cache (half floats)."""
+    """One repacked model with its KV cache."""
 
     def __init__(
         self, path: Path, settings: OctetSettings, progress: Callable[[float], None] = lambda share: None
@@ -80,6 +82,7 @@ class OctetEngine:
             a.layers, a.width, a.heads, a.kv_heads, a.head, padded(a.ffn), self._weights.vocabulary, most,
             settings.sequences, self._capacity, settings.threads, a.ropes[0].rotated, a.neox, a.activation, a.epsilon,
             a.embedding_scale, a.attention_scale, a.residual_scale, a.logit_scale, a.attention_cap, a.logit_cap,
+            settings.kv_cache == Q8_0,
         )  # fmt: skip
         layers = (CLayer * a.layers)(*[self._layer(n) for n in range(a.layers)])
         self._weights.check_all_read()

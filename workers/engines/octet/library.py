@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from ctypes import Structure, c_char_p, c_double, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
 from functools import cache
 
-_VERSION = 1  # as in the kernel's api.cpp
+_VERSION = 2  # as in the kernel's api.cpp
 PATH_VARIABLE = "HETERO_OCTET_PATH"  # forces one of the paths
 _PLAIN = "plain"  # for tests: without vector instructions other engines are faster
 
@@ -56,6 +56,7 @@ class CShape(Structure):
         *[(name, c_int32) for name in ("max_rows", "slots", "capacity", "threads", "rotated", "neox", "activation")],
         *[(name, c_float) for name in ("epsilon", "embedding_scale", "attention_scale", "residual_scale")],
         *[(name, c_float) for name in ("logit_scale", "attention_cap", "logit_cap")],
+        ("bytes", c_int32),
     ]
 
 

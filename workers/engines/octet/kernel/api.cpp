@@ -96,10 +96,6 @@ T* zeros(size_t count) {
   return found;
 }
 
-size_t cache_base(const Shape& s, int layer, int slot, int kv) {
-  return ((static_cast<size_t>(layer) * s.slots + slot) * s.kv_heads + kv) * s.capacity * s.head;
-}
-
 Activations activations(size_t groups) {
   return {zeros<int8_t>(groups * kGroup + 64), zeros<float>(groups), zeros<float>(groups * 2)};
 }
@@ -149,6 +145,28 @@ double timed(int threads, Work work) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
 }
 
+// Calls piece(address, bytes) for the parts of a cell, keys before values, which lie apart.
+template <class Piece>
+void each_piece(const Shape& s, uint8_t* keys, uint8_t* values, int cell, Piece piece) {
+  const int lane = cell % kBlock;
+  if (!s.bytes) {
+    const size_t block = static_cast<size_t>(cell / kBlock) * kBlock * s.head;
+    for (int i = 0; i < s.head; ++i) piece(keys + (block + static_cast<size_t>(i) * kBlock + lane) * 2, 2);
+    piece(values + static_cast<size_t>(cell) * s.head * 2, static_cast<size_t>(s.head) * 2);
+    return;
+  }
+  for (int group = 0; group < s.head / 16; ++group) {
+    uint8_t* record = keys + record_at(s, cell, group);
+    piece(record + 2 * lane, 2);
+    for (int j = 0; j < 16; ++j) piece(record + 32 + j * 16 + lane, 1);
+  }
+  for (int group = 0; group < s.head / 16; ++group) {
+    uint8_t* record = values + record_at(s, cell, group);
+    piece(record + 2 * lane, 2);
+    piece(record + 32 + lane * 16, 16);
+  }
+}
+
 }  // namespace
 }  // namespace octet
 
@@ -157,7 +175,7 @@ using namespace octet;
 extern "C" {
 
 // Of the functions below and what they are handed: a library of another one must not be called.
-int octet_version() { return 1; }
+int octet_version() { return 2; }
 
 // The name of path n and whether this machine has its instructions; null behind the last.
 const char* octet_path(int n, int* there) {
@@ -183,9 +201,9 @@ Model* octet_create(const Shape* shape, const Layer* layers, const Matrix* head,
     m->norm = norm;
     for (int n = 0; n < 2; ++n) m->cosines[n] = cosines[n], m->sines[n] = sines[n];
     m->forward = kPaths[path].run;
-    const size_t cells = static_cast<size_t>(s.layers) * s.slots * s.kv_heads * s.capacity * s.head;
-    m->keys = zeros<uint16_t>(cells);
-    m->values = zeros<uint16_t>(cells);
+    const size_t cells = static_cast<size_t>(s.layers) * s.slots * s.kv_heads * s.capacity;
+    m->keys = zeros<uint8_t>(cells * cell_bytes(s));
+    m->values = zeros<uint8_t>(cells * cell_bytes(s));
     const int queries = (s.heads * s.head + kGroup - 1) / kGroup * kGroup, kv = s.kv_heads * s.head;
     const Experts experts = largest_experts(*m);
     const int widest = std::max({s.width, queries, s.ffn, experts.shared_ffn});
@@ -247,46 +265,41 @@ int octet_forward(Model* m, const Batch* batch) {
 // Move cells of a slot, in all layers: from[i] -> to[i], as if all at once.
 int octet_move(Model* m, int slot, const int32_t* from, const int32_t* to, int count) try {
   const Shape& s = m->shape;
-  const size_t bytes = s.head * sizeof(uint16_t);
-  std::vector<uint16_t> held(static_cast<size_t>(count) * s.head * 2);
+  std::vector<uint8_t> held(static_cast<size_t>(count) * cell_bytes(s) * 2);
   for (int layer = 0; layer < s.layers; ++layer)
     for (int kv = 0; kv < s.kv_heads; ++kv) {
-      const size_t base = cache_base(s, layer, slot, kv);
-      uint16_t *keys = m->keys + base, *values = m->values + base;
-      auto key = [&](int c) { return keys + static_cast<size_t>(c / kBlock) * kBlock * s.head + c % kBlock; };
-      for (int n = 0; n < count; ++n) {
-        uint16_t* at = held.data() + static_cast<size_t>(n) * s.head * 2;
-        memcpy(at, values + static_cast<size_t>(from[n]) * s.head, bytes);
-        for (int i = 0; i < s.head; ++i) at[s.head + i] = key(from[n])[i * kBlock];
-      }
-      for (int n = 0; n < count; ++n) {
-        const uint16_t* at = held.data() + static_cast<size_t>(n) * s.head * 2;
-        memcpy(values + static_cast<size_t>(to[n]) * s.head, at, bytes);
-        for (int i = 0; i < s.head; ++i) key(to[n])[i * kBlock] = at[s.head + i];
-      }
+      uint8_t *keys = m->keys + cache_base(s, layer, slot, kv), *values = m->values + cache_base(s, layer, slot, kv);
+      uint8_t* at = held.data();
+      for (int n = 0; n < count; ++n)
+        each_piece(s, keys, values, from[n], [&](uint8_t* p, size_t bytes) { memcpy(at, p, bytes), at += bytes; });
+      at = held.data();
+      for (int n = 0; n < count; ++n)
+        each_piece(s, keys, values, to[n], [&](uint8_t* p, size_t bytes) { memcpy(p, at, bytes), at += bytes; });
     }
   return 0;
 } catch (const std::bad_alloc&) {
   return 1;
 }
 
+static size_t whole_blocks(const Shape& s, int cells) {
+  return static_cast<size_t>((cells + kBlock - 1) / kBlock * kBlock) * cell_bytes(s);
+}
+
 // The first cells of a slot, out of the cache or into it: whole blocks, keys and values of each head.
 static void copy_cells(Model* m, int slot, int count, uint8_t* outside, bool in) {
   const Shape& s = m->shape;
-  const size_t bytes = static_cast<size_t>((count + kBlock - 1) / kBlock * kBlock) * s.head * sizeof(uint16_t);
+  const size_t bytes = whole_blocks(s, count);
   for (int layer = 0; layer < s.layers; ++layer)
     for (int kv = 0; kv < s.kv_heads; ++kv)
-      for (uint16_t* cache : {m->keys, m->values}) {
-        uint16_t* at = cache + cache_base(s, layer, slot, kv);
+      for (uint8_t* cache : {m->keys, m->values}) {
+        uint8_t* at = cache + cache_base(s, layer, slot, kv);
         in ? memcpy(at, outside, bytes) : memcpy(outside, at, bytes);
         outside += bytes;
       }
 }
 
 size_t octet_saved_size(Model* m, int count) {
-  const Shape& s = m->shape;
-  return static_cast<size_t>(s.layers) * s.kv_heads * 2 * ((count + kBlock - 1) / kBlock * kBlock) * s.head *
-         sizeof(uint16_t);
+  return static_cast<size_t>(m->shape.layers) * m->shape.kv_heads * 2 * whole_blocks(m->shape, count);
 }
 
 void octet_save(Model* m, int slot, int count, uint8_t* to) { copy_cells(m, slot, count, to, false); }

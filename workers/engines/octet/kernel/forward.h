@@ -7,6 +7,7 @@
 
 #include "functions.h"
 #include "products.h"
+#include "cache.h"
 #include "attention.h"
 #include "experts.h"
 

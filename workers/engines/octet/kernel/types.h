@@ -89,6 +89,7 @@ struct Shape {
   int32_t max_rows, slots, capacity, threads, rotated, neox, activation;  // rotated: of a head's numbers
   float epsilon, embedding_scale, attention_scale, residual_scale, logit_scale;
   float attention_cap, logit_cap;  // soft caps; 0: none
+  int32_t bytes;                   // whether the cache keeps bytes, not halves
 };
 
 struct Part {
@@ -113,7 +114,7 @@ struct Model {
   Rows embedding;
   const float* norm;
   const float *cosines[2], *sines[2];  // [capacity, rotated / 2]
-  uint16_t *keys, *values;             // halves: keys [layer][slot][kv][cell / 16][head][16], values [..][cell][head]
+  uint8_t *keys, *values;              // the cache, [layer][slot][kv] of cells: see cache_base
   float *x, *y, *z;                    // residual; queries, keys, values; attention or ffn output
   Activations quantised, packed;       // of all rows; of an expert's, one expert behind the other
   float *hidden, *found;               // [entries][ffn], [entries][width] of experts
@@ -150,6 +151,21 @@ inline float from_half(uint16_t half) {
   const uint32_t bits = sign | (exponent == 31 ? 255u << 23 : (exponent + 112) << 23) | rest << 13;
   memcpy(&value, &bits, 4);
   return value;
+}
+
+// The cache. Halves: keys [cell / 16][head][16], values [cell][head]. Bytes: both [cell / 16][head / 16] of records, each
+// with a scale (a half) for 16 numbers of each of 16 cells, then the numbers: of keys [number][cell], of values [cell][number].
+constexpr int kRecord = 32 + 256;
+
+inline size_t cell_bytes(const Shape& s) { return s.bytes ? s.head / 16 * (kRecord / 16) : s.head * 2; }
+
+inline size_t cache_base(const Shape& s, int layer, int slot, int kv) {
+  return ((static_cast<size_t>(layer) * s.slots + slot) * s.kv_heads + kv) * s.capacity * cell_bytes(s);
+}
+
+// What holds the record of a cell's numbers 16 * group.. .
+inline size_t record_at(const Shape& s, int cell, int group) {
+  return static_cast<size_t>(cell / kBlock) * kBlock * cell_bytes(s) + static_cast<size_t>(group) * kRecord;
 }
 
 constexpr size_t tile_bytes(Bits bits) { return bits == k5 ? 320 : bits == k6 ? 384 : bits == k8 ? 512 : 256; }

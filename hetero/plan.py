@@ -176,7 +176,7 @@ class Planner:
         for mine, other in ((0, 1), (1, 0)):
             if drafting and named[other] and not named[mine] and chosen[0].is_cpu and chosen[1].is_cpu:
                 # A role that was not placed by hand takes the cores the other one leaves.
-                rest = tuple(sorted(set(inventory.cores) - set(chosen[other].indices)))
+                rest = inventory.topology.beside(chosen[other].indices)
                 chosen[mine] = Device("cpu", rest or chosen[other].indices)
         return chosen
 

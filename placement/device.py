@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hetero.placement.errors import DeviceError
+from hetero.placement.topology import Topology
 
 _NAME = re.compile(r"(?:(?P<node>[\w.\-]+)/)?(?P<kind>cpu|cuda|rocm|vulkan|mps)(?::(?P<index>[\d,\-]+))?")
 
@@ -49,11 +50,18 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Inventory:
-    """What one machine has: usable core numbers, free memory in bytes, and GPUs, the one to prefer first."""
+    """What one machine has: usable core numbers, free memory in bytes, GPUs, the one to prefer first, and what is known
+    of its cores beside their numbers."""
 
     cores: tuple[int, ...]
     memory: int
     gpus: tuple[Gpu, ...] = ()
+    known: Topology | None = None
+
+    @property
+    def topology(self) -> Topology:
+        """Of its cores."""
+        return self.known or Topology.plain(self.cores)
 
 
 def parse_device(name: str) -> Device:
@@ -81,7 +89,7 @@ def check_device(device: Device, inventory: Inventory) -> Device:
             raise DeviceError(
                 f"device {device}: no core {_spans(missing)} here; usable cores are {_spans(inventory.cores)}"
             )
-        return Device("cpu", device.indices or inventory.cores, device.node)
+        return Device("cpu", device.indices or inventory.topology.fast, device.node)
     if device not in [gpu.device for gpu in inventory.gpus]:
         have = ", ".join(str(gpu.device) for gpu in inventory.gpus) or "no GPU that hetero can use"
         raise DeviceError(f"device {device}: not on this machine, which has {have} (hetero doctor says more)")
@@ -92,9 +100,11 @@ def default_devices(inventory: Inventory, target_bytes: int, drafting: bool) -> 
     """Choose (target, drafter) devices where the user named none.
 
     A GPU that holds the whole target takes it; a smaller one drafts for a CPU target (Dovetail's split). With
-    CPUs only, the drafter gets the last core and the target the others, so that both work at once.
+    CPUs only, the drafter gets the slow cores, or the last of the fast ones, and the target the others, so that both
+    work at once. No two threads share a physical core.
     """
-    every = Device("cpu", inventory.cores)
+    fast, slow = inventory.topology.fast, inventory.topology.slow
+    every = Device("cpu", fast)
     if inventory.gpus:
         first = inventory.gpus[0].device
         if inventory.gpus[0].free > target_bytes:
@@ -102,9 +112,11 @@ def default_devices(inventory: Inventory, target_bytes: int, drafting: bool) -> 
             others = [gpu for gpu in inventory.gpus if gpu.kind == first.kind and gpu.device != first]
             return first, others[0].device if others else every
         return every, first
-    if not drafting or len(inventory.cores) < 2:
+    if drafting and slow:
+        return every, Device("cpu", slow)
+    if not drafting or len(fast) < 2:
         return every, every
-    return Device("cpu", inventory.cores[:-1]), Device("cpu", inventory.cores[-1:])
+    return Device("cpu", fast[:-1]), Device("cpu", fast[-1:])
 
 
 def _indices(name: str, text: str) -> tuple[int, ...]:

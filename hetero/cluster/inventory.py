@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 
+from hetero.cluster.topology import memory_limit, read_topology
 from hetero.placement.device import Gpu, Inventory
 from hetero.workers.engines.accelerators import llama_gpus, torch_kinds
 
@@ -16,7 +17,9 @@ from hetero.workers.engines.accelerators import llama_gpus, torch_kinds
 def take_inventory() -> Inventory:
     """Look at this machine now."""
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    return Inventory(tuple(sorted(cores)), psutil.virtual_memory().available, _gpus())
+    numbers = tuple(sorted(cores))
+    free, limit = psutil.virtual_memory().available, memory_limit()
+    return Inventory(numbers, free if limit is None else min(free, limit), _gpus(), read_topology(numbers))
 
 
 def cpu_name() -> str:

@@ -9,29 +9,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from math import sqrt
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
 from hetero.bench.report import report
-from hetero.workers.decoding.drafter import Drafter
-from hetero.workers.decoding.policy.strategy import NAMES, strategy
+from hetero.placement.agreement import LATER, assumed
+from hetero.workers.decoding.policy.strategy import NAMES
 from hetero.workers.decoding.trace import Trace
-from hetero.workers.engines.base import EngineLimits
-from hetero.workers.models.vocabulary import Vocabulary
-from hetero.workers.simulation.devices import CHANCES, DRAWN_VOCABULARY, DrawnDevice
-from hetero.workers.simulation.links import Link
-from hetero.workers.simulation.pair import Setting, SimulatedPair
+from hetero.workers.simulation.forecast import Duet, Play
 from hetero.workers.simulation.recorder import Recorder
-from hetero.workers.wire.messages import Open, Sampling
 
 WINDOW = 16  # rows up to which checking costs the same
-_NONE = len(CHANCES)  # the token that is none of the drafter's choices
+ALPHA = 0.8
+AGREEMENT = assumed(ALPHA, seed=1, count=1 << 16)
+CHANCES = (ALPHA, *((1.0 - ALPHA) * share for share in LATER))
 
 
 @dataclass(frozen=True)
@@ -70,90 +65,28 @@ REGIMES = (
 )
 
 
-@dataclass(frozen=True)
-class Result:
-    """Tokens a second with the half width of its 95 % interval, busy shares of the devices, tokens a forward, and
-    the share of tokens decided with speculation off."""
-
-    rate: float
-    interval: float
-    verifier: float
-    drafter: float
-    length: float
-    plain: float
-
-
-class Play:
+def play(
+    regime: Regime, name: str, gamma: int, tokens: int, seed: int, sequences: int = 1, trace: Trace | None = None
+) -> Play:
     """One regime under one strategy, until ``tokens`` are out."""
-
-    def __init__(
-        self, regime: Regime, name: str, gamma: int, tokens: int, seed: int, sequences: int = 1,
-        trace: Trace | None = None,
-    ) -> None:  # fmt: skip
-        # Each sequence has draws of its own: alike, they would miss together.
-        size = (sequences, tokens + 64)
-        draws = np.random.default_rng(seed).choice(_NONE + 1, size=size, p=[*CHANCES, 1.0 - sum(CHANCES)])
-        taken: dict[int, list[int]] = dict(enumerate(draws.tolist(), 1))
-        context = tokens + 64
-        one = EngineLimits(
-            DRAWN_VOCABULARY, context, WINDOW * sequences, 64, sequences, early_exit=regime.early
-        )  # fmt: skip
-        two = EngineLimits(DRAWN_VOCABULARY, context, regime.leaves, 64, sequences, draft_nodes=8192)
-        self.pair = SimulatedPair(
-            Setting(
-                strategy=strategy(name, gamma if name in ("serial", "mirror") else 0),
-                vocabulary=Vocabulary([b"x"] * DRAWN_VOCABULARY, frozenset()),
-                verifiers=[lambda: DrawnDevice(one, regime.verify, taken)],
-                drafters=[lambda: DrawnDevice(two, lambda rows: regime.draft, {})],
-                link=Link(regime.link),
-                coded=False,
-                ping=5.0,
-                tree_nodes=8192,
-                leaves=regime.leaves,
-                trace=trace,
-            )
-        )
-        for seq in range(1, sequences + 1):
-            opening = Open(seq, 0, [0], [], Sampling(0.8, seed=seed), tokens, [])
-            self.pair.client.ask(opening, b"verifier-0", at=0.1)
-        self.pair.play()
-
-    @property
-    def drafter(self) -> Drafter:
-        """The drafter's machine."""
-        machine = self.pair[b"drafter-0"].machine
-        assert isinstance(machine, Drafter)
-        return machine
-
-    def result(self, batches: int = 25) -> Result:
-        """The first tenth is left out: speeds and chances are being learned then."""
-        times = self.pair.client.times
-        times = times[len(times) // 10 :]
-        size = len(times) // batches
-        rates = []
-        for n in range(batches):
-            part = times[n * size : (n + 1) * size + 1]
-            rates.append(sum(count for _, count in part[1:]) / (part[-1][0] - part[0][0]))
-        stats = self.pair.client.finished[0].stats
-        return Result(
-            mean(rates),
-            2.06 * stdev(rates) / sqrt(batches),  # Student's t of 24
-            self._busy(b"verifier-0"),
-            self._busy(b"drafter-0"),
-            stats.predicted_n / stats.forwards_n,
-            stats.plain_n / stats.predicted_n,
-        )
-
-    def _busy(self, name: bytes) -> float:
-        """The share of its time that a device worked."""
-        device = self.pair[name].device
-        assert isinstance(device, DrawnDevice)
-        return device.busy / self.pair.clock.now
+    fixed = gamma if name in ("serial", "mirror") else 0
+    duet = Duet(
+        name,
+        fixed,
+        regime.verify,
+        lambda rows: regime.draft,
+        AGREEMENT,
+        regime.link,
+        WINDOW,
+        regime.leaves,
+        regime.early,
+    )
+    return Play(duet, tokens, seed, sequences, trace)
 
 
 def chain_bound(regime: Regime) -> float:
     """max over n of tau(n - 1) / T_v(n), tokens a second: no chain can do better."""
-    alpha = CHANCES[0]
+    alpha = ALPHA
     return max((1 - alpha**n) / (1 - alpha) / regime.verify(n) for n in range(1, WINDOW + 1))
 
 
@@ -171,7 +104,7 @@ def tree_bound(regime: Regime) -> float:
 
 def best_gamma(regime: Regime) -> int:
     """The draft length that suits the serial strategy best."""
-    alpha = CHANCES[0]
+    alpha = ALPHA
 
     def rate(gamma: int) -> float:
         tokens = (1 - alpha ** (gamma + 1)) / (1 - alpha)
@@ -183,10 +116,10 @@ def best_gamma(regime: Regime) -> int:
 def _cell(name: str, chosen: str, tokens: int, streams: int) -> dict[str, Any]:
     regime = next(regime for regime in REGIMES if regime.name == name)
     bound = chain_bound(regime)
-    found = Play(regime, chosen, best_gamma(regime), tokens, seed=1).result()
+    found = play(regime, chosen, best_gamma(regime), tokens, seed=1).result()
     shared: dict[str, Any] = {}
     if streams > 1:
-        together = Play(regime, chosen, best_gamma(regime), tokens, seed=1, sequences=streams).result()
+        together = play(regime, chosen, best_gamma(regime), tokens, seed=1, sequences=streams).result()
         shared[f"x with {streams} streams"] = together.rate / found.rate
     return {
         "regime": name,
@@ -226,7 +159,7 @@ def draw(file: Path) -> None:
     traces: dict[str, tuple[Recorder, float, float]] = {}
     for name in NAMES:
         events = Recorder()
-        Play(regime, name, 6, 400, seed=1, trace=events)
+        play(regime, name, 6, 400, seed=1, trace=events)
         first = next(begin for lane, _, begin, *_ in events.spans if lane == "verifier" and begin > 2.0)
         traces[name] = (events, first - 0.004, first + 0.4)
     lanes(traces, file)

@@ -8,9 +8,11 @@ from itertools import pairwise
 
 import pytest
 
-from hetero.bench.regimes import REGIMES, Play, Regime, best_gamma, chain_bound, flat, tree_bound
+from hetero.bench import regimes
+from hetero.bench.regimes import REGIMES, Regime, best_gamma, chain_bound, flat, tree_bound
 from hetero.workers.decoding.policy.strategy import NAMES
 from hetero.workers.runtime.trace import FileTrace, start_file
+from hetero.workers.simulation.forecast import Play
 from hetero.workers.simulation.recorder import Recorder
 
 PAIR = Regime("test", 4e-3, flat(0.060), 1e-3, 8, early=True)
@@ -18,7 +20,7 @@ PAIR = Regime("test", 4e-3, flat(0.060), 1e-3, 8, early=True)
 
 def play(strategy: str, tokens: int = 600, sequences: int = 1, regime: Regime = PAIR) -> tuple[Play, Recorder]:
     events = Recorder()
-    return Play(regime, strategy, 5, tokens, seed=1, sequences=sequences, trace=events), events
+    return regimes.play(regime, strategy, 5, tokens, seed=1, sequences=sequences, trace=events), events
 
 
 def windows(events: Recorder) -> list[tuple[float, float, dict]]:
@@ -129,7 +131,7 @@ def test_regimes_in_short():
     for regime in REGIMES:
         if regime.name in aims:
             rates = {
-                strategy: Play(regime, strategy, best_gamma(regime), 2000, 1).result().rate
+                strategy: regimes.play(regime, strategy, best_gamma(regime), 2000, 1).result().rate
                 for strategy in ("serial", "ahead")
             }
             assert 100 * rates["ahead"] / chain_bound(regime) > aims[regime.name]
@@ -139,7 +141,7 @@ def test_regimes_in_short():
 
 def test_speculation_that_cannot_pay_is_switched_off():
     slow = next(regime for regime in REGIMES if regime.name.startswith("D"))
-    found = Play(slow, "ahead", 4, 3000, 1).result()
+    found = regimes.play(slow, "ahead", 4, 3000, 1).result()
     assert found.plain > 0.5 and found.rate > 0.95 / slow.verify(1)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from hetero.placement.agreement import RANKS, Agreement
 from hetero.workers.decoding.protocol import Extend, Job, Prefill
 from hetero.workers.engines.base import EngineLimits, Outcome
 from hetero.workers.engines.table import TableEngine
@@ -52,65 +53,69 @@ class TableDevice:
         return Ran(seconds, outcome, early[0] if early else None)
 
 
-# Acceptance of a drawn pair: the chance that the target takes the drafter's n-th choice.
-CHANCES = (0.80, 0.10, 0.04, 0.02, 0.01, 0.01)
-DRAWN_VOCABULARY = 8  # tokens 0 to 5 are the drafter's choices in order; 6 is none of them
+TOKENS = RANKS + 2  # of a pair without models: 0.. are the drafter's candidates in order; RANKS is none of them
 
 
 class DrawnDevice:
-    """No model at all: the drafter's choices are always 0, 1, 2, ..., the target's tokens were drawn beforehand.
+    """No model at all: the drafter's candidates are always 0, 1, 2, ..., and an ``Agreement`` has which the target takes.
 
-    ``seconds(rows)``: of a forward; ``prompt``: of a chunk of a prompt; ``draws``: the target's token at each position,
-    by sequence.
+    ``seconds(rows)``: of a forward; ``look``: seconds of each row that is looked at, paid with the next forward;
+    ``prompt``: seconds of a chunk of a prompt.
     """
 
     def __init__(
         self,
         limits: EngineLimits,
         seconds: Callable[[int], float],
-        draws: Mapping[int, Sequence[int]],
+        agreement: Agreement,
         prompt: float = 1e-3,
+        look: float = 0.0,
     ) -> None:
         self.limits = limits
-        self.busy = 0.0
-        self._seconds, self._draws, self._prompt = seconds, draws, prompt
+        self.busy = 0.0  # seconds so far
+        self._seconds, self._agreement, self._prompt, self._look = seconds, agreement, prompt, look
+        self._looked = 0
 
     def run(self, job: Job) -> Ran:
         match job.forward:
             case Extend(rows, hint):
-                seqs, seconds = [row.seq for row in rows], self._seconds(len(rows))
-            case Prefill(seq):
-                seqs, seconds, hint = [seq], self._prompt, False
+                seconds = self._seconds(len(rows)) + self._looked * self._look
+                self._looked = 0
+            case Prefill():
+                seconds, hint = self._prompt, False
             case None:
                 return Ran(0.0, None)
-        draws = [self._draws.get(seq, ()) for seq in seqs]
         self.busy += seconds
-        return Ran(seconds, _Drawn(draws), _Exit(draws) if hint else None)
+        return Ran(seconds, _Drawn(self), _Exit(self) if hint else None)
+
+    def at(self, sampler: Sampler, position: int) -> tuple[int, tuple[float, ...]]:
+        """What was drawn for a position: alike for both roles, another for each seed."""
+        self._looked += 1
+        place, found = position + 7919 * sampler.spec.seed, self._agreement
+        return found.ranks[place % len(found.ranks)], found.confidences[place % len(found.confidences)]
 
 
 class _Drawn(Outcome):
-    """``draws``: for each row those of its sequence."""
-
-    def __init__(self, draws: Sequence[Sequence[int]]) -> None:
-        self._draws = draws
+    def __init__(self, device: DrawnDevice) -> None:
+        self._device = device
 
     def logits(self, row: int) -> Logits:
         raise NotImplementedError("drawn outcomes have no logits")
 
     def sample(self, row: int, sampler: Sampler, position: int) -> int:
-        return self._draws[row][position]
+        return self._device.at(sampler, position)[0]
 
     def candidates(self, row: int, sampler: Sampler, position: int, count: int) -> Candidates:
-        count = min(count, len(CHANCES))
-        return Candidates(list(range(count)), [1.0] * count)
+        told = self._device.at(sampler, position)[1][:count]
+        return Candidates(list(range(len(told))), list(told))
 
 
 class _Exit(_Drawn):
     """An early exit that has the target's token among its likeliest, the more often first."""
 
     def candidates(self, row: int, sampler: Sampler, position: int, count: int) -> Candidates:
-        own, taken = random.Random(position), self._draws[row][position]
-        tokens = [t for t in range(len(CHANCES)) if t != taken][: count - 1]
+        own, taken = random.Random(position), self.sample(row, sampler, position)
+        tokens = [t for t in range(RANKS) if t != taken][: count - 1]
         tokens.insert(0 if own.random() < 0.6 else min(1, len(tokens)), taken)
         if own.random() < 0.1:
             tokens.remove(taken)

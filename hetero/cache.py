@@ -13,6 +13,7 @@ from hetero.workers.models.cache import cache_root, disk_error
 WHAT = {
     "models": "models that came from other machines",
     "digests": "checksums of models that were lent to other machines",
+    "profiles": "what models cost on this machine's devices, as measured",
     "engines": "which engine is the fastest for a model, as measured",
     "bench": "inflated models of benchmarks",
     "octet": "models that were converted once: not read any more",

@@ -20,11 +20,13 @@ from hetero import __version__
 from hetero.bench.cli import bench
 from hetero.config import Config, make_config, read_file
 from hetero.errors import ConfigError, HeteroError
+from hetero.workers.decoding.policy.strategy import AUTO
 from hetero.workers.runtime.trace import start_file
 
 if TYPE_CHECKING:
     from hetero.cluster.cluster import Cluster
-    from hetero.plan import Plan, Planner
+    from hetero.placement.device import Inventory
+    from hetero.planning.plan import Plan, Planner
 
 # What may be left out of an installation (pyproject.toml), by the modules whose lack shows it.
 EXTRAS = {
@@ -163,12 +165,14 @@ def _placed(config: Config) -> tuple[Cluster, Planner, Plan]:
     HeteroError."""
     from hetero.cluster.cluster import Cluster
     from hetero.cluster.inventory import take_inventory
-    from hetero.fastest import Fastest
-    from hetero.plan import Planner
+    from hetero.planning.fastest import Fastest
+    from hetero.planning.plan import Planner
 
     def say(line: str) -> None:
         Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
 
+    if config.strategy == AUTO and (config.cluster or config.address != "local"):
+        raise ConfigError("strategy: auto measures one machine: name a strategy where several work together")
     inventory = take_inventory()
     planner = Planner(config, inventory, Fastest(inventory.memory, config.weights, config.kv_cache, say))
     if config.cluster and config.address != "local":
@@ -185,10 +189,35 @@ def _placed(config: Config) -> tuple[Cluster, Planner, Plan]:
             return cluster, planner, planner.plan(cluster.wait_for(config.require_nodes, _NODES_WITHIN))
         if config.require_nodes > 1:
             raise ConfigError(f"require_nodes: {config.require_nodes} machines need a cluster: --cluster or --address")
+        if config.strategy == AUTO:
+            planner = _chosen(config, inventory, planner, say)
         return cluster, planner, planner.plan()
     except BaseException:
         cluster.leave()
         raise
+
+
+def _chosen(config: Config, inventory: Inventory, planner: Planner, say: Callable[[str], None]) -> Planner:
+    """A planner of the plan that is foreseen to be the fastest. Raises HeteroError."""
+    from hetero.planning.ranking import Ranker
+    from hetero.planning.table import verdict
+
+    ranker = Ranker(config, inventory, planner, say)
+    ranking = ranker.rank()
+    for line in verdict(ranking):
+        say(line)
+    return ranker.planner_of(ranking.entries[0].candidate)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@partial(settings, without=("cluster",))
+def plan(as_json: bool, **values: Any) -> None:
+    """What each way to run two models on this machine would do, the fastest first. Takes serve's options; those given
+    are kept."""
+    from hetero.planning.table import show
+
+    show(make_config(values), as_json, Console())
 
 
 @main.command()

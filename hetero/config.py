@@ -12,6 +12,7 @@ import yaml
 from msgspec import Meta
 
 from hetero.errors import ConfigError
+from hetero.placement.memory import F16, KvCache
 from hetero.workers.decoding.policy.strategy import NAMES
 from hetero.workers.engines.registry import ENGINES, GGUF, SAFETENSORS, default_engine
 
@@ -34,7 +35,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     draft_device: Annotated[str, Meta(description="Where the drafter runs, likewise.")] = ""
     target_engine: Annotated[str, Meta(description=f"{_ENGINES}. Default: {_DEFAULTS}.")] = ""
     draft_engine: Annotated[str, Meta(description="The drafter's engine, likewise.")] = ""
-    strategy: Annotated[str, Meta(description=f"{', '.join(NAMES)}. Default: ahead with a drafter, off without.")] = ""
+    strategy: Annotated[
+        str,
+        Meta(description=f"{', '.join(NAMES)}, or auto: what is foreseen to be the fastest, as `hetero plan` has it. "
+             "Default: ahead with a drafter, off without."),
+    ] = ""  # fmt: skip
     gamma: Annotated[
         int,
         Meta(
@@ -53,9 +58,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
              "that are quantised keep their own values."),
     ] = "as-is"  # fmt: skip
     kv_cache: Annotated[
-        Literal["f16", "q8_0"],
+        KvCache,
         Meta(description="How keys and values are kept: f16, or q8_0 in half the memory (llama_cpp and octet)."),
-    ] = "f16"
+    ] = F16
     parallel: Annotated[int, Meta(ge=1, le=64, description="Sequences decoded at once; more wait.")] = 4
     context: Annotated[
         int,

@@ -19,7 +19,7 @@ from hetero.gateway.admission import AdmissionLimits
 from hetero.gateway.app import make_app
 from hetero.gateway.door import connections
 from hetero.gateway.state import GatewayOptions
-from hetero.plan import Plan, Planner
+from hetero.planning.plan import Plan, Planner
 from hetero.session import Session
 from hetero.workers.models.generation import SamplingDefaults, sampling_defaults
 from hetero.workers.runtime.status import WorkerStatus

@@ -14,7 +14,7 @@ from hetero.gateway.chat.template import ChatTemplate
 from hetero.gateway.client import VerifierClient
 from hetero.gateway.metrics import Facts
 from hetero.gateway.state import GatewayOptions, GatewayState
-from hetero.plan import Plan, Planner
+from hetero.planning.plan import Plan, Planner
 
 
 class Session:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from hetero.placement.errors import MemoryShortage
 
-F16, Q8_0 = "f16", "q8_0"  # how a KV cache keeps its numbers
+KvCache: TypeAlias = Literal["f16", "q8_0"]  # how one keeps its numbers
+F16: KvCache = "f16"
+Q8_0: KvCache = "q8_0"
 
 
 @dataclass(frozen=True)

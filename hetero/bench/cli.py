@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def drafter(json_file: Path | None, draft: str, device: str, repeats: int) -> No
 @click.option("--target", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="A GGUF file as the target instead; then --draft is one, too.")  # fmt: skip
 @click.option("--draft", default="draft-50M", show_default=True, help="Drafter: draft-1M, draft-50M or a GGUF file.")
-@click.option("--server", "servers", multiple=True, metavar="NAME=FILE",
+@click.option("--server", "servers", multiple=True, metavar="NAME=COMMAND",
               help="A llama-server to measure beside, llama.cpp's or ik_llama.cpp's; repeatable.")  # fmt: skip
 @click.option("--cores", default=2, show_default=True, type=click.IntRange(1), help="Cores all contenders have.")
 @click.option("--gamma", "gammas", multiple=True, type=click.IntRange(1, 63), default=(4, 7), show_default=True)
@@ -83,12 +84,31 @@ def pair(
     """End to end: hetero against llama.cpp alone and with its draft loop, same target, same cores, one run."""
     from hetero.bench.pair import files_of, run
 
-    binaries = {name: Path(file) for name, _, file in (server.partition("=") for server in servers)}
-    for name, binary in binaries.items():
-        if not binary.is_file():
-            raise click.UsageError(f"--server {name}: write NAME=FILE, where FILE is a llama-server")
+    binaries = {name: shlex.split(command) for name, _, command in (server.partition("=") for server in servers)}
+    for name, command in binaries.items():
+        if not command or not Path(command[0]).is_file():
+            raise click.UsageError(f"--server {name}: write NAME=COMMAND, which begins with a llama-server's file")
     files = files_of(size, target, draft)
     run(files, binaries, list(range(cores)), list(gammas), prompts, repeats, json_file, Console())
+
+
+@bench.command()
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
+@click.option("--pair", "pairs", multiple=True, nargs=2, default=(("builtin", "builtin"),), show_default=True,
+              metavar="TARGET DRAFTER", help="Models, as in serve; repeatable.")  # fmt: skip
+@click.option("--tokens", default=128, show_default=True, type=click.IntRange(8))
+@click.option("--prompts", default=4, show_default=True, type=click.IntRange(1))
+@click.option("--repeats", default=2, show_default=True, type=click.IntRange(1))
+@click.option("--streams", default=2, show_default=True, type=click.IntRange(1, 64), help="Also so many at once.")
+@click.option("--most", default=12, show_default=True, type=click.IntRange(1), help="Plans to run, the best first.")
+def plans(
+    json_file: Path | None, pairs: tuple[tuple[str, str], ...], tokens: int, prompts: int, repeats: int, streams: int,
+    most: int,
+) -> None:  # fmt: skip
+    """What `hetero plan` foresees of each plan, against what it does."""
+    from hetero.bench.plans import Settings, run
+
+    run(pairs, Settings(tokens, prompts, repeats, streams, most), json_file, Console())
 
 
 @bench.command()

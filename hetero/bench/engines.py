@@ -24,7 +24,7 @@ from hetero.bench.quality import held_out, perplexity
 from hetero.bench.report import report
 from hetero.bench.rows import WIDTHS, Times, timed
 from hetero.bench.sizes import SIZES, sized
-from hetero.placement.memory import kv_bytes
+from hetero.placement.memory import F16, Q8_0, KvCache, kv_bytes
 from hetero.workers.engines.base import Engine
 from hetero.workers.engines.llama_cpp import LlamaEngine, LlamaSettings
 from hetero.workers.engines.octet.engine import OctetEngine, OctetSettings
@@ -81,7 +81,7 @@ def _files(model: str) -> list[Path]:
     return [sized(model, kind) for kind in ("q4_0", "q8_0")] if model in SIZES else [Path(model)]
 
 
-def measure(file: Path, kept: str, threads: int, depth: int, repeats: int) -> list[dict[str, Any]]:
+def measure(file: Path, kept: KvCache, threads: int, depth: int, repeats: int) -> list[dict[str, Any]]:
     """Rows of the report for one file; to be called in a fresh process."""
     context = max(depth, _PREFILL, _QUALITY) + 2 * max(WIDTHS)
     engines: dict[str, Callable[[], Engine]] = {
@@ -152,4 +152,4 @@ def _floor(file: Path, threads: int, depth: int, width: float) -> dict[int, floa
 
 if __name__ == "__main__":
     pin(range(int(sys.argv[2])), None)
-    print(json.dumps(measure(Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:6]))))
+    print(json.dumps(measure(Path(sys.argv[1]), Q8_0 if sys.argv[2] == Q8_0 else F16, *map(int, sys.argv[3:6]))))

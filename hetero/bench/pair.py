@@ -71,10 +71,10 @@ def files_of(size: str, target: Path | None, draft: str) -> list[Files]:
 
 
 def run(
-    files: Sequence[Files], servers: Mapping[str, Path], cores: list[int], gammas: list[int], prompts: int,
+    files: Sequence[Files], servers: Mapping[str, Sequence[str]], cores: list[int], gammas: list[int], prompts: int,
     repeats: int, json_file: Path | None, console: Console,
 ) -> None:  # fmt: skip
-    """Print tokens a second of every contender, at temperature 0.8 and greedy; ``servers``: binaries, by a name."""
+    """Print tokens a second of every contender, at temperature 0.8 and greedy; ``servers``: commands, by a name."""
     contenders: list[Contender] = []
     tokens = held_out(GgufTokenizer(files[0].target), 1 << 20)
     step = len(tokens) // (prompts + 1)
@@ -143,11 +143,11 @@ def _baselines(files: Files, quality: float, cores: list[int]) -> list[Contender
     return found
 
 
-def _servers(name: str, binary: Path, files: Files, quality: float, cores: list[int]) -> list[Contender]:
+def _servers(name: str, command: Sequence[str], files: Files, quality: float, cores: list[int]) -> list[Contender]:
     """A llama-server, alone and with the drafter. Its perplexity is taken to be llama.cpp's."""
     found = []
     for mode, draft in (("alone", None), ("draft", files.draft)):
-        server = LlamaServer(binary, files.target, draft, cores, 1024)
+        server = LlamaServer(command, files.target, draft, cores, 1024)
         found.append(
             Contender(f"{name} {files.kind} {mode}", False, files.kind, quality, _ask_server(server), server.close)
         )

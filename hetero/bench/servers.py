@@ -20,23 +20,25 @@ _LOADS = 300  # seconds a model may take to load
 class LlamaServer:
     """One running llama-server, pinned to ``cores``. ``draft`` None: plain decoding."""
 
-    def __init__(self, binary: Path, target: Path, draft: Path | None, cores: Sequence[int], context: int) -> None:
+    def __init__(
+        self, own: Sequence[str], target: Path, draft: Path | None, cores: Sequence[int], context: int
+    ) -> None:
         """Start it and wait until it has loaded. Raises ClusterError."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self._port = free.getsockname()[1]
         pinned = ["taskset", "-c", ",".join(map(str, cores))]
-        command = [*pinned, str(binary), "-m", str(target), "-t", str(len(cores)), "-c", str(context), "-np", "1"]
+        command = [*pinned, *own, "-m", str(target), "-t", str(len(cores)), "-c", str(context), "-np", "1"]
         command += ["--host", "127.0.0.1", "--port", str(self._port)]
         if draft is not None:
             command += ["-md", str(draft), "-td", str(len(cores))]
-        self._name = binary.name
+        self._name = own[0]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         until = time.monotonic() + _LOADS
         while not self._healthy():
             if self._process.poll() is not None or time.monotonic() > until:
                 self.close()
-                raise ClusterError(f"server: {binary} did not start: {' '.join(command)}")
+                raise ClusterError(f"server: it did not start: {' '.join(command)}")
             time.sleep(0.2)
 
     def ask(self, prompt: list[int], temperature: float, seed: int, count: int) -> dict[str, Any]:

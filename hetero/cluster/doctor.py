@@ -25,9 +25,9 @@ from hetero.cluster.token import known_token
 from hetero.config import Config, api_keys, check_certificate
 from hetero.data import PAIR
 from hetero.errors import HeteroError
-from hetero.fastest import Fastest
 from hetero.models import find_model
-from hetero.plan import Planner
+from hetero.planning.fastest import Fastest
+from hetero.planning.plan import Planner
 from hetero.workers.engines.accelerators import install_line, llama_gpus, llama_kinds, torch_kinds
 from hetero.workers.engines.registry import ENGINES
 from hetero.workers.models.cache import cache_root

@@ -11,7 +11,7 @@ from typing import Any
 from hetero.cluster.cluster import Cluster
 from hetero.cluster.library import Library
 from hetero.errors import ClusterError, HeteroError
-from hetero.plan import Placement
+from hetero.planning.plan import Placement
 from hetero.workers.runtime.actor import DrafterActor, VerifierActor
 from hetero.workers.runtime.build import build
 from hetero.workers.runtime.status import WorkerStatus, read_status

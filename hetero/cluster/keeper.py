@@ -11,7 +11,7 @@ from hetero.cluster.cluster import Cluster
 from hetero.cluster.incarnation import Incarnation, LoadFailed, WorkerEnded, WorkerRefused
 from hetero.cluster.library import Library
 from hetero.errors import HeteroError
-from hetero.plan import Placement
+from hetero.planning.plan import Placement
 from hetero.workers.runtime.status import WorkerStatus
 
 _QUICK = 60.0  # seconds: a worker that fails by itself sooner, or before it is loaded, did not do well

@@ -6,7 +6,7 @@ import threading
 
 from msgspec import structs
 
-from hetero.plan import Placement
+from hetero.planning.plan import Placement
 from hetero.workers.models.travel import files_of, manifest_of, name_of
 from hetero.workers.runtime.spec import WorkerSpec
 from hetero.workers.wire.transfer import FileServer, Origin

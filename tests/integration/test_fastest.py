@@ -10,9 +10,9 @@ from helpers.builtin_pair import DRAFTER
 
 from hetero.cli import main
 from hetero.config import make_config
-from hetero.fastest import Fastest
 from hetero.placement.device import Device, Inventory
-from hetero.plan import Planner
+from hetero.planning.fastest import Fastest
+from hetero.planning.plan import Planner
 from hetero.workers.engines.octet.library import why_not
 from hetero.workers.models.model import read_model
 

@@ -8,7 +8,7 @@ from hetero.config import make_config
 from hetero.placement.device import Device, Gpu, Inventory, check_device, default_devices, parse_device
 from hetero.placement.errors import ConfigError, DeviceError, MemoryShortage
 from hetero.placement.memory import ModelShape, check_memory, footprint
-from hetero.plan import make_plan
+from hetero.planning.plan import make_plan
 
 
 @pytest.mark.parametrize(

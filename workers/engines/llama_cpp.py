@@ -15,7 +15,7 @@ from pathlib import Path
 import llama_cpp
 import numpy as np
 
-from hetero.placement.memory import F16, Q8_0
+from hetero.placement.memory import F16, Q8_0, KvCache
 from hetero.workers.engines.accelerators import gpu_handle
 from hetero.workers.engines.base import Engine, EngineLimits, OnEarlyExit, Outcome, Row
 from hetero.workers.engines.kv_slots import saved_under
@@ -41,7 +41,7 @@ class LlamaSettings:
     gpu: str = ""
     branches: int = 32  # live branches per sequence
     draft_nodes: int = 128  # evaluated draft tokens per sequence
-    kv_cache: str = F16
+    kv_cache: KvCache = F16
 
 
 # llama.cpp polls this between graph nodes from its compute threads. A Python callback would take the GIL each

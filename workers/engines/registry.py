@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from hetero.placement.errors import ConfigError
-from hetero.placement.memory import F16, Q8_0, ModelShape
+from hetero.placement.memory import F16, Q8_0, KvCache, ModelShape
 
 if TYPE_CHECKING:
     from hetero.workers.engines.base import Engine
@@ -45,7 +45,7 @@ class EngineSettings:
     dtype: str = "float32"
     graphs: bool = True
     weights: str = "as-is"
-    kv_cache: str = F16
+    kv_cache: KvCache = F16
     progress: Progress = unheard
 
 
@@ -66,7 +66,7 @@ class EngineEntry:
     why_not: Callable[[str], str | None]
     weight_bytes: Callable[[ModelShape, str], int]
     kv_width: Callable[[str, str], float]
-    kv_caches: tuple[str, ...] = (F16, Q8_0)
+    kv_caches: tuple[KvCache, ...] = (F16, Q8_0)
     always_exact: bool = False
     gpus: bool = True
     package: str = ""  # the import it needs, and

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from hetero.placement.memory import F16, KvCache
 from hetero.workers.wire.transfer import Origin
 
 
@@ -29,7 +30,7 @@ class WorkerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kind: Literal["cuda", "rocm", "vulkan", "mps"] = "cuda"
     dtype: str = "float32"
     weights: str = "as-is"
-    kv_cache: Literal["f16", "q8_0"] = "f16"
+    kv_cache: KvCache = F16
     sequences: int = 4
     cached: int = 0
     context: int = 2048

@@ -1,57 +1,205 @@
-"""How fast an engine runs a model on some cores: ``python -m hetero.workers.runtime.trial ENGINE MODEL CORES WEIGHTS``,
-in a process of its own that may die of it.
+"""How fast an engine runs a model, tried in a process of its own that may die of it: ``python -m
+hetero.workers.runtime.trial``.
 
-Prints seconds of a forward by its rows, as JSON. Exit status 3: the engine does not run this model, the line says why.
+Reads a ``Request`` from its standard input, as JSON in a line. Prints a ``Trial`` likewise. With ``beside`` it goes on
+with forwards until its input ends, for others to be tried meanwhile. Exit status 3: the engine does not run this model,
+the line says why.
 """
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
+import threading
 import time
-from pathlib import Path
+from collections.abc import Callable
+
+import msgspec
+import psutil
 
 from hetero.placement.errors import HeteroError
-from hetero.workers.engines.base import Row
-from hetero.workers.engines.registry import EngineSettings, find_engine
+from hetero.workers.decoding.policy.tuning import RANKS
+from hetero.workers.engines.base import Engine, Outcome, Row
+from hetero.workers.engines.registry import find_engine
 from hetero.workers.errors import Unsupported
+from hetero.workers.runtime.loading import settings_of
 from hetero.workers.runtime.pinning import pin
+from hetero.workers.runtime.spec import WorkerSpec
+from hetero.workers.sampling.gumbel import prompt_digest
+from hetero.workers.sampling.sampler import Candidates, Sampler
+from hetero.workers.wire.messages import Sampling
 
-WIDTHS = (1, 4, 8)
 NOT_THIS_MODEL = 3  # exit status
-_PROMPT = 48
-_REPEATS, _LONGEST = 7, 2.0  # forwards of a width, or seconds of them
+DEPTH = 48  # tokens in the cache while rows are timed
+_REPEATS, _LEAST, _LONGEST = 12, 3, 1.0  # forwards of a width: most, least, and seconds of them
+_DEEP, _PATIENT = 1024, 6.0  # tokens of a deeper cache, if they come within so many seconds
 
 
-def main(name: str, model: str, cores: list[int], weights: str) -> int:
-    """Load, prefill, and time windows."""
-    entry = find_engine(name)
+class Request(msgspec.Struct, frozen=True):
+    """``spec``: as of the worker; ``widths``: rows to time; ``text``: tokens whose samples (target) or candidates
+    (drafter) are wanted; ``thorough``: whether prompts and deep caches are timed; ``beside``: see above."""
+
+    spec: WorkerSpec
+    widths: list[int]
+    text: list[int] = []
+    temperature: float = 0.8
+    thorough: bool = True
+    beside: bool = False
+
+
+class Trial(msgspec.Struct, frozen=True):
+    """Seconds and bytes; ``forward``: by rows; ``look``: of a row sampled, or of its candidates; ``prefill``: tokens a
+    second; ``deeper``: seconds of a row that each further token of the cache adds. ``samples``, ``candidates``: at each
+    position of the text behind the first."""
+
+    forward: dict[int, float]
+    look: float = 0.0
+    prefill: float = 0.0
+    load: float = 0.0
+    memory: int = 0
+    deeper: float = 0.0
+    samples: list[int] = []
+    candidates: list[tuple[list[int], list[float]]] = []
+
+
+def main() -> int:
+    """One request."""
+    request = msgspec.json.decode(sys.stdin.readline(), type=Request)
+    spec = request.spec
+    pin(spec.cores, spec.gpu, spec.kind)
+    memory, began = psutil.Process().memory_info().rss, time.perf_counter()
     try:
-        engine = entry.load(EngineSettings(Path(model), len(cores), sequences=1, context=512, weights=weights))
+        engine = find_engine(spec.engine).load(settings_of(spec))
     except HeteroError as error:
         print(error)
         return NOT_THIS_MODEL if isinstance(error, Unsupported) else 1
-    tokens = [token % engine.limits.vocabulary for token in range(100, 100 + _PROMPT)]
-    engine.prefill(1, tokens)
-    node, found = 1, {}
-    for width in WIDTHS:
-        times: list[float] = []
-        began = time.perf_counter()
-        while len(times) <= _REPEATS and (len(times) < 3 or time.perf_counter() - began < _LONGEST):
-            rows = [Row(1, node + n, node + n - 1 if n else 0, tokens[n]) for n in range(width)]
-            node += width
-            start = time.perf_counter()
-            engine.extend(rows).logits(width - 1)
-            times.append(time.perf_counter() - start)
-            engine.commit(1, 0)
-        found[str(width)] = statistics.median(times[1:])  # the first warms up
+    load = time.perf_counter() - began
+    found = _Bench(engine, request).run()
+    memory = max(0, psutil.Process().memory_info().rss - memory)
+    print(msgspec.json.encode(msgspec.structs.replace(found, load=load, memory=memory)).decode(), flush=True)
+    if request.beside:
+        _go_on(engine)
     engine.shutdown()
-    print(json.dumps(found))
     return 0
 
 
+class _Bench:
+    def __init__(self, engine: Engine, request: Request) -> None:
+        self._engine, self._request = engine, request
+        self._node = 0
+        vocabulary = engine.limits.vocabulary
+        self._tokens = [token % vocabulary for token in range(100, 100 + max(DEPTH, *request.widths))]
+        sampling = Sampling(request.temperature, seed=1)
+        self._sampler = Sampler(sampling, prompt_digest(request.text[:1]))
+        self._drafts = request.spec.role == "drafter"
+
+    def run(self) -> Trial:
+        self._prefill(self._tokens[:DEPTH])
+        widths = [width for width in self._request.widths if width <= self._engine.limits.rows]
+        forward = {width: self._forward(width) for width in widths}
+        look = self._look()
+        self._engine.close(1)
+        if not self._request.thorough:
+            return Trial(forward, look)
+        samples, candidates, rate = self._text()
+        prefill, deeper = self._deep(forward[1], rate)
+        return Trial(forward, look, prefill, deeper=deeper, samples=samples, candidates=candidates)
+
+    def _prefill(self, tokens: list[int]) -> Outcome:
+        chunk = self._engine.limits.chunk
+        for first in range(0, len(tokens), chunk):
+            found = self._engine.prefill(1, tokens[first : first + chunk])
+        return found
+
+    def _extend(self, width: int) -> Outcome:
+        """A chain of rows for a target, the leaves of a tree for a drafter whose engine has branches."""
+        flat = self._drafts and self._engine.limits.branches >= width
+        first = self._node + 1
+        rows = [Row(1, first + n, first + n - 1 if n and not flat else 0, self._tokens[n]) for n in range(width)]
+        self._node += width
+        return self._engine.extend(rows)
+
+    def _forward(self, width: int) -> float:
+        """Mean seconds: it is the mean that a speed comes from. The first warms up."""
+        times: list[float] = []
+        began = time.perf_counter()
+        while len(times) <= _REPEATS and (len(times) <= _LEAST or time.perf_counter() - began < _LONGEST):
+            start = time.perf_counter()
+            self._extend(width).logits(width - 1)
+            times.append(time.perf_counter() - start)
+            self._engine.commit(1, 0)
+        ordered = sorted(times[1:])
+        return statistics.mean(ordered[: max(1, len(ordered) - len(ordered) // 8)])
+
+    def _look(self) -> float:
+        """Seconds of a row that is looked at, its noise prepared while the forward ran."""
+        outcome, times = self._extend(1), []
+        outcome.logits(0)
+        for position in range(12):
+            self._sampler.prepare(position, self._engine.limits.vocabulary)
+            start = time.perf_counter()
+            self._seen(outcome, 0, position)
+            times.append(time.perf_counter() - start)
+        self._engine.commit(1, 0)
+        return statistics.median(times)
+
+    def _seen(self, outcome: Outcome, row: int, position: int) -> int | Candidates:
+        if self._drafts:
+            return outcome.candidates(row, self._sampler, position, RANKS)
+        return outcome.sample(row, self._sampler, position)
+
+    def _text(self) -> tuple[list[int], list[tuple[list[int], list[float]]], float]:
+        """What the text is thought to go on with at each of its tokens, and the speed of reading it."""
+        text, chunk = self._request.text, self._engine.limits.chunk
+        samples: list[int] = []
+        candidates: list[tuple[list[int], list[float]]] = []
+        seconds = 0.0
+        for first in range(0, len(text) - 1, chunk):
+            part = text[first : min(first + chunk, len(text) - 1)]
+            start = time.perf_counter()
+            outcome = self._engine.prefill(1, part, every=True)
+            outcome.logits(len(part) - 1)
+            seconds += time.perf_counter() - start
+            for n in range(len(part)):
+                seen = self._seen(outcome, n, first + n + 1)
+                if isinstance(seen, Candidates):
+                    candidates.append((seen.tokens, seen.confidences))
+                else:
+                    samples.append(seen)
+        self._engine.close(1)
+        return samples, candidates, (len(text) - 1) / seconds if len(text) > 1 else 0.0
+
+    def _deep(self, shallow: float, rate: float) -> tuple[float, float]:
+        """Tokens of a long prompt a second, and what each token of the cache adds to a row; ``rate``, which is too low,
+        and 0 where such a prompt would take too long."""
+        deep = min(_DEEP, self._engine.limits.context - 64)
+        if not rate or deep < 4 * DEPTH or deep / rate > _PATIENT:
+            return rate, 0.0
+        vocabulary = self._engine.limits.vocabulary
+        start = time.perf_counter()
+        self._prefill([token % vocabulary for token in range(200, 200 + deep)]).logits(0)
+        prefill = deep / (time.perf_counter() - start)
+        found = max(0.0, self._forward(1) - shallow) / (deep - DEPTH)
+        self._engine.close(1)
+        return prefill, found
+
+
+def _go_on(engine: Engine) -> None:
+    """Keep the device as busy as a worker would, until the input ends."""
+    over = threading.Event()
+
+    def wait(read: Callable[[], object]) -> None:
+        read()
+        over.set()
+
+    threading.Thread(target=wait, args=(sys.stdin.read,), daemon=True).start()
+    node = 0
+    engine.prefill(1, list(range(3, 3 + DEPTH)))
+    while not over.is_set():
+        node += 1
+        engine.extend([Row(1, node, 0, 3)]).logits(0)
+        engine.commit(1, 0)
+
+
 if __name__ == "__main__":
-    asked = json.loads(sys.argv[3])
-    pin(asked, None)
-    sys.exit(main(sys.argv[1], sys.argv[2], asked, sys.argv[4]))
+    sys.exit(main())

@@ -57,7 +57,7 @@ TOKENS = RANKS + 2  # of a pair without models: 0.. are the drafter's candidates
 
 
 class DrawnDevice:
-    """No model at all: the drafter's candidates are always 0, 1, 2, ..., and an ``Agreement`` has which the target takes.
+    """No model at all: the drafter's candidates are always 0, 1, 2, ...; an ``Agreement`` has which the target takes.
 
     ``seconds(rows)``: of a forward; ``look``: seconds of each row that is looked at, paid with the next forward;
     ``prompt``: seconds of a chunk of a prompt.

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hetero.placement.memory import F16, Q8_0
+from hetero.placement.memory import F16, Q8_0, KvCache
 from hetero.workers.engines.base import EngineLimits, OnEarlyExit, Outcome, Row
 from hetero.workers.engines.kv_slots import Slots, saved_under
 from hetero.workers.engines.ledger import entered, row_order
@@ -53,7 +53,7 @@ class OctetSettings:
     chunk: int = 128
     weights: str = AS_IS  # what becomes of 16- and 32-bit floats
     draft_nodes: int = 128  # evaluated draft tokens per sequence
-    kv_cache: str = F16  # what numbers the cache keeps
+    kv_cache: KvCache = F16  # what numbers the cache keeps
 
 
 class OctetEngine:

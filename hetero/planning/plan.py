@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+
+import msgspec
 
 from hetero.config import Config
 from hetero.errors import ConfigError
-from hetero.fastest import Fastest
 from hetero.models import find_model
 from hetero.placement.device import Device, Inventory, check_device, default_devices, parse_device
-from hetero.placement.memory import Footprint, check_memory, footprint, kv_bytes
+from hetero.placement.memory import F16, Footprint, KvCache, check_memory, footprint, kv_bytes
 from hetero.placement.nodes import TARGET, Node, drafter_node, find_node, returned, target_node
-from hetero.workers.decoding.policy.strategy import NAMES
+from hetero.planning.fastest import Fastest
+from hetero.workers.decoding.policy.strategy import AUTO, NAMES
 from hetero.workers.engines.registry import ENGINES, GGUF, SAFETENSORS, EngineEntry, default_engine, find_engine
 from hetero.workers.models.model import Model, check_vocabularies
 from hetero.workers.runtime.spec import WorkerSpec
@@ -70,22 +72,40 @@ class Planner:
     def __init__(self, config: Config, inventory: Inventory, fastest: Fastest | None = None) -> None:
         """Reads the models' metadata. ``fastest`` chooses engines on this machine's CPU that nobody named (None: the
         first that runs). Raises HeteroError."""
-        self._config, self._inventory, self._fastest = config, inventory, fastest
+        self._inventory, self._fastest = inventory, fastest
         self._target = find_model(config.target, "target")
         asked = config.draft or ("builtin" if config.target == "builtin" else "none")
         self._drafter = None if asked == "none" or config.strategy == "off" else find_model(asked, "drafter")
-        self._strategy = _strategy(config, self._drafter)
         if self._drafter is not None:
             check_vocabularies(self._target, self._drafter)
+        self._beside: Placement | None = None  # the drafter's place beside the target, where the plan had it there
+        self._settle(config)
+
+    def _settle(self, config: Config) -> None:
+        """Take the settings, apart from the models. Raises HeteroError."""
+        self._config = config
+        self._strategy = _strategy(config, self._drafter)
         self._context = config.context or self._target.context
         if self._context > self._target.context:
             raise ConfigError(
                 f"context: {self._context} exceeds the {self._target.context} tokens {self._target.name} was made for"
             )
-        self._beside: Placement | None = None  # the drafter's place beside the target, where the plan had it there
         self._named = tuple(
             parse_device(name) if name else None for name in (config.target_device, config.draft_device)
         )
+
+    @property
+    def drafting(self) -> bool:
+        """Whether there is a drafter to place."""
+        return self._drafter is not None
+
+    def but(self, **changes: object) -> Planner:
+        """One of the same models with some settings changed; strategy "off": without a drafter. Raises HeteroError."""
+        found = copy(self)
+        if changes.get("strategy") == "off":
+            found._drafter = None
+        found._settle(msgspec.structs.replace(self._config, **changes))
+        return found
 
     def plan(self, nodes: Sequence[Node] = ()) -> Plan:
         """The plan on these machines. Raises HeteroError."""
@@ -251,7 +271,7 @@ class Planner:
         )
         return Placement(device, model, spec, _footprint(model, spec), node)
 
-    def _kv_cache(self, role: str, engine: EngineEntry) -> Literal["f16", "q8_0"]:
+    def _kv_cache(self, role: str, engine: EngineEntry) -> KvCache:
         """How a role's cache keeps its numbers. A drafter's is its own affair where its engine knows no other way."""
         asked = self._config.kv_cache
         if asked in engine.kv_caches:
@@ -259,7 +279,7 @@ class Planner:
         if role == "target":
             able = ", ".join(entry.name for entry in ENGINES.values() if asked in entry.kv_caches)
             raise ConfigError(f"kv_cache: {engine.name} cannot keep {asked}: take one of {able}, or --kv-cache f16")
-        return "f16"
+        return F16
 
     def _gamma(self) -> int:
         """Most draft tokens of a window. An engine whose rows are exact at any width needs none of a fixed one."""
@@ -309,9 +329,9 @@ def _here(nodes: Sequence[Node]) -> Node | None:
 
 
 def _strategy(config: Config, drafter: Model | None) -> str:
-    name = config.strategy or ("ahead" if drafter is not None else "off")
+    name = config.strategy if config.strategy not in ("", AUTO) else "ahead" if drafter is not None else "off"
     if name not in NAMES:
-        raise ConfigError(f"strategy: {name!r} is unknown: choose {', '.join(NAMES)}")
+        raise ConfigError(f"strategy: {name!r} is unknown: choose {', '.join((AUTO, *NAMES))}")
     if name != "off" and drafter is None:
         raise ConfigError(f"strategy: {name!r} needs a drafter: name one with --draft, or choose --strategy off")
     return name

@@ -1,0 +1,100 @@
+"""What models cost on this machine's devices, measured once: kept by model, engine, device and settings."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from pathlib import Path
+
+import msgspec
+
+from hetero import __version__
+from hetero.placement.agreement import RANKS, Agreement
+from hetero.placement.profile import Profile
+from hetero.planning.keeping import alone, keep, model_facts, processor
+from hetero.planning.plan import Placement
+from hetero.planning.trials import NotThisModel, running, tried
+from hetero.workers.models.cache import cache_root
+from hetero.workers.models.model import Model
+from hetero.workers.runtime.trial import DEPTH, Request, Trial
+
+_ROOM = "profiles"
+_TARGET_WIDTHS, _DRAFTER_WIDTHS = [1, 2, 3, 4, 6, 8, 12, 16], [1, 2, 4, 8, 16]
+_CONTEXT = 2048  # tokens of a trial's context
+
+
+class Profiles:
+    """``say`` is told what takes its time; ``text``: tokens of what the two models should agree on."""
+
+    def __init__(self, text: list[int], say: Callable[[str], None]) -> None:
+        self._text, self._say = text, say
+        self._known: dict[str, Trial | None] = {}
+
+    def of(self, placement: Placement, beside: Placement | None = None) -> Trial | None:
+        """Of one role on its device, ``beside`` the other one at work; None: it cannot be tried."""
+        key = self._key(placement, beside)
+        if key not in self._known:
+            self._known[key] = self._kept_or_tried(key, placement, beside)
+        return self._known[key]
+
+    def _kept_or_tried(self, key: str, placement: Placement, beside: Placement | None) -> Trial | None:
+        file = cache_root() / _ROOM / f"{key}.json"
+        if (found := _kept(file)) is not None:
+            return found
+        with alone(file.parent):  # two that begin at once would time each other
+            if (found := _kept(file)) is not None:
+                return found
+            near = f" beside the {beside.spec.role}" if beside is not None else ""
+            name, device = placement.model.name, placement.device
+            self._say(f"measuring {name} on {device} with {placement.spec.engine}{near} (once)")
+            request = self._request(placement, thorough=beside is None)
+            try:
+                with running(self._request(beside)) if beside is not None else nullcontext():
+                    found = tried(request)
+            except NotThisModel:
+                return None
+            if found is not None:
+                keep(file, msgspec.json.encode(found))
+            return found
+
+    def _request(self, placement: Placement, thorough: bool = True) -> Request:
+        drafts = placement.spec.role == "drafter"
+        spec = msgspec.structs.replace(
+            placement.spec, sequences=1, context=min(_CONTEXT, placement.spec.context), cached=0, trace=""
+        )
+        widths = _DRAFTER_WIDTHS if drafts else _TARGET_WIDTHS
+        return Request(spec, widths, self._text if thorough else [], thorough=thorough)
+
+    def _key(self, placement: Placement, beside: Placement | None) -> str:
+        what = [__version__, processor(), self._facts(placement.model, placement)]
+        what += [self._facts(beside.model, beside)] if beside is not None else [self._text]
+        return hashlib.blake2b(msgspec.json.encode(what), digest_size=12).hexdigest()
+
+    @staticmethod
+    def _facts(model: Model, placement: Placement) -> list[object]:
+        spec = placement.spec
+        cores = [len(spec.cores), spec.gpu, spec.kind]
+        how = [spec.role, spec.engine, spec.dtype, spec.weights, spec.kv_cache, spec.exact]
+        return [model_facts(model.path), *cores, *how]
+
+
+def profile_of(trial: Trial, spared: float) -> Profile:
+    """Of a trial; ``spared``: seconds that each forward costs in a worker beside what was timed."""
+    forward = {rows: seconds + spared for rows, seconds in trial.forward.items()}
+    return Profile(forward, trial.look, trial.prefill, trial.load, trial.memory, DEPTH, trial.deeper)
+
+
+def agreement_of(target: Trial, drafter: Trial) -> Agreement | None:
+    """How the two fared on the text; None where they were not asked of one."""
+    ranks, confidences = [], []
+    for sample, (tokens, told) in zip(target.samples, drafter.candidates, strict=False):
+        ranks.append(tokens.index(sample) if sample in tokens else RANKS)
+        confidences.append(tuple(told))
+    return Agreement(tuple(ranks), tuple(confidences)) if ranks else None
+
+
+def _kept(file: Path) -> Trial | None:
+    with suppress(OSError, msgspec.DecodeError):
+        return msgspec.json.decode(file.read_bytes(), type=Trial)
+    return None

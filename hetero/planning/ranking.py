@@ -1,0 +1,179 @@
+"""All plans for two models on this machine, the fastest first: what each would do, and what cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hetero.config import Config
+from hetero.data import HELD_OUT
+from hetero.errors import ConfigError, HeteroError
+from hetero.placement.agreement import Agreement, assumed
+from hetero.placement.candidates import Candidate, candidates
+from hetero.placement.device import Inventory
+from hetero.planning.plan import Plan, Planner
+from hetero.planning.profiles import Profiles, agreement_of, profile_of
+from hetero.workers.decoding.policy.strategy import AUTO
+from hetero.workers.runtime.trial import Trial
+from hetero.workers.simulation.forecast import Duet, Forecast, Play
+
+_ALPHA = 0.7  # assumed where two models cannot be asked
+_TOKENS, _TEXT = 500, 400  # of a forecast; of the text the models are asked about
+_PROMPT = 512  # tokens, whose time is reported
+_EXACT = 8  # rows of a forward in exact mode
+_ROWS = 64  # of another, at most
+SHELL = 4e-4  # seconds that a forward costs in a worker beside the engine's: messages, tree, walk
+_LINK = 1.5e-4  # seconds one way between two processes of a machine
+_BUSY = 0.9  # a device that works for more of its time is what limits a plan
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A plan with what it would do. ``together``: tokens a second of ``streams`` at once; ``first``: seconds to the
+    first token of a prompt of 512; ``share`` of the verifier bound; ``limit``: what holds it back."""
+
+    candidate: Candidate
+    plan: Plan
+    forecast: Forecast
+    together: float
+    streams: int
+    first: float
+    share: float
+    limit: str
+
+    @property
+    def rate(self) -> float:
+        """Tokens a second of one stream."""
+        return self.forecast.rate
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """``entries``: the fastest first; ``rejected``: what cannot be, with the reason."""
+
+    entries: tuple[Entry, ...]
+    rejected: tuple[tuple[str, str], ...]
+    agreement: Agreement
+
+
+class Ranker:
+    """Ranks the plans that a Config leaves open. ``say`` is told what takes its time."""
+
+    def __init__(self, config: Config, inventory: Inventory, planner: Planner, say: Callable[[str], None]) -> None:
+        """Raises HeteroError."""
+        self._config, self._inventory, self._planner = config, inventory, planner
+        self._base = planner.plan()
+        text = HELD_OUT.read_text()[60_000:80_000]
+        self._profiles = Profiles(self._base.target.model.tokenizer.encode(text)[:_TEXT], say)
+        self._agreement: Agreement | None = None
+
+    def rank(self) -> Ranking:
+        """All plans. Raises HeteroError where there is none."""
+        entries: list[Entry] = []
+        rejected: list[tuple[str, str]] = []
+        for candidate in self._open():
+            try:
+                entries.append(self._entry(candidate))
+            except HeteroError as error:
+                rejected.append((str(candidate), str(error)))
+        if not entries:
+            raise ConfigError(rejected[0][1] if rejected else "strategy: no plan is left by these settings")
+        entries.sort(key=lambda entry: (-entry.rate, entry.candidate.drafter is not None))
+        return Ranking(tuple(entries), tuple(rejected), self._agreement or assumed(_ALPHA))
+
+    def _open(self) -> list[Candidate]:
+        """What the user's settings leave open."""
+        config, base = self._config, self._base
+        found = list(candidates(self._inventory, self._planner.drafting))
+        if config.target_device or config.draft_device:
+            kinds = dict.fromkeys((c.strategy, c.gamma) for c in found if c.drafter is not None)
+            found = [Candidate(base.target.device, None, "off")]
+            if base.drafter is not None:
+                found += [Candidate(base.target.device, base.drafter.device, *kind) for kind in kinds]
+        if config.gamma:
+            found = list(dict.fromkeys(Candidate(c.target, c.drafter, c.strategy, config.gamma) for c in found))
+        if config.strategy not in ("", AUTO):
+            found = [candidate for candidate in found if candidate.strategy == config.strategy]
+        return found
+
+    def _entry(self, candidate: Candidate) -> Entry:
+        """Raises HeteroError where the plan cannot be."""
+        plan = self.planner_of(candidate).plan()
+        duet, prefill = self._duet(candidate, plan)
+        streams = self._config.parallel
+        forecast = Play(duet, _TOKENS, seed=1).result()
+        together = forecast
+        if streams > 1:
+            together = Play(duet, max(100, _TOKENS // streams), seed=2, streams=streams).result(5)
+        first = _PROMPT / prefill if prefill else 0.0
+        limit = _limit(forecast, duet)
+        return Entry(candidate, plan, forecast, together.rate, streams, first, forecast.rate / bound(duet), limit)
+
+    def planner_of(self, candidate: Candidate) -> Planner:
+        """Who plans a candidate. Raises HeteroError."""
+        base = self._base
+        changes: dict[str, object] = {"target_device": str(candidate.target), "strategy": candidate.strategy}
+        if base.target.device.is_cpu and candidate.target.is_cpu:
+            changes["target_engine"] = base.target.spec.engine
+        if candidate.drafter is not None:
+            changes |= {"draft_device": str(candidate.drafter), "gamma": candidate.gamma}
+            if base.drafter is not None and base.drafter.device.is_cpu and candidate.drafter.is_cpu:
+                changes["draft_engine"] = base.drafter.spec.engine
+        return self._planner.but(**changes)
+
+    def _duet(self, candidate: Candidate, plan: Plan) -> tuple[Duet, float]:
+        """What is to be foreseen, and the tokens of a prompt that the target reads a second."""
+        target, drafter = self._tried(plan, "target"), None
+        if plan.drafter is not None:
+            drafter = self._tried(plan, "drafter")
+            self._agreement = self._agreement or agreement_of(target, drafter)
+            # A drafter that works all the time shares the memory with the target; one that takes turns does not.
+            both = plan.target.device.is_cpu and plan.drafter.device.is_cpu
+            if both and candidate.overlaps and candidate.strategy != "serial":
+                target, drafter = self._beside(plan, target, "target"), self._beside(plan, drafter, "drafter")
+        verify = profile_of(target, SHELL)
+        draft = profile_of(drafter, SHELL) if drafter is not None else None
+        exact = plan.target.spec.exact
+        duet = Duet(
+            candidate.strategy,
+            candidate.gamma,
+            (lambda rows: verify(_EXACT)) if exact else verify,
+            draft,
+            self._agreement or assumed(_ALPHA),
+            _LINK,
+            rows=_EXACT if exact else _ROWS,
+            exact=exact,
+            verify_look=verify.look,
+            draft_look=draft.look if draft is not None else 0.0,
+        )
+        return duet, verify.prefill
+
+    def _tried(self, plan: Plan, role: str) -> Trial:
+        placement = plan.target if role == "target" else plan.drafter
+        assert placement is not None
+        found = self._profiles.of(placement)
+        if found is None:
+            raise ConfigError(f"{role}: {placement.spec.engine} does not run {placement.model.name} here")
+        return found
+
+    def _beside(self, plan: Plan, alone: Trial, role: str) -> Trial:
+        """A trial with the other role at work, else the one alone."""
+        assert plan.drafter is not None
+        pair = (plan.target, plan.drafter) if role == "target" else (plan.drafter, plan.target)
+        found = self._profiles.of(*pair)
+        if found is None:
+            return alone
+        return Trial(found.forward, found.look, alone.prefill, alone.load, alone.memory, alone.deeper)
+
+
+def bound(duet: Duet) -> float:
+    """The verifier bound: tokens a second that no chain of drafts can pass."""
+    alpha = duet.agreement.alpha if duet.draft is not None else 0.0
+    return max(sum(alpha**k for k in range(rows)) / duet.verify(rows) for rows in range(1, 17))
+
+
+def _limit(found: Forecast, duet: Duet) -> str:
+    """What a plan waits for."""
+    if duet.draft is None or found.verifier >= _BUSY:
+        return "verifier"
+    return "link" if 2 * duet.link > duet.draft(1) else "drafter"

@@ -1,0 +1,73 @@
+"""Which plans are worth a look: who could go where on a machine, and with which strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from hetero.placement.device import Device, Inventory
+
+GAMMAS = (2, 4, 7)  # draft tokens a window, where a strategy has a fixed number
+_MANY = 8  # cores from which two may draft
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """``drafter`` None: there is none, and the strategy is "off"."""
+
+    target: Device
+    drafter: Device | None
+    strategy: str
+    gamma: int = 0
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether both roles can work at once: they share no core and no GPU."""
+        one, two = self.target, self.drafter
+        if two is None:
+            return False
+        if (one.kind, one.node) != (two.kind, two.node):
+            return True
+        return not set(one.indices) & set(two.indices)
+
+    def __str__(self) -> str:
+        if self.drafter is None:
+            return f"off on {self.target}"
+        size = f" {self.gamma}" if self.gamma else ""
+        return f"{self.strategy}{size}: target {self.target}, drafter {self.drafter}"
+
+
+def candidates(inventory: Inventory, drafting: bool) -> Iterator[Candidate]:
+    """All for a machine; ``drafting``: whether there is a drafter."""
+    for target, drafter in _places(inventory, drafting):
+        if drafter is None:
+            yield Candidate(target, None, "off")
+            continue
+        both = Candidate(target, drafter, "serial")
+        for gamma in GAMMAS:
+            yield Candidate(target, drafter, "serial", gamma)
+        if both.overlaps:
+            yield Candidate(target, drafter, "pearl")
+            yield Candidate(target, drafter, "ahead")
+
+
+def _places(inventory: Inventory, drafting: bool) -> Iterator[tuple[Device, Device | None]]:
+    fast, slow = inventory.topology.fast, inventory.topology.slow
+    every = Device("cpu", fast)
+    targets = [every, *(gpu.device for gpu in inventory.gpus)]
+    for target in targets:
+        yield target, None
+    if not drafting:
+        return
+    yield every, every
+    if slow:
+        yield every, Device("cpu", slow)
+    for count in (1, 2):
+        if len(fast) > count and (count == 1 or len(fast) >= _MANY):
+            yield Device("cpu", fast[:-count]), Device("cpu", fast[-count:])
+    for gpu in inventory.gpus:
+        yield every, gpu.device
+        yield gpu.device, every
+        for other in inventory.gpus:
+            if other.kind == gpu.kind:  # the same card may be there twice, under two kinds
+                yield gpu.device, other.device

@@ -211,13 +211,32 @@ def _chosen(config: Config, inventory: Inventory, planner: Planner, say: Callabl
 
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option(
+    "--cluster", metavar="FILE", default="", help="Hardware that FILE describes instead, or the gallery's NAME."
+)
+@click.option("--models", nargs=2, metavar="TARGET DRAFTER", help="For --cluster: SIZE:BITS each, as 8b:4.")
+@click.option("--agreement", type=click.FloatRange(0.01, 0.99), help="For --cluster: of the two models.")
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="For --cluster: draw what it hangs on.")
 @partial(settings, without=("cluster",))
-def plan(as_json: bool, **values: Any) -> None:
+def plan(
+    as_json: bool, cluster: str, models: tuple[str, str] | None, agreement: float | None, plot: Path | None,
+    **values: Any,
+) -> None:  # fmt: skip
     """What each way to run two models on this machine would do, the fastest first. Takes serve's options; those given
     are kept."""
+    config = make_config(values)
+    if cluster:
+        from hetero.planning.whatif import changed, read_hardware
+        from hetero.planning.whatif import show as show_described
+
+        hardware = changed(read_hardware(cluster), models, agreement)
+        show_described(hardware, as_json, plot, Console())
+        return
+    if models or agreement or plot:
+        raise ConfigError("models, agreement and plot are for hardware that --cluster describes")
     from hetero.planning.table import show
 
-    show(make_config(values), as_json, Console())
+    show(config, as_json, Console())
 
 
 @main.command()
@@ -241,17 +260,12 @@ def generate(prompt: str, **values: Any) -> None:
 
 
 @main.command()
-def devices() -> None:
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def devices(as_json: bool) -> None:
     """List this machine's devices and the names they go by."""
-    from hetero.cluster.inventory import cpu_name, take_inventory
-    from hetero.placement.device import Device
+    from hetero.cluster.devices import show
 
-    found = take_inventory()
-    table = Table("device", "what", "free memory")
-    table.add_row(str(Device("cpu", found.cores)), cpu_name(), f"{found.memory / 2**30:.1f} GiB")
-    for gpu in found.gpus:
-        table.add_row(str(gpu.device), gpu.name, f"{gpu.free / 2**30:.1f} GiB")
-    Console().print(table)
+    show(as_json, Console())
 
 
 @main.command()

@@ -26,7 +26,7 @@ class Device:
 
     def __str__(self) -> str:
         where = f"{self.node}/" if self.node else ""
-        return f"{where}{self.kind}" + (f":{_spans(self.indices)}" if self.indices else "")
+        return f"{where}{self.kind}" + (f":{spans(self.indices)}" if self.indices else "")
 
     @property
     def is_cpu(self) -> bool:
@@ -87,7 +87,7 @@ def check_device(device: Device, inventory: Inventory) -> Device:
         missing = sorted(set(device.indices) - set(inventory.cores))
         if missing:
             raise DeviceError(
-                f"device {device}: no core {_spans(missing)} here; usable cores are {_spans(inventory.cores)}"
+                f"device {device}: no core {spans(missing)} here; usable cores are {spans(inventory.cores)}"
             )
         return Device("cpu", device.indices or inventory.topology.fast, device.node)
     if device not in [gpu.device for gpu in inventory.gpus]:
@@ -132,7 +132,8 @@ def _indices(name: str, text: str) -> tuple[int, ...]:
     return tuple(sorted(set(found)))
 
 
-def _spans(indices: Sequence[int]) -> str:
+def spans(indices: Sequence[int]) -> str:
+    """Numbers as people write them: 0-3,8."""
     spans: list[list[int]] = []
     for index in indices:
         if spans and index == spans[-1][1] + 1:

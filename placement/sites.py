@@ -111,13 +111,8 @@ def _spread(
     taken = _needed(demand.drafter, demand) + _BUFFERS if drafter is site and demand.drafter is not None else 0
     share = (site.memory - taken - _BUFFERS) / whole
     for other in sites:
-        if other is not site and other.machine == site.machine and 0.02 < share < 1 and faster(site, other):
+        if other is not site and other.machine == site.machine and 0.02 < share < 1:
             yield ((site, share), (other, 1.0 - share))
-
-
-def faster(one: Site, two: Site) -> bool:
-    """Whether layers are better kept by the first."""
-    return one.speed.bandwidth > two.speed.bandwidth
 
 
 def _with_strategies(

@@ -72,7 +72,7 @@ def drafter(json_file: Path | None, draft: str, device: str, repeats: int) -> No
               help="A GGUF file as the target instead; then --draft is one, too.")  # fmt: skip
 @click.option("--draft", default="draft-50M", show_default=True, help="Drafter: draft-1M, draft-50M or a GGUF file.")
 @click.option("--server", "servers", multiple=True, metavar="NAME=COMMAND",
-              help="A llama-server to measure beside, llama.cpp's or ik_llama.cpp's; repeatable.")  # fmt: skip
+              help="A llama-server to measure beside, with flags; {draft}: the drafter's file. Repeatable.")  # fmt: skip
 @click.option("--cores", default=2, show_default=True, type=click.IntRange(1), help="Cores all contenders have.")
 @click.option("--gamma", "gammas", multiple=True, type=click.IntRange(1, 63), default=(4, 7), show_default=True)
 @click.option("--prompts", default=6, show_default=True, type=click.IntRange(1))
@@ -84,12 +84,12 @@ def pair(
     """End to end: hetero against llama.cpp alone and with its draft loop, same target, same cores, one run."""
     from hetero.bench.pair import files_of, run
 
-    binaries = {name: shlex.split(command) for name, _, command in (server.partition("=") for server in servers)}
-    for name, command in binaries.items():
+    commands = {name: shlex.split(command) for name, _, command in (server.partition("=") for server in servers)}
+    for name, command in commands.items():
         if not command or not Path(command[0]).is_file():
             raise click.UsageError(f"--server {name}: write NAME=COMMAND, which begins with a llama-server's file")
     files = files_of(size, target, draft)
-    run(files, binaries, list(range(cores)), list(gammas), prompts, repeats, json_file, Console())
+    run(files, commands, list(range(cores)), list(gammas), prompts, repeats, json_file, Console())
 
 
 @bench.command()

@@ -84,7 +84,7 @@ def run(
         for own in files:
             quality = _quality(own.target, len(cores), tokens[:_QUALITY])
             contenders += _baselines(own, quality["llama_cpp"], cores)
-            contenders += [c for named in servers.items() for c in _servers(*named, own, quality["llama_cpp"], cores)]
+            contenders += [_server(*named, own, quality["llama_cpp"], cores) for named in servers.items()]
             contenders += _pairs(own, quality["octet"], cores, gammas)
         for repeat in range(repeats + 1):
             for temperature in (0.8, 0.0):
@@ -143,15 +143,10 @@ def _baselines(files: Files, quality: float, cores: list[int]) -> list[Contender
     return found
 
 
-def _servers(name: str, command: Sequence[str], files: Files, quality: float, cores: list[int]) -> list[Contender]:
-    """A llama-server, alone and with the drafter. Its perplexity is taken to be llama.cpp's."""
-    found = []
-    for mode, draft in (("alone", None), ("draft", files.draft)):
-        server = LlamaServer(command, files.target, draft, cores, 1024)
-        found.append(
-            Contender(f"{name} {files.kind} {mode}", False, files.kind, quality, _ask_server(server), server.close)
-        )
-    return found
+def _server(name: str, command: Sequence[str], files: Files, quality: float, cores: list[int]) -> Contender:
+    """A llama-server. Its perplexity is taken to be llama.cpp's."""
+    server = LlamaServer(command, files.target, files.draft, cores, 1024)
+    return Contender(f"{name} {files.kind}", False, files.kind, quality, _ask_server(server), server.close)
 
 
 def _pairs(files: Files, quality: float, cores: list[int], gammas: list[int]) -> list[Contender]:

@@ -29,6 +29,25 @@ def bars(rows: Sequence[dict[str, Any]], file: Path) -> None:
     _save(figure, file)
 
 
+def sweeps(curves: dict[str, list[tuple[float, float, float]]], title: str, file: Path) -> None:
+    """Tokens a second of the best plan and of plain decoding, over each thing that is varied."""
+    pyplot = _pyplot()
+    figure, every = pyplot.subplots(
+        1, len(curves), figsize=(4 * len(curves), 3.2), layout="constrained", squeeze=False, sharey=True
+    )
+    for axes, (what, points) in zip(every[0], curves.items(), strict=True):
+        axes.plot([value for value, *_ in points], [best for _, best, _ in points], marker="o", label="best plan")
+        axes.plot([value for value, *_ in points], [plain for *_, plain in points], linestyle="--", label="plain")
+        axes.set_xlabel(what)
+        if what.startswith("round trip"):
+            axes.set_xscale("log")
+        axes.set_ylim(bottom=0)
+    every[0][0].set_ylabel("tokens/s")
+    every[0][0].legend(fontsize="small")
+    figure.suptitle(title)
+    _save(figure, file)
+
+
 def lanes(traces: dict[str, tuple[Recorder, float, float]], file: Path) -> None:
     """The drafter's and verifier's lanes of each strategy: name -> (its events, from, to) in seconds."""
     pyplot = _pyplot()

@@ -18,20 +18,17 @@ _LOADS = 300  # seconds a model may take to load
 
 
 class LlamaServer:
-    """One running llama-server, pinned to ``cores``. ``draft`` None: plain decoding."""
+    """One running llama-server, pinned to ``cores``."""
 
-    def __init__(
-        self, own: Sequence[str], target: Path, draft: Path | None, cores: Sequence[int], context: int
-    ) -> None:
-        """Start it and wait until it has loaded. Raises ClusterError."""
+    def __init__(self, own: Sequence[str], target: Path, draft: Path, cores: Sequence[int], context: int) -> None:
+        """Start it and wait until it has loaded. ``own``: its command so far, in which {draft} is the drafter's file.
+        Raises ClusterError."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self._port = free.getsockname()[1]
-        pinned = ["taskset", "-c", ",".join(map(str, cores))]
-        command = [*pinned, *own, "-m", str(target), "-t", str(len(cores)), "-c", str(context), "-np", "1"]
-        command += ["--host", "127.0.0.1", "--port", str(self._port)]
-        if draft is not None:
-            command += ["-md", str(draft), "-td", str(len(cores))]
+        words = [word.replace("{draft}", str(draft)) for word in own]
+        command = ["taskset", "-c", ",".join(map(str, cores)), *words, "-m", str(target), "-t", str(len(cores))]
+        command += ["-c", str(context), "-np", "1", "--host", "127.0.0.1", "--port", str(self._port)]
         self._name = own[0]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         until = time.monotonic() + _LOADS

@@ -1,4 +1,5 @@
-"""Files that come with hetero: the built-in pair of toy models, and the text that benchmarks measure on."""
+"""Files that come with hetero: the built-in pair of toy models, and the text that benchmarks measure on,
+hardware and models that are only described."""
 
 from __future__ import annotations
 
@@ -6,3 +7,5 @@ from pathlib import Path
 
 PAIR = Path(__file__).parent / "pair"
 HELD_OUT = Path(__file__).parent / "held_out.txt"
+GALLERY = Path(__file__).parent / "gallery"  # described hardware
+SHAPES = Path(__file__).parent / "shapes.yaml"  # models by their sizes

@@ -21,6 +21,8 @@ from hetero.workers.errors import ModelError
 Matrix = NDArray[np.float32]
 TYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16", "q8_0": "Q8_0", "q4_1": "Q4_1", "q4_0": "Q4_0"}
 
+_FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "bf16": 32}  # llama.cpp's numbers of them
+
 
 @dataclass(frozen=True)
 class Size:
@@ -49,6 +51,7 @@ def inflate(source: Path, target: Path, size: Size | None, kind: str, seed: int 
         )
     writer = gguf.GGUFWriter(target, "llama")
     _metadata(writer, reader, model, size)
+    writer.add_file_type(_FILE_TYPES[kind])
     tensors = _tensors(model, size, np.random.default_rng(seed))
     kinds = {name: _kind(name, shape, kind) for name, shape, _ in tensors}
     weights = 0

@@ -72,7 +72,7 @@ def drafter(json_file: Path | None, draft: str, device: str, repeats: int) -> No
               help="A GGUF file as the target instead; then --draft is one, too.")  # fmt: skip
 @click.option("--draft", default="draft-50M", show_default=True, help="Drafter: draft-1M, draft-50M or a GGUF file.")
 @click.option("--server", "servers", multiple=True, metavar="NAME=COMMAND",
-              help="A llama-server to measure beside, with flags; {draft}: the drafter's file. Repeatable.")  # fmt: skip
+              help="A llama-server to measure beside; {draft} in it: the drafter's file. Repeatable.")  # fmt: skip
 @click.option("--cores", default=2, show_default=True, type=click.IntRange(1), help="Cores all contenders have.")
 @click.option("--gamma", "gammas", multiple=True, type=click.IntRange(1, 63), default=(4, 7), show_default=True)
 @click.option("--prompts", default=6, show_default=True, type=click.IntRange(1))

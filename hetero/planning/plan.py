@@ -12,7 +12,7 @@ import msgspec
 from hetero.config import Config
 from hetero.errors import ConfigError
 from hetero.models import find_model
-from hetero.placement.device import Device, Inventory, check_device, default_devices, parse_device
+from hetero.placement.device import Device, Gpu, Inventory, check_device, default_devices, parse_device
 from hetero.placement.memory import F16, Footprint, KvCache, check_memory, footprint, kv_bytes
 from hetero.placement.nodes import TARGET, Node, drafter_node, find_node, returned, target_node
 from hetero.planning.fastest import Fastest
@@ -178,11 +178,10 @@ class Planner:
         """A device for each role, on the machine it is on."""
         inventory = self._inventory
         named = self._named if drafting else (self._named[0], None)
-        needed = footprint(self._target.shape, self._config.parallel * self._context, 2, 128).total
         away = [node is not None and not node.here for node in where]
         # What the other role does not use of this machine is free for this one.
-        alone = default_devices(inventory, needed, False)
-        defaults = default_devices(inventory, needed, drafting) if away[0] == away[1] else (alone[0], alone[0])
+        alone = self._defaults(False)
+        defaults = self._defaults(drafting) if away[0] == away[1] else (alone[0], alone[0])
         chosen = []
         for n, node in enumerate(where):
             device = named[n] or defaults[n]
@@ -199,6 +198,26 @@ class Planner:
                 rest = inventory.topology.beside(chosen[other].indices)
                 chosen[mine] = Device("cpu", rest or chosen[other].indices)
         return chosen
+
+    def _defaults(self, drafting: bool) -> tuple[Device, Device]:
+        """Where the roles go on this machine that nobody placed: on a GPU only where an engine of the model's can use
+        it. (A GGUF target is not unpacked to 16 bits because llama.cpp was not built for the GPU.)"""
+        needed = footprint(self._target.shape, self._config.parallel * self._context, 2, 128).total
+        mine = replace(self._inventory, gpus=self._usable(self._target))
+        target, drafter = default_devices(mine, needed, drafting)
+        if drafting and self._drafter is not None:
+            theirs = [gpu.device for gpu in self._usable(self._drafter) if gpu.device != target]
+            if target.is_cpu and theirs:
+                return Device("cpu", self._inventory.topology.fast), theirs[0]
+            if not drafter.is_cpu and drafter not in theirs:
+                drafter = Device("cpu", self._inventory.topology.fast)
+        return target, drafter
+
+    def _usable(self, model: Model) -> tuple[Gpu, ...]:
+        """The GPUs of this machine that an engine can run a model on."""
+        form = GGUF if model.is_gguf else SAFETENSORS
+        entry = next(entry for entry in ENGINES.values() if form in entry.formats and entry.gpus)
+        return tuple(gpu for gpu in self._inventory.gpus if entry.objection(gpu.kind, here=True) is None)
 
     # Workers
 

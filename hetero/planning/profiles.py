@@ -47,7 +47,7 @@ class Profiles:
                 return found
             near = f" beside the {beside.spec.role}" if beside is not None else ""
             name, device = placement.model.name, placement.device
-            self._say(f"measuring {name} on {device} with {placement.spec.engine}{near} (once)")
+            self._say(f"measuring the {placement.spec.role}, {name}, on {device} with {placement.spec.engine}{near} (once)")
             request = self._request(placement, thorough=beside is None)
             try:
                 with running(self._request(beside)) if beside is not None else nullcontext():

@@ -26,7 +26,8 @@ from hetero.workers.runtime.trace import start_file
 if TYPE_CHECKING:
     from hetero.cluster.cluster import Cluster
     from hetero.placement.device import Inventory
-    from hetero.planning.plan import Plan, Planner
+    from hetero.planning.plan import Plan
+    from hetero.planning.planner import Planner
 
 # What may be left out of an installation (pyproject.toml), by the modules whose lack shows it.
 EXTRAS = {
@@ -166,7 +167,7 @@ def _placed(config: Config) -> tuple[Cluster, Planner, Plan]:
     from hetero.cluster.cluster import Cluster
     from hetero.cluster.inventory import take_inventory
     from hetero.planning.fastest import Fastest
-    from hetero.planning.plan import Planner
+    from hetero.planning.planner import Planner
 
     def say(line: str) -> None:
         Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
@@ -200,13 +201,15 @@ def _placed(config: Config) -> tuple[Cluster, Planner, Plan]:
 def _chosen(config: Config, inventory: Inventory, planner: Planner, say: Callable[[str], None]) -> Planner:
     """A planner of the plan that is foreseen to be the fastest. Raises HeteroError."""
     from hetero.planning.ranking import Ranker
-    from hetero.planning.table import verdict
+    from hetero.planning.table import rows_of, verdict
 
     ranker = Ranker(config, inventory, planner, say)
     ranking = ranker.rank()
     for line in verdict(ranking):
         say(line)
-    return ranker.planner_of(ranking.entries[0].candidate)
+    chosen = ranker.planner_of(ranking.entries[0].candidate)
+    chosen.foreseen = tuple(rows_of(ranking))
+    return chosen
 
 
 @main.command()

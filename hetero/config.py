@@ -33,6 +33,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         str, Meta(description="Where the target runs: cpu, cpu:0-3, cuda:0, rocm:0, vulkan:0, mps, NODE/cpu:0.")
     ] = ""
     draft_device: Annotated[str, Meta(description="Where the drafter runs, likewise.")] = ""
+    gpu_layers: Annotated[
+        int,
+        Meta(ge=-1, le=10_000, description="Layers of the target that its GPU holds, the CPU has the rest (llama_cpp). "
+             "-1: all."),
+    ] = -1  # fmt: skip
     target_engine: Annotated[str, Meta(description=f"{_ENGINES}. Default: {_DEFAULTS}.")] = ""
     draft_engine: Annotated[str, Meta(description="The drafter's engine, likewise.")] = ""
     strategy: Annotated[

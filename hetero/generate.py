@@ -14,7 +14,8 @@ from hetero.config import Config
 from hetero.errors import RequestError
 from hetero.gateway.answers.stats import timings
 from hetero.gateway.client import ask
-from hetero.planning.plan import Plan, Planner
+from hetero.planning.plan import Plan
+from hetero.planning.planner import Planner
 from hetero.serve import announcement, defaults_of
 from hetero.session import Session
 from hetero.workers.wire.messages import Sampling

@@ -19,7 +19,8 @@ from hetero.gateway.admission import AdmissionLimits
 from hetero.gateway.app import make_app
 from hetero.gateway.door import connections
 from hetero.gateway.state import GatewayOptions
-from hetero.planning.plan import Plan, Planner
+from hetero.planning.plan import Plan
+from hetero.planning.planner import Planner
 from hetero.session import Session
 from hetero.workers.models.generation import SamplingDefaults, sampling_defaults
 from hetero.workers.runtime.status import WorkerStatus

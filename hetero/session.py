@@ -14,7 +14,9 @@ from hetero.gateway.chat.template import ChatTemplate
 from hetero.gateway.client import VerifierClient
 from hetero.gateway.metrics import Facts
 from hetero.gateway.state import GatewayOptions, GatewayState
-from hetero.planning.plan import Plan, Planner
+from hetero.planning.plan import Plan
+from hetero.planning.planner import Planner
+from hetero.planning.running import running
 
 
 class Session:
@@ -99,6 +101,7 @@ class Session:
             self.trouble,
             options or GatewayOptions(),
             self._facts,
+            lambda: running(plan, self.coordinator.alive()),
         )
 
     def _facts(self) -> Facts:

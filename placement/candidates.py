@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from hetero.placement.device import Device, Inventory
+from hetero.placement.device import Device, Gpu, Inventory
 
 GAMMAS = (2, 4, 7)  # draft tokens a window, where a strategy has a fixed number
 _MANY = 8  # cores from which two may draft
@@ -13,32 +13,44 @@ _MANY = 8  # cores from which two may draft
 
 @dataclass(frozen=True)
 class Candidate:
-    """``drafter`` None: there is none, and the strategy is "off"."""
+    """``drafter`` None: there is none, and the strategy is "off"; ``layers``: those of the target that its GPU holds,
+    the CPU has the rest (-1: it holds all)."""
 
     target: Device
     drafter: Device | None
     strategy: str
     gamma: int = 0
+    layers: int = -1
 
     @property
     def overlaps(self) -> bool:
         """Whether both roles can work at once: they share no core and no GPU."""
         one, two = self.target, self.drafter
-        if two is None:
+        if two is None or (self.layers >= 0 and two.is_cpu):
             return False
         if (one.kind, one.node) != (two.kind, two.node):
             return True
         return not set(one.indices) & set(two.indices)
 
     def __str__(self) -> str:
+        where = f"{self.layers} layers on {self.target}" if self.layers >= 0 else str(self.target)
         if self.drafter is None:
-            return f"off on {self.target}"
+            return f"off on {where}"
         size = f" {self.gamma}" if self.gamma else ""
-        return f"{self.strategy}{size}: target {self.target}, drafter {self.drafter}"
+        return f"{self.strategy}{size}: target {where}, drafter {self.drafter}"
 
 
-def candidates(inventory: Inventory, drafting: bool) -> Iterator[Candidate]:
+Layers = Callable[[Gpu, bool], int]  # how many of the target's a GPU can hold, beside the drafter or not; -1: all
+
+
+def candidates(inventory: Inventory, drafting: bool, layers: Layers = lambda gpu, beside: -1) -> Iterator[Candidate]:
     """All for a machine; ``drafting``: whether there is a drafter."""
+    for gpu in inventory.gpus:  # Dovetail: spare memory of the GPU takes layers of a target that does not fit
+        if (few := layers(gpu, False)) > 0:
+            yield Candidate(gpu.device, None, "off", layers=few)
+        if drafting and (few := layers(gpu, True)) > 0:
+            for gamma in GAMMAS:
+                yield Candidate(gpu.device, gpu.device, "serial", gamma, few)
     for target, drafter in _places(inventory, drafting):
         if drafter is None:
             yield Candidate(target, None, "off")

@@ -36,6 +36,10 @@ class Footprint:
     def total(self) -> int:
         return self.weights + self.kv + self.work
 
+    def scaled(self, share: float) -> Footprint:
+        """What a share of the layers takes; buffers are needed whole."""
+        return Footprint(round(self.weights * share), round(self.kv * share), self.work)
+
 
 def kv_bytes(shape: ModelShape, width: float) -> int:
     """Bytes of one KV position with numbers of ``width`` bytes."""

@@ -19,7 +19,7 @@ from hetero.bench.speed import find
 from hetero.cluster.inventory import take_inventory
 from hetero.errors import ConfigError
 from hetero.placement.device import Device, check_device, parse_device
-from hetero.planning.plan import torch_dtype
+from hetero.planning.planner import torch_dtype
 from hetero.workers.engines.base import Engine
 from hetero.workers.engines.registry import ENGINES, GGUF, SAFETENSORS, find_engine
 from hetero.workers.models.tokenizer import load_tokenizer

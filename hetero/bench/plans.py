@@ -18,7 +18,7 @@ from hetero.bench.report import report
 from hetero.cluster.inventory import take_inventory
 from hetero.config import make_config
 from hetero.planning.fastest import Fastest
-from hetero.planning.plan import Planner
+from hetero.planning.planner import Planner
 from hetero.planning.ranking import Entry, Ranker
 from hetero.workers.engines.registry import find_engine
 from hetero.workers.runtime.loading import settings_of

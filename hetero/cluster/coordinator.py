@@ -13,7 +13,8 @@ from hetero.cluster.keeper import Keeper
 from hetero.cluster.library import Library
 from hetero.errors import ClusterError
 from hetero.placement.nodes import Node
-from hetero.planning.plan import Placement, Plan, Planner
+from hetero.planning.plan import Placement, Plan
+from hetero.planning.planner import Planner
 from hetero.workers.runtime.status import WorkerStatus, read_status
 
 _log = logging.getLogger("hetero.cluster.coordinator")

@@ -27,7 +27,7 @@ from hetero.data import PAIR
 from hetero.errors import HeteroError
 from hetero.models import find_model
 from hetero.planning.fastest import Fastest
-from hetero.planning.plan import Planner
+from hetero.planning.planner import Planner
 from hetero.workers.engines.accelerators import install_line, llama_gpus, llama_kinds, torch_kinds
 from hetero.workers.engines.registry import ENGINES
 from hetero.workers.models.cache import cache_root

@@ -36,7 +36,7 @@ class GatewayOptions:
 @dataclass
 class GatewayState:
     """What the routes serve. ``ready``: whether requests are taken; ``trouble``: why they are not answered now, or not
-    quickly; ``drafter``: whether there is to be one."""
+    quickly; ``drafter``: whether there is to be one; ``plan``: who does what where, and how fast it turned out."""
 
     name: str
     model: Model
@@ -51,6 +51,7 @@ class GatewayState:
     trouble: Callable[[], str | None]
     options: GatewayOptions = field(default_factory=GatewayOptions)
     facts: Callable[[], Facts] = lambda: Facts({}, {}, 0)
+    plan: Callable[[], dict[str, object]] = dict
 
     @property
     def tokenizer(self) -> Tokenizer:

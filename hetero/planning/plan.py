@@ -1,31 +1,14 @@
-"""From settings to a plan: which engine on which device, with which strategy; everything checked beforehand."""
+"""A plan: which engine on which device, with which strategy."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from copy import copy
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-import msgspec
-
-from hetero.config import Config
-from hetero.errors import ConfigError
-from hetero.models import find_model
-from hetero.placement.device import Device, Gpu, Inventory, check_device, default_devices, parse_device
-from hetero.placement.memory import F16, Footprint, KvCache, check_memory, footprint, kv_bytes
-from hetero.placement.nodes import TARGET, Node, drafter_node, find_node, returned, target_node
-from hetero.planning.fastest import Fastest
-from hetero.workers.decoding.policy.strategy import AUTO, NAMES
-from hetero.workers.engines.registry import ENGINES, GGUF, SAFETENSORS, EngineEntry, default_engine, find_engine
-from hetero.workers.models.model import Model, check_vocabularies
+from hetero.placement.device import Device
+from hetero.placement.memory import Footprint
+from hetero.placement.nodes import Node
+from hetero.workers.models.model import Model
 from hetero.workers.runtime.spec import WorkerSpec
-
-_KV_SHARE = 0.5  # of the memory beside the weights: what a context chosen by us may take, the rest is for others
-_LEAST_CONTEXT, _STEP = 2048, 256  # tokens of such a context at least, and what it is a multiple of
-_WORKER_PORTS = "20000-20009"  # for other machines; as cluster.yaml tells firewalls
-_WINDOW = 4  # rows a target checks at once, about: those its engine is chosen for
-_EXACT_MOST = 7  # exact mode checks 8 rows a forward
 
 
 @dataclass(frozen=True)
@@ -38,12 +21,24 @@ class Placement:
     memory: Footprint
     node: Node | None = None  # None: this machine, alone
 
+    @property
+    def parts(self) -> list[tuple[str, Footprint]]:
+        """The memory of each device it takes, by the device's name; all cores of a machine share theirs."""
+        device = self.device
+        if device.is_cpu:
+            return [(str(replace(device, indices=())), self.memory)]
+        if self.spec.gpu_layers < 0:
+            return [(str(device), self.memory)]
+        share = self.spec.gpu_layers / self.model.shape.layers
+        rest = str(Device("cpu", (), device.node))
+        return [(str(device), self.memory.scaled(share)), (rest, self.memory.scaled(1.0 - share))]
+
 
 @dataclass(frozen=True)
 class Plan:
     """Who does what where; ``awaited``: the machine a drafter waits for, "" where it has one or none is wanted;
     ``alone``: whether it runs beside the target only until another machine comes; ``cut``: whether the context is less
-    than the model's for want of memory."""
+    than the model's for want of memory; ``foreseen``: the plans it was chosen from, the fastest first."""
 
     target: Placement
     drafter: Placement | None
@@ -53,326 +48,9 @@ class Plan:
     awaited: str = ""
     alone: bool = False
     cut: bool = False
+    foreseen: tuple[dict[str, object], ...] = ()
 
     @property
     def placements(self) -> list[Placement]:
         """Those that there are."""
         return [self.target] + ([self.drafter] if self.drafter else [])
-
-
-def make_plan(config: Config, inventory: Inventory, nodes: Sequence[Node] = ()) -> Plan:
-    """The plan of a Config on this machine, or on the ``nodes`` of a cluster. Raises HeteroError, one line, before
-    weights load."""
-    return Planner(config, inventory).plan(nodes)
-
-
-class Planner:
-    """Plans for one Config, as machines come and go."""
-
-    def __init__(self, config: Config, inventory: Inventory, fastest: Fastest | None = None) -> None:
-        """Reads the models' metadata. ``fastest`` chooses engines on this machine's CPU that nobody named (None: the
-        first that runs). Raises HeteroError."""
-        self._inventory, self._fastest = inventory, fastest
-        self._target = find_model(config.target, "target")
-        asked = config.draft or ("builtin" if config.target == "builtin" else "none")
-        self._drafter = None if asked == "none" or config.strategy == "off" else find_model(asked, "drafter")
-        if self._drafter is not None:
-            check_vocabularies(self._target, self._drafter)
-        self._beside: Placement | None = None  # the drafter's place beside the target, where the plan had it there
-        self._settle(config)
-
-    def _settle(self, config: Config) -> None:
-        """Take the settings, apart from the models. Raises HeteroError."""
-        self._config = config
-        self._strategy = _strategy(config, self._drafter)
-        self._context = config.context or self._target.context
-        if self._context > self._target.context:
-            raise ConfigError(
-                f"context: {self._context} exceeds the {self._target.context} tokens {self._target.name} was made for"
-            )
-        self._named = tuple(
-            parse_device(name) if name else None for name in (config.target_device, config.draft_device)
-        )
-
-    @property
-    def drafting(self) -> bool:
-        """Whether there is a drafter to place."""
-        return self._drafter is not None
-
-    def but(self, **changes: object) -> Planner:
-        """One of the same models with some settings changed; strategy "off": without a drafter. Raises HeteroError."""
-        found = copy(self)
-        if changes.get("strategy") == "off":
-            found._drafter = None
-        found._settle(msgspec.structs.replace(self._config, **changes))
-        return found
-
-    def plan(self, nodes: Sequence[Node] = ()) -> Plan:
-        """The plan on these machines. Raises HeteroError."""
-        target_at = self._target_at(nodes)
-        drafter_at = self._drafter_at(nodes, target_at) if self._drafter is not None else None
-        awaited = self.awaited if nodes and self._drafter is not None and drafter_at is None else ""
-        devices = self._devices([target_at, drafter_at], self._drafter is not None and not awaited)
-        target = self._place_target(target_at, devices[0])
-        drafter = self._place_drafter(drafter_at, devices[1], target) if self._drafter and not awaited else None
-        if not self._config.context and (fitting := self._fitting(target, drafter, nodes)) < self._context:
-            self._context = fitting
-            return self.plan(nodes)
-        self._check_fit([target] + ([drafter] if drafter else []), nodes)
-        alone = drafter is not None and target_at is not None and target_at == drafter_at and self._named[1] is None
-        self._beside = drafter if alone else None
-        name = self._config.alias or self._target.name
-        cut = not self._config.context and self._context < self._target.context
-        return Plan(target, drafter, self._strategy, name, self._context, awaited, alone, cut)
-
-    def target_again(self, last: Placement, nodes: Sequence[Node]) -> Placement | None:
-        """Where the target goes on that was placed so last: None while its machine is not there."""
-        if last.node is None:
-            return last
-        node = returned(nodes, last.node, TARGET)
-        return None if node is None else self._place_target(node, last.device)
-
-    def drafter_again(self, last: Placement | None, target: Placement, nodes: Sequence[Node]) -> Placement | None:
-        """Where the drafter of a target placed so should run now: None while no machine for it is there. Raises
-        HeteroError where it does not fit there."""
-        if target.node is None:
-            return last
-        before = last.node.id if last is not None and last.node is not None else ""
-        shares = before == target.node.id  # beside the target, until there is a better place
-        stays = next((node for node in nodes if node.id == before and not shares), None)
-        node = stays or self._drafter_at(nodes, target.node)
-        if self._named[1] is None and not shares and (node is None or node.id == target.node.id):
-            return self._beside  # if it was there at first: else the target has its machine's cores to itself
-        if node is None or node.id == before:
-            return last if node is not None else None
-        drafter = self._place_drafter(node, self._devices([target.node, node], True)[1], target)
-        self._check_fit([drafter], nodes)
-        return drafter
-
-    # Machines
-
-    def _target_at(self, nodes: Sequence[Node]) -> Node | None:
-        named = self._named[0]
-        if not nodes:
-            return find_node(nodes, named.node) if named is not None and named.node else None
-        if named is None:
-            return target_node(nodes)
-        return find_node(nodes, named.node) if named.node else _here(nodes)
-
-    def _drafter_at(self, nodes: Sequence[Node], target: Node | None) -> Node | None:
-        """None: on this machine without a cluster, not there yet within one."""
-        named = self._named[1]
-        if target is None:
-            return find_node(nodes, named.node) if named is not None and named.node else None
-        if named is None:
-            return drafter_node(nodes, target)
-        return next((node for node in nodes if node.called(named.node)), None) if named.node else _here(nodes)
-
-    @property
-    def awaited(self) -> str:
-        """The machine a drafter waits for that has none."""
-        named = self._named[1]
-        return f"a machine called {named.node}" if named is not None and named.node else "another machine"
-
-    def _devices(self, where: Sequence[Node | None], drafting: bool) -> list[Device]:
-        """A device for each role, on the machine it is on."""
-        inventory = self._inventory
-        named = self._named if drafting else (self._named[0], None)
-        away = [node is not None and not node.here for node in where]
-        # What the other role does not use of this machine is free for this one.
-        alone = self._defaults(False)
-        defaults = self._defaults(drafting) if away[0] == away[1] else (alone[0], alone[0])
-        chosen = []
-        for n, node in enumerate(where):
-            device = named[n] or defaults[n]
-            if node is not None and not node.here:
-                # Another node's cores are its own affair: its worker says so if they are not there.
-                chosen.append(replace(device, node=node.name) if named[n] else node.device())
-            else:
-                chosen.append(check_device(replace(device, node=None), inventory))
-        if away[0] or away[1]:
-            return chosen
-        for mine, other in ((0, 1), (1, 0)):
-            if drafting and named[other] and not named[mine] and chosen[0].is_cpu and chosen[1].is_cpu:
-                # A role that was not placed by hand takes the cores the other one leaves.
-                rest = inventory.topology.beside(chosen[other].indices)
-                chosen[mine] = Device("cpu", rest or chosen[other].indices)
-        return chosen
-
-    def _defaults(self, drafting: bool) -> tuple[Device, Device]:
-        """Where the roles go on this machine that nobody placed: on a GPU only where an engine of the model's can use
-        it. (A GGUF target is not unpacked to 16 bits because llama.cpp was not built for the GPU.)"""
-        needed = footprint(self._target.shape, self._config.parallel * self._context, 2, 128).total
-        mine = replace(self._inventory, gpus=self._usable(self._target))
-        target, drafter = default_devices(mine, needed, drafting)
-        if drafting and self._drafter is not None:
-            theirs = [gpu.device for gpu in self._usable(self._drafter) if gpu.device != target]
-            if target.is_cpu and theirs:
-                return Device("cpu", self._inventory.topology.fast), theirs[0]
-            if not drafter.is_cpu and drafter not in theirs:
-                drafter = Device("cpu", self._inventory.topology.fast)
-        return target, drafter
-
-    def _usable(self, model: Model) -> tuple[Gpu, ...]:
-        """The GPUs of this machine that an engine can run a model on."""
-        form = GGUF if model.is_gguf else SAFETENSORS
-        entry = next(entry for entry in ENGINES.values() if form in entry.formats and entry.gpus)
-        return tuple(gpu for gpu in self._inventory.gpus if entry.objection(gpu.kind, here=True) is None)
-
-    # Workers
-
-    def _place_target(self, node: Node | None, device: Device) -> Placement:
-        config = self._config
-        own: dict[str, object] = {"context": self._context}
-        if node is not None and (not node.here or self._may_be_away()):
-            own |= {"host": node.address, "ports": _ports(config.worker_ports or _WORKER_PORTS)}
-        return self._place("target", config.target_engine, self._target, device, config.exact, node, own)
-
-    def _place_drafter(self, node: Node | None, device: Device, target: Placement) -> Placement:
-        assert self._drafter is not None
-        own: dict[str, object] = {"context": min(self._context, self._drafter.context)}
-        own |= {"host": target.spec.host, "ports": target.spec.ports}
-        return self._place("drafter", self._config.draft_engine, self._drafter, device, False, node, own)
-
-    def _may_be_away(self) -> bool:
-        """Whether the drafter of a cluster may be, or come to be, on another machine than this one."""
-        named = self._named[1]
-        return self._drafter is not None and (named is None or bool(named.node))
-
-    def _place(
-        self,
-        role: str,
-        engine: str,
-        model: Model,
-        device: Device,
-        exact: bool,
-        node: Node | None,
-        own: dict[str, object],
-    ) -> Placement:
-        """One role on its device."""
-        config = self._config
-        field = "target_engine" if role == "target" else "draft_engine"
-        form, here = GGUF if model.is_gguf else SAFETENSORS, device.node is None
-        if engine:
-            chosen = find_engine(engine, field)
-        elif self._fastest is not None and here and device.is_cpu and not exact:
-            # (Exact texts are one engine's: which it is must not hang on what was measured, nor on the strategy.)
-            rows = 1 if role == "drafter" or self._strategy == "off" else _WINDOW
-            chosen = self._fastest(model, device, rows)
-        else:
-            chosen = default_engine(form, device.kind)  # other machines are taken to be installed alike
-        if form not in chosen.formats:
-            runs = ", ".join(chosen.formats)
-            raise ConfigError(f"{field}: {chosen.name} runs {runs}; {model.path} is {form}: use torch")
-        if (reason := chosen.objection(device.kind, here)) is not None:
-            raise ConfigError(f"{field}: {reason}")
-        dtype = torch_dtype(device, exact)
-        kept = self._kv_cache(role, chosen)
-        cell = kv_bytes(model.shape, chosen.kv_width(dtype, kept))
-        spec = WorkerSpec(
-            role=role,  # type: ignore[arg-type]
-            model=str(model.path.resolve()),
-            engine=chosen.name,
-            strategy=self._strategy,
-            gamma=self._gamma(),
-            sequences=config.parallel,
-            secure=True,  # other users of this machine can reach its loopback, too
-            trace=str(Path(config.trace).resolve()) if config.trace else "",
-            cores=list(device.indices) if device.is_cpu else [],
-            gpu=None if device.is_cpu else device.indices[0],
-            kind="cuda" if device.is_cpu else device.kind,  # type: ignore[arg-type]
-            dtype=dtype,
-            weights=config.weights,
-            kv_cache=kept,
-            exact=exact,
-            cached=(config.prefix_cache << 20) // cell,
-            **{"ports": _ports(config.worker_ports), **own},  # type: ignore[arg-type]
-        )
-        return Placement(device, model, spec, _footprint(model, spec), node)
-
-    def _kv_cache(self, role: str, engine: EngineEntry) -> KvCache:
-        """How a role's cache keeps its numbers. A drafter's is its own affair where its engine knows no other way."""
-        asked = self._config.kv_cache
-        if asked in engine.kv_caches:
-            return asked
-        if role == "target":
-            able = ", ".join(entry.name for entry in ENGINES.values() if asked in entry.kv_caches)
-            raise ConfigError(f"kv_cache: {engine.name} cannot keep {asked}: take one of {able}, or --kv-cache f16")
-        return F16
-
-    def _gamma(self) -> int:
-        """Most draft tokens of a window. An engine whose rows are exact at any width needs none of a fixed one."""
-        config = self._config
-        asked = find_engine(config.target_engine, "target_engine") if config.target_engine else None
-        padded = config.exact and not (asked is not None and asked.always_exact)
-        return min(config.gamma, _EXACT_MOST) if padded else config.gamma
-
-    def _fitting(self, target: Placement, drafter: Placement | None, nodes: Sequence[Node]) -> int:
-        """Tokens of context that fit beside the weights, up to those the plan has now: where nobody chose them."""
-        fitting = self._context
-        for key, own in self._by_device([target] + ([drafter] if drafter else [])).items():
-            free = self._free(nodes).get(key)
-            if free is None:
-                continue
-            kv = sum(placement.memory.kv for placement in own)
-            room = _KV_SHARE * (free - sum(placement.memory.total for placement in own) + kv)
-            if kv > room:
-                tokens = int(self._context * max(room, 0) / kv) // _STEP * _STEP
-                fitting = min(fitting, max(tokens, min(_LEAST_CONTEXT, self._context)))
-        return fitting
-
-    def _by_device(self, placements: Sequence[Placement]) -> dict[str, list[Placement]]:
-        found: dict[str, list[Placement]] = {}
-        for placement in placements:
-            key = str(replace(placement.device, indices=()) if placement.device.is_cpu else placement.device)
-            found.setdefault(key, []).append(placement)
-        return found
-
-    def _free(self, nodes: Sequence[Node]) -> dict[str, int]:
-        """Bytes free on each device that tells; where a driver does not (0), the worker will."""
-        free = {str(gpu.device): gpu.free for gpu in self._inventory.gpus if gpu.free} | {"cpu": self._inventory.memory}
-        return free | {f"{node.name}/cpu": node.memory for node in nodes if not node.here and node.memory}
-
-    def _check_fit(self, placements: list[Placement], nodes: Sequence[Node]) -> None:
-        """The drafter counts in the fit too (llama.cpp issue 28172)."""
-        free = self._free(nodes)
-        for key, own in self._by_device(placements).items():
-            if key not in free:  # a GPU of another node: its worker says so if it is too small
-                continue
-            what = " and ".join(f"{p.spec.role} {p.model.name}" for p in own)
-            check_memory(f"{what} on {key}", sum(p.memory.total for p in own), free[key])
-
-
-def _here(nodes: Sequence[Node]) -> Node | None:
-    return next((node for node in nodes if node.here), None)
-
-
-def _strategy(config: Config, drafter: Model | None) -> str:
-    name = config.strategy if config.strategy not in ("", AUTO) else "ahead" if drafter is not None else "off"
-    if name not in NAMES:
-        raise ConfigError(f"strategy: {name!r} is unknown: choose {', '.join((AUTO, *NAMES))}")
-    if name != "off" and drafter is None:
-        raise ConfigError(f"strategy: {name!r} needs a drafter: name one with --draft, or choose --strategy off")
-    return name
-
-
-def _ports(text: str) -> list[int]:
-    first, dash, last = text.partition("-")
-    if not text:
-        return []
-    if not (first.isdecimal() and last.isdecimal() and dash) or not 1024 <= int(first) <= int(last) <= 65535:
-        raise ConfigError(f"worker_ports: {text!r} is not a range within 1024-65535, like 20000-20009")
-    return [int(first), int(last)]
-
-
-def torch_dtype(device: Device, exact: bool) -> str:
-    """What the torch engine computes in on a device."""
-    return "float32" if device.is_cpu or exact else "float16" if device.kind == "mps" else "bfloat16"
-
-
-def _footprint(model: Model, spec: WorkerSpec) -> Footprint:
-    engine = find_engine(spec.engine)
-    found = footprint(
-        model.shape, spec.sequences * (spec.context + 128), engine.kv_width(spec.dtype, spec.kv_cache), 128
-    )
-    return replace(found, weights=engine.weight_bytes(model.shape, spec.dtype))

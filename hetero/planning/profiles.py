@@ -46,8 +46,8 @@ class Profiles:
             if (found := _kept(file)) is not None:
                 return found
             near = f" beside the {beside.spec.role}" if beside is not None else ""
-            name, device = placement.model.name, placement.device
-            self._say(f"measuring the {placement.spec.role}, {name}, on {device} with {placement.spec.engine}{near} (once)")
+            spec, name = placement.spec, placement.model.name
+            self._say(f"measuring the {spec.role}, {name}, on {placement.device} with {spec.engine}{near} (once)")
             request = self._request(placement, thorough=beside is None)
             try:
                 with running(self._request(beside)) if beside is not None else nullcontext():

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hetero.config import Config
 from hetero.data import HELD_OUT
 from hetero.errors import ConfigError, HeteroError
 from hetero.placement.agreement import Agreement, assumed
 from hetero.placement.candidates import Candidate, candidates
-from hetero.placement.device import Inventory
-from hetero.planning.plan import Plan, Planner
+from hetero.placement.device import Gpu, Inventory
+from hetero.planning.plan import Plan
+from hetero.planning.planner import Planner
 from hetero.planning.profiles import Profiles, agreement_of, profile_of
 from hetero.workers.decoding.policy.strategy import AUTO
 from hetero.workers.runtime.trial import Trial
@@ -84,14 +85,14 @@ class Ranker:
     def _open(self) -> list[Candidate]:
         """What the user's settings leave open."""
         config, base = self._config, self._base
-        found = list(candidates(self._inventory, self._planner.drafting))
+        found = list(candidates(self._inventory, self._planner.drafting, self._layers))
         if config.target_device or config.draft_device:
             kinds = dict.fromkeys((c.strategy, c.gamma) for c in found if c.drafter is not None)
             found = [Candidate(base.target.device, None, "off")]
             if base.drafter is not None:
                 found += [Candidate(base.target.device, base.drafter.device, *kind) for kind in kinds]
         if config.gamma:
-            found = list(dict.fromkeys(Candidate(c.target, c.drafter, c.strategy, config.gamma) for c in found))
+            found = list(dict.fromkeys(replace(c, gamma=config.gamma) for c in found))
         if config.strategy not in ("", AUTO):
             found = [candidate for candidate in found if candidate.strategy == config.strategy]
         return found
@@ -109,10 +110,20 @@ class Ranker:
         limit = _limit(forecast, duet)
         return Entry(candidate, plan, forecast, together.rate, streams, first, forecast.rate / bound(duet), limit)
 
+    def _layers(self, gpu: Gpu, beside: bool) -> int:
+        """How many of the target's layers a GPU can hold, beside the drafter or not; -1: all, or it does not tell."""
+        base, count = self._base, self._base.target.model.shape.layers
+        taken = base.drafter.memory.total if beside and base.drafter is not None else 0
+        memory = base.target.memory
+        few = int(count * (gpu.free - taken - memory.work) / max(1, memory.weights + memory.kv))
+        return few if gpu.free and few < count else -1
+
     def planner_of(self, candidate: Candidate) -> Planner:
         """Who plans a candidate. Raises HeteroError."""
         base = self._base
         changes: dict[str, object] = {"target_device": str(candidate.target), "strategy": candidate.strategy}
+        if candidate.layers >= 0:
+            changes["gpu_layers"] = candidate.layers
         if base.target.device.is_cpu and candidate.target.is_cpu:
             changes["target_engine"] = base.target.spec.engine
         if candidate.drafter is not None:

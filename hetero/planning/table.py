@@ -10,7 +10,7 @@ from rich.table import Table
 from hetero.cluster.inventory import take_inventory
 from hetero.config import Config
 from hetero.planning.fastest import Fastest
-from hetero.planning.plan import Planner
+from hetero.planning.planner import Planner
 from hetero.planning.ranking import Entry, Ranker, Ranking
 
 
@@ -85,12 +85,11 @@ def verdict(ranking: Ranking) -> list[str]:
 
 
 def _memory(entry: Entry) -> dict[str, int]:
-    """Bytes by device: all cores of a machine share theirs."""
+    """Bytes by device."""
     found: dict[str, int] = {}
     for placement in entry.plan.placements:
-        device = placement.device
-        name = (f"{device.node}/" if device.node else "") + "cpu" if device.is_cpu else str(device)
-        found[name] = found.get(name, 0) + placement.memory.total
+        for device, memory in placement.parts:
+            found[device] = found.get(device, 0) + memory.total
     return found
 
 

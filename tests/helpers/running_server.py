@@ -18,7 +18,7 @@ from hetero.cluster.inventory import take_inventory
 from hetero.config import make_config
 from hetero.gateway.app import make_app
 from hetero.gateway.door.connections import options
-from hetero.planning.plan import Planner
+from hetero.planning.planner import Planner
 from hetero.serve import options_of
 from hetero.session import Session
 from hetero.workers.runtime.status import WorkerStatus

@@ -18,7 +18,7 @@ from hetero.config import make_config
 from hetero.errors import ConfigError
 from hetero.placement.device import Device
 from hetero.placement.errors import DeviceError
-from hetero.planning.plan import make_plan
+from hetero.planning.planner import make_plan
 from hetero.workers.engines.accelerators import Accelerator, gpu_handle, install_line
 from hetero.workers.errors import ModelError
 from hetero.workers.runtime.pinning import pin

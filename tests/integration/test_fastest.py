@@ -12,7 +12,7 @@ from hetero.cli import main
 from hetero.config import make_config
 from hetero.placement.device import Device, Inventory
 from hetero.planning.fastest import Fastest
-from hetero.planning.plan import Planner
+from hetero.planning.planner import Planner
 from hetero.workers.engines.octet.library import why_not
 from hetero.workers.models.model import read_model
 

@@ -27,7 +27,7 @@ from hetero.config import Config
 from hetero.errors import HeteroError
 from hetero.models import find_model
 from hetero.placement.device import Inventory
-from hetero.planning.plan import make_plan
+from hetero.planning.planner import make_plan
 from hetero.workers.models import model, probe
 
 os.environ["GGML_NO_BACKTRACE"] = "1"  # as the probe has it

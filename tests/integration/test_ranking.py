@@ -13,7 +13,7 @@ from hetero.config import make_config
 from hetero.errors import HeteroError
 from hetero.placement.device import Gpu, Inventory
 from hetero.placement.topology import Core, Topology
-from hetero.planning.plan import Planner
+from hetero.planning.planner import Planner
 from hetero.planning.profiles import Profiles
 from hetero.planning.ranking import Ranker, Ranking
 from hetero.planning.table import rows_of, verdict

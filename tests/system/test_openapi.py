@@ -15,7 +15,7 @@ from schemathesis.checks import not_a_server_error
 
 PATHS = {
     "/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens",
-    "/v1/models", "/v1/models/{name}", "/v1/embeddings", "/health", "/metrics", "/tokenize", "/detokenize",
+    "/v1/models", "/v1/models/{name}", "/v1/embeddings", "/health", "/plan", "/metrics", "/tokenize", "/detokenize",
     "/apply-template", "/props", "/slots", "/completion", "/api/tags", "/api/chat", "/api/generate", "/api/show",
     "/api/version",
 }  # fmt: skip

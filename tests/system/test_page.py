@@ -112,6 +112,13 @@ def test_a_chat_with_its_lanes(page):
     assert width[0] <= width[1]  # nothing sticks out
 
 
+def test_the_plan_is_shown(desk):
+    desk.locator("#plan-box summary").click()
+    desk.wait_for_function("document.querySelectorAll('#plan-box dt').length >= 3")
+    told = desk.locator("#plan-box").inner_text()
+    assert "strategy" in told and "target" in told and "drafter" in told and "GiB" in told
+
+
 def test_what_speculation_gains_is_measured_alike(desk):
     say(desk, "x = 1", 60, seed="5")
     desk.click("#compare")

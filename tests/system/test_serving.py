@@ -69,6 +69,15 @@ def test_openai_client_sync_async_and_streaming(ahead):
     assert len(set(texts)) == 3
 
 
+def test_the_plan_at_work(ahead):
+    httpx.post(f"{ahead.url}/v1/completions", json={"prompt": PROMPTS[0], "max_tokens": 24, "seed": 1}, timeout=120)
+    plan = httpx.get(f"{ahead.url}/plan", timeout=60).json()
+    assert plan["strategy"] == "ahead" and [role["role"] for role in plan["roles"]] == ["target", "drafter"]
+    assert all(role["memory"] > 0 and role["device"].startswith("cpu") for role in plan["roles"])
+    assert plan["measured"]["rate"] > 0 and plan["measured"]["forward"] and plan["drafters"][0]["drafted"] > 0
+    assert plan["foreseen"] == []  # a strategy was named
+
+
 def test_stop_strings_and_utf8(ahead):
     free = ahead.complete("def f(x):\n", max_tokens=60, seed=9, temperature=0.8)["choices"][0]["text"]
     stop = free[20:24]

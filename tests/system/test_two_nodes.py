@@ -16,7 +16,7 @@ from hetero.cluster.inventory import take_inventory
 from hetero.config import make_config
 from hetero.errors import ClusterError
 from hetero.placement.errors import DeviceError
-from hetero.planning.plan import make_plan
+from hetero.planning.planner import make_plan
 from hetero.workers.wire.codec import encode
 from hetero.workers.wire.messages import MAX_FRAME, Ping
 from hetero.workers.wire.sockets import connect_dealer, make_keys

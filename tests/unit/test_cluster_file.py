@@ -11,7 +11,7 @@ import yaml
 from hetero.cluster import raynode
 from hetero.cluster.cluster_file import read_cluster_file
 from hetero.errors import ConfigError
-from hetero.planning.plan import _WORKER_PORTS
+from hetero.planning.planner import _WORKER_PORTS
 
 FILE = Path(__file__).parent.parent.parent / "cluster.yaml"
 TEXT = FILE.read_text()

@@ -8,7 +8,7 @@ from hetero.config import make_config
 from hetero.errors import ConfigError, DeviceError
 from hetero.placement.device import Inventory
 from hetero.placement.nodes import BUILD, DRAFTER, TARGET, Node, drafter_node, returned, target_node
-from hetero.planning.plan import Planner
+from hetero.planning.planner import Planner
 from hetero.serve import remarks
 
 HERE = Inventory((0, 1, 2, 3), 64 << 30)

@@ -8,7 +8,7 @@ from hetero.config import make_config
 from hetero.placement.device import Device, Gpu, Inventory, check_device, default_devices, parse_device
 from hetero.placement.errors import ConfigError, DeviceError, MemoryShortage
 from hetero.placement.memory import ModelShape, check_memory, footprint
-from hetero.planning.plan import make_plan
+from hetero.planning.planner import make_plan
 
 
 @pytest.mark.parametrize(
@@ -87,3 +87,22 @@ def test_a_cache_of_bytes_takes_half_and_torch_keeps_none():
     assert mixed.drafter.spec.kv_cache == "f16"  # a draft is only a guess
     with pytest.raises(ConfigError, match="kv_cache: torch cannot keep q8_0: take one of llama_cpp, octet"):
         make_plan(make_config({"kv_cache": "q8_0", "target_engine": "torch"}), two)
+
+
+def test_a_gpu_may_hold_some_layers_of_the_target(monkeypatch):
+    monkeypatch.setattr("hetero.workers.engines.accelerators.llama_kinds", lambda: frozenset({"vulkan"}))
+    card = Inventory((0, 1, 2), 64 << 30, (Gpu("vulkan", 0, "a card", 1 << 30),))
+    asked = {"draft": "none", "target_device": "vulkan:0", "gpu_layers": 1, "target_engine": "llama_cpp"}
+    whole = make_plan(make_config({**asked, "gpu_layers": -1}), card).target
+    split = make_plan(make_config(asked), card).target
+    layers = whole.model.shape.layers
+    assert whole.spec.gpu_layers == -1 and whole.spec.cores == [] and [name for name, _ in whole.parts] == ["vulkan:0"]
+    assert split.spec.gpu_layers == 1 and split.spec.cores == [0, 1, 2]
+    parts = dict(split.parts)
+    assert parts.keys() == {"vulkan:0", "cpu"}
+    assert parts["vulkan:0"].kv == pytest.approx(whole.memory.kv / layers, rel=0.01)
+    assert parts["vulkan:0"].kv + parts["cpu"].kv == pytest.approx(whole.memory.kv, rel=0.01)
+    assert make_plan(make_config({**asked, "gpu_layers": 500}), card).target.spec.gpu_layers == -1
+    for wrong, why in (({"target_device": "cpu"}, "the target is on cpu"), ({"gpu_layers": -2}, "gpu_layers")):
+        with pytest.raises(ConfigError, match=why):
+            make_plan(make_config({**asked, **wrong}), card)

@@ -39,6 +39,7 @@ class LlamaSettings:
     chunk: int = 128
     exact: bool = False
     gpu: str = ""
+    gpu_layers: int = -1  # that it holds, the CPU the rest; -1: all
     branches: int = 32  # live branches per sequence
     draft_nodes: int = 128  # evaluated draft tokens per sequence
     kv_cache: KvCache = F16
@@ -63,7 +64,7 @@ class LlamaEngine:
         """Load, or take an open ``model``. Raises ModelError for a file llama.cpp refuses, Unsupported for memory that
         cannot roll back."""
         exact = settings.exact
-        self._model = model or open_gguf(path, gpu_handle(path, settings.gpu))
+        self._model = model or open_gguf(path, gpu_handle(path, settings.gpu), layers=settings.gpu_layers)
         if is_recurrent(self._model):
             llama_cpp.llama_model_free(self._model)
             raise Unsupported(f"{path.name} has recurrent memory: it takes the engine of such models")
@@ -348,7 +349,7 @@ def load_llama(path: Path, settings: LlamaSettings) -> Engine:
     """The engine of a GGUF model's memory: of cells, or recurrent. Raises ModelError for a file llama.cpp refuses."""
     from hetero.workers.engines.recurrent import RecurrentEngine
 
-    model = open_gguf(path, gpu_handle(path, settings.gpu))
+    model = open_gguf(path, gpu_handle(path, settings.gpu), layers=settings.gpu_layers)
     return (RecurrentEngine if is_recurrent(model) else LlamaEngine)(path, settings, model)
 
 

@@ -31,7 +31,8 @@ def unheard(share: float) -> None:
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """What to load, and how. ``gpu``: the kind of the one GPU the process sees, or "" for the CPU; ``draft_nodes``:
+    """What to load, and how. ``gpu``: the kind of the one GPU the process sees, or "" for the CPU, which holds the
+    layers beyond ``gpu_layers`` (-1: none); ``draft_nodes``:
     evaluated draft tokens a sequence may hold; ``dtype`` and ``graphs`` (on CUDA) are torch's;
     ``weights`` (what becomes of 16-bit floats) is octet's; ``kv_cache``: how the numbers of the cache are kept."""
 
@@ -41,6 +42,7 @@ class EngineSettings:
     context: int = 2048
     exact: bool = False
     gpu: str = ""
+    gpu_layers: int = -1
     draft_nodes: int = 128
     dtype: str = "float32"
     graphs: bool = True
@@ -56,7 +58,8 @@ class EngineEntry:
     ``formats`` of model files it reads; ``why_not(kind)``: why it cannot run on a kind of device of this machine, None
     when it can; ``weight_bytes(shape, dtype)``: what a model's weights take in memory; ``kv_width(dtype, kept)``: bytes
     of a number in its KV cache; ``kv_caches``: how it can keep those; ``always_exact``: a row's bits do not depend on
-    what shares its forward; ``gpus``: whether any GPU will do.
+    what shares its forward; ``gpus``: whether any GPU will do; ``splits``: whether one may
+    hold some of the layers, and the CPU the rest.
     """
 
     name: str
@@ -69,6 +72,7 @@ class EngineEntry:
     kv_caches: tuple[KvCache, ...] = (F16, Q8_0)
     always_exact: bool = False
     gpus: bool = True
+    splits: bool = False
     package: str = ""  # the import it needs, and
     extra: str = ""  # what of hetero brings it
     variant: Callable[[], str] = lambda: ""  # which of its kinds this machine gets
@@ -95,6 +99,7 @@ def _load_llama(settings: EngineSettings) -> Engine:
         exact=settings.exact,
         draft_nodes=settings.draft_nodes,
         gpu=settings.gpu,
+        gpu_layers=settings.gpu_layers,
         kv_cache=settings.kv_cache,
     )
     return load_llama(settings.path, own)
@@ -181,6 +186,7 @@ _ENTRIES = (
         why_not=_no_llama,
         weight_bytes=lambda shape, dtype: shape.weights,
         kv_width=lambda dtype, kept: 2 if kept == F16 else 34 / 32,  # a scale for 32
+        splits=True,
         package="llama_cpp",
         extra="llama",
         repair=_repair_llama,

@@ -14,12 +14,13 @@ _QUIET = llama_cpp.llama_log_callback(lambda level, text, data: None)
 llama_cpp.llama_log_set(_QUIET, ctypes.c_void_p(0))
 
 
-def open_gguf(path: Path, gpu: int | None = None, vocabulary_only: bool = False) -> object:
-    """A llama_model pointer. ``gpu``: the ggml device that takes all layers, or None for the CPU. Raises ModelError."""
+def open_gguf(path: Path, gpu: int | None = None, vocabulary_only: bool = False, layers: int = -1) -> object:
+    """A llama_model pointer. ``gpu``: the ggml device that takes all layers, or the last ``layers`` of them; None: the
+    CPU does. Raises ModelError."""
     llama_cpp.llama_backend_init()
     params = llama_cpp.llama_model_default_params()
     params.vocab_only = vocabulary_only
-    params.n_gpu_layers = 0 if gpu is None else 1_000
+    params.n_gpu_layers = 0 if gpu is None else layers if layers >= 0 else 1_000
     devices = (ctypes.c_void_p * 2)(gpu)  # ended by a NULL; without any, llama.cpp leaves all GPUs alone
     params.devices = ctypes.cast(devices, ctypes.c_void_p)
     params.split_mode = llama_cpp.LLAMA_SPLIT_MODE_NONE

@@ -40,6 +40,7 @@ def settings_of(spec: WorkerSpec) -> EngineSettings:
         context=spec.context,
         exact=spec.exact,
         gpu=spec.kind if spec.gpu is not None else "",
+        gpu_layers=spec.gpu_layers,
         draft_nodes=_TREE_NODES if spec.role == "drafter" else _WINDOW_NODES,
         dtype=spec.dtype,
         weights=spec.weights,

@@ -14,7 +14,8 @@ from hetero.workers.wire.transfer import Origin
 class WorkerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One worker. ``index``: which of its role it is; ``engine``: a name in ``engines.registry``.
 
-    ``cores``: the CPU cores it is confined to (empty: all); ``gpu``: a GPU of that ``kind`` or None; ``trace``: a file
+    ``cores``: the CPU cores it is confined to (empty: all); ``gpu``: a GPU of that ``kind`` or
+    None, ``gpu_layers`` of the model on it (-1: all), the others on the cores; ``trace``: a file
     to append a trace to; ``host``, ``ports`` (first and last): where a verifier listens; ``secure``: whether both roles
     speak CURVE; ``cached``: tokens of finished sequences to keep as prefixes; ``origin``: where a model can be had
     that is not here.
@@ -27,6 +28,7 @@ class WorkerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gamma: int
     cores: list[int] = []
     gpu: int | None = None
+    gpu_layers: int = -1
     kind: Literal["cuda", "rocm", "vulkan", "mps"] = "cuda"
     dtype: str = "float32"
     weights: str = "as-is"

@@ -2,6 +2,7 @@
 import {ask, facts} from "./api.js";
 import * as history from "./history.js";
 import {Lanes} from "./lanes.js";
+import {showPlan} from "./plan.js";
 import {copier, show} from "./text.js";
 
 const $ = id => document.getElementById(id);
@@ -23,6 +24,7 @@ if (server) {
 }
 const phone = matchMedia("(max-width: 60rem)");
 $("lanes-box").open = !phone.matches;
+$("plan-box").ontoggle = () => { if ($("plan-box").open) showPlan($("plan-box")).catch(() => {}); };
 $("hello").textContent = "Enter sends, Shift+Enter begins a line, Esc stops, \u2191 in an empty box edits the last question.";
 
 // Scrolling: the end is kept in view while somebody looks at it, and never otherwise.

@@ -54,6 +54,10 @@ def routes(state: GatewayState) -> APIRouter:
         headers = {"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
         return Response(path.read_bytes(), media_type=_TYPES[path.suffix], headers=headers)
 
+    @router.get("/plan")
+    async def plan() -> dict[str, Any]:
+        return await asyncio.to_thread(state.plan)
+
     @router.get("/metrics")
     async def metrics() -> Response:
         return Response(await asyncio.to_thread(state.metrics.text), media_type=CONTENT_TYPE)

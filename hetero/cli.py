@@ -215,28 +215,31 @@ def _chosen(config: Config, inventory: Inventory, planner: Planner, say: Callabl
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.option(
-    "--cluster", metavar="FILE", default="", help="Hardware that FILE describes instead, or the gallery's NAME."
+    "--cluster", "cluster_file", metavar="FILE", default="", help="Described hardware, or a NAME of the gallery."
 )
 @click.option("--models", nargs=2, metavar="TARGET DRAFTER", help="For --cluster: SIZE:BITS each, as 8b:4.")
 @click.option("--agreement", type=click.FloatRange(0.01, 0.99), help="For --cluster: of the two models.")
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="For --cluster: draw what it hangs on.")
 @partial(settings, without=("cluster",))
 def plan(
-    as_json: bool, cluster: str, models: tuple[str, str] | None, agreement: float | None, plot: Path | None,
+    as_json: bool, cluster_file: str, models: tuple[str, str] | None, agreement: float | None, plot: Path | None,
     **values: Any,
 ) -> None:  # fmt: skip
     """What each way to run two models on this machine would do, the fastest first. Takes serve's options; those given
     are kept."""
     config = make_config(values)
-    if cluster:
+    end_with_signals()
+    if cluster_file:
         from hetero.planning.whatif import changed, read_hardware
         from hetero.planning.whatif import show as show_described
 
-        hardware = changed(read_hardware(cluster), models, agreement)
+        hardware = changed(read_hardware(cluster_file), models, agreement, config.context)
         show_described(hardware, as_json, plot, Console())
         return
     if models or agreement or plot:
         raise ConfigError("models, agreement and plot are for hardware that --cluster describes")
+    if config.address != "local":
+        raise ConfigError("address: hetero plan looks at this machine alone; --cluster FILE at described ones")
     from hetero.planning.table import show
 
     show(config, as_json, Console())

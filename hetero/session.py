@@ -101,7 +101,7 @@ class Session:
             self.trouble,
             options or GatewayOptions(),
             self._facts,
-            lambda: running(plan, self.coordinator.alive()),
+            lambda: running(plan, self.coordinator.placements, self.coordinator.alive()),
         )
 
     def _facts(self) -> Facts:

@@ -32,12 +32,16 @@ class Candidate:
             return True
         return not set(one.indices) & set(two.indices)
 
+    @property
+    def where(self) -> str:
+        """The target's place."""
+        return f"{self.layers} layers on {self.target}" if self.layers >= 0 else str(self.target)
+
     def __str__(self) -> str:
-        where = f"{self.layers} layers on {self.target}" if self.layers >= 0 else str(self.target)
         if self.drafter is None:
-            return f"off on {where}"
+            return f"off on {self.where}"
         size = f" {self.gamma}" if self.gamma else ""
-        return f"{self.strategy}{size}: target {where}, drafter {self.drafter}"
+        return f"{self.strategy}{size}: target {self.where}, drafter {self.drafter}"
 
 
 Layers = Callable[[Gpu, bool], int]  # how many of the target's a GPU can hold, beside the drafter or not; -1: all

@@ -11,16 +11,13 @@ from dataclasses import dataclass
 class Profile:
     """``forward``: seconds of a forward by its rows, ``depth`` tokens in the cache; ``deeper``: what each further token
     of the cache adds to one of a row; ``look``: seconds of a row that is sampled; ``prefill``: tokens of a prompt a
-    second; ``load``: seconds, ``memory``: bytes beside the KV cache; ``estimated``: nobody measured it."""
+    second."""
 
     forward: Mapping[int, float]
     look: float = 0.0
     prefill: float = 0.0
-    load: float = 0.0
-    memory: int = 0
     depth: int = 0
     deeper: float = 0.0
-    estimated: bool = False
 
     def __call__(self, rows: int, depth: int | None = None) -> float:
         """Seconds of a forward: in between sizes that were measured a straight line, beyond them in proportion."""
@@ -69,6 +66,4 @@ def estimate(
 
     prefill = _REACHED * speed.operations / (parameters * active)
     deeper = kv_token / speed.bandwidth / _REACHED
-    return Profile(
-        {rows: seconds(rows) for rows in WIDTHS}, 0.0, prefill, weights / 1e9, weights, depth, deeper, estimated=True
-    )
+    return Profile({rows: seconds(rows) for rows in WIDTHS}, 0.0, prefill, depth, deeper)

@@ -127,7 +127,6 @@ def _with_strategies(
         {rows: sum(part(rows) * share for part, share in parts) for rows in parts[0][0].forward},
         prefill=1.0 / sum(share / part.prefill for part, share in parts),
         depth=demand.context // 2,
-        estimated=True,
     )
     if drafter is None or demand.drafter is None:
         yield Proposal(target, None, "off", 0, verify, None, memory, 0.0)

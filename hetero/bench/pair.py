@@ -84,7 +84,8 @@ def run(
         for own in files:
             quality = _quality(own.target, len(cores), tokens[:_QUALITY])
             contenders += _baselines(own, quality["llama_cpp"], cores)
-            contenders += [_server(*named, own, quality["llama_cpp"], cores) for named in servers.items()]
+            for named in servers.items():
+                contenders.append(_server(*named, own, quality["llama_cpp"], cores))
             contenders += _pairs(own, quality["octet"], cores, gammas)
         for repeat in range(repeats + 1):
             for temperature in (0.8, 0.0):

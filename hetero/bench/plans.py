@@ -70,8 +70,10 @@ def _pair(target: str, draft: str, settings: Settings, console: Console) -> list
     starts = [tokens[n * step : n * step + _PROMPT] for n in range(settings.prompts)]
     alone: dict[str, list[Generation]] = {str(entry.candidate): [] for entry in entries}
     together: dict[str, list[list[Generation]]] = {str(entry.candidate): [] for entry in entries}
-    running = {str(entry.candidate): _start(entry) for entry in entries}
+    running: dict[str, Pair] = {}
     try:
+        for entry in entries:
+            running[str(entry.candidate)] = _start(entry)
         for repeat in range(settings.repeats + 1):
             asked = starts if repeat else starts[:1]
             for seed, prompt in enumerate(track(asked, f"round {repeat}", console=console, transient=True)):

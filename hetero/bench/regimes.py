@@ -77,7 +77,7 @@ def play(
         lambda rows: regime.draft,
         AGREEMENT,
         regime.link,
-        WINDOW,
+        WINDOW * sequences,
         regime.leaves,
         regime.early,
     )

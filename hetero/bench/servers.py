@@ -32,11 +32,14 @@ class LlamaServer:
         self._name = own[0]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         until = time.monotonic() + _LOADS
-        while not self._healthy():
-            if self._process.poll() is not None or time.monotonic() > until:
-                self.close()
-                raise ClusterError(f"server: it did not start: {' '.join(command)}")
-            time.sleep(0.2)
+        try:
+            while not self._healthy():
+                if self._process.poll() is not None or time.monotonic() > until:
+                    raise ClusterError(f"server: it did not start: {' '.join(command)}")
+                time.sleep(0.2)
+        except BaseException:
+            self.close()
+            raise
 
     def ask(self, prompt: list[int], temperature: float, seed: int, count: int) -> dict[str, Any]:
         """Its own ``timings`` of ``count`` tokens of one sequence. Raises ClusterError."""

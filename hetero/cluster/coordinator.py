@@ -78,6 +78,11 @@ class Coordinator:
         """How often each role's worker was started again."""
         return {role: keeper.restarts for role, keeper in self._keepers.items()}
 
+    @property
+    def placements(self) -> list[Placement]:
+        """Where each role is now, or was last."""
+        return [keeper.placement for keeper in self._keepers.values() if keeper.placement is not None]
+
     def trouble(self) -> str | None:
         """Why the verifier does not answer now; None: all is well."""
         if self._lost is not None:

@@ -34,7 +34,7 @@ def memory_limit(root: Path = Path("/")) -> int | None:
         for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
             most = _number(group / limit)
             if 0 < most < 1 << 60:
-                found.append(max(0, int(most - _number(group / used))))
+                found.append(max(0, int(most - _number(group / used) + _reclaimable(group / "memory.stat"))))
     return min(found, default=None)
 
 
@@ -49,6 +49,15 @@ def _quota(root: Path) -> float:
         if quota_us > 0 and period_us > 0:
             found.append(quota_us / period_us)
     return min(found, default=0.0)
+
+
+def _reclaimable(file: Path) -> float:
+    """Bytes of files that were read once and go where others need their memory."""
+    with suppress(OSError, ValueError):
+        lines = [line.split() for line in file.read_text().splitlines()]
+        found = {key.removeprefix("total_"): float(value) for key, value in lines}  # a v1 group's totals come last
+        return found.get("inactive_file", 0.0) + found.get("active_file", 0.0)
+    return 0.0
 
 
 def _groups(root: Path, controller: str) -> list[Path]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from hetero import __version__
 from hetero.placement.device import Device
 from hetero.placement.memory import KvCache
-from hetero.planning.keeping import alone, keep, model_facts, processor
+from hetero.planning.keeping import alone, keep, library_version, model_facts, processor
 from hetero.planning.trials import NotThisModel, tried
 from hetero.workers.engines.registry import ENGINES, GGUF, SAFETENSORS, EngineEntry, default_engine
 from hetero.workers.models.cache import cache_root
@@ -57,7 +57,7 @@ class Fastest:
         ]
         times = self._times(model, device, able) if len(able) > 1 else {}
         if not times:
-            return default_engine(form, device.kind)
+            return able[0] if len(able) == 1 else default_engine(form, device.kind)
         width = str(min((int(n) for found in times.values() for n in found), key=lambda n: abs(n - rows)))
         ranked = sorted(times, key=lambda name: times[name][width])
         told = ", ".join(f"{n} {1e3 * times[n]['1']:.1f} and {1e3 * times[n][width]:.1f} ms" for n in ranked)
@@ -80,14 +80,9 @@ class Fastest:
             return found
 
     def _key(self, model: Model, device: Device, able: list[EngineEntry]) -> str:
-        what = [
-            __version__,
-            model_facts(model.path),
-            len(device.indices),
-            [e.name for e in able],
-            self._weights,
-            processor(),
-        ]
+        engines = [(entry.name, library_version(entry.package)) for entry in able]
+        how = [self._weights, self._kv_cache, processor()]
+        what = [__version__, model_facts(model.path), device.indices, engines, *how]
         return hashlib.blake2b(json.dumps(what).encode(), digest_size=12).hexdigest()
 
     def _tried(self, entry: EngineEntry, model: Model, device: Device) -> Times | None:

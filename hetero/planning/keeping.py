@@ -6,6 +6,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from hetero.workers.models.gguf_header import parts
@@ -38,6 +39,13 @@ def model_facts(path: Path) -> list[tuple[str, int, int]]:
     """What tells a model's files from others."""
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else parts(path)
     return [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+
+
+def library_version(package: str) -> str:
+    """Of what is imported by a name, "" where nothing is."""
+    with suppress(PackageNotFoundError):
+        return version(package.replace("_cpp", "-cpp-python").replace("_", "-")) if package else ""
+    return ""
 
 
 def processor() -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from hetero.placement.device import Device
 from hetero.placement.memory import Footprint
@@ -25,13 +25,13 @@ class Placement:
     def parts(self) -> list[tuple[str, Footprint]]:
         """The memory of each device it takes, by the device's name; all cores of a machine share theirs."""
         device = self.device
-        if device.is_cpu:
-            return [(str(replace(device, indices=())), self.memory)]
+        main = str(Device("cpu", (), device.node))
+        if device.is_cpu or device.kind == "mps":  # a Mac's memory is one
+            return [(main, self.memory)]
         if self.spec.gpu_layers < 0:
             return [(str(device), self.memory)]
         share = self.spec.gpu_layers / self.model.shape.layers
-        rest = str(Device("cpu", (), device.node))
-        return [(str(device), self.memory.scaled(share)), (rest, self.memory.scaled(1.0 - share))]
+        return [(str(device), self.memory.scaled(share)), (main, self.memory.scaled(1.0 - share))]
 
 
 @dataclass(frozen=True)

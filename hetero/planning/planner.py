@@ -76,8 +76,8 @@ class Planner:
         found._settle(msgspec.structs.replace(self._config, **changes))
         return found
 
-    def plan(self, nodes: Sequence[Node] = ()) -> Plan:
-        """The plan on these machines. Raises HeteroError."""
+    def plan(self, nodes: Sequence[Node] = (), fits: bool = True) -> Plan:
+        """The plan on these machines; ``fits``: its memory is checked. Raises HeteroError."""
         target_at = self._target_at(nodes)
         drafter_at = self._drafter_at(nodes, target_at) if self._drafter is not None else None
         awaited = self.awaited if nodes and self._drafter is not None and drafter_at is None else ""
@@ -87,8 +87,9 @@ class Planner:
         placements, free = [target] + ([drafter] if drafter else []), free_memory(self._inventory, nodes)
         if not self._config.context and (tokens := fitting(placements, self._context, free)) < self._context:
             self._context = tokens
-            return self.plan(nodes)
-        check_fit(placements, free)
+            return self.plan(nodes, fits)
+        if fits:
+            check_fit(placements, free)
         alone = drafter is not None and target_at is not None and target_at == drafter_at and self._named[1] is None
         self._beside = drafter if alone else None
         name = self._config.alias or self._target.name
@@ -173,20 +174,22 @@ class Planner:
         """Where the roles go on this machine that nobody placed: on a GPU only where an engine of the model's can use
         it. (A GGUF target is not unpacked to 16 bits because llama.cpp was not built for the GPU.)"""
         needed = footprint(self._target.shape, self._config.parallel * self._context, 2, 128).total
-        mine = replace(self._inventory, gpus=self._usable(self._target))
+        mine = replace(self._inventory, gpus=self._usable(self._target, self._config.target_engine))
         target, drafter = default_devices(mine, needed, drafting)
         if drafting and self._drafter is not None:
-            theirs = [gpu.device for gpu in self._usable(self._drafter) if gpu.device != target]
+            usable = self._usable(self._drafter, self._config.draft_engine)
+            theirs = [gpu.device for gpu in usable if gpu.device != target]
             if target.is_cpu and theirs:
                 return Device("cpu", self._inventory.topology.fast), theirs[0]
             if not drafter.is_cpu and drafter not in theirs:
                 drafter = Device("cpu", self._inventory.topology.fast)
         return target, drafter
 
-    def _usable(self, model: Model) -> tuple[Gpu, ...]:
-        """The GPUs of this machine that an engine can run a model on."""
+    def _usable(self, model: Model, engine: str) -> tuple[Gpu, ...]:
+        """The GPUs of this machine that an engine, or the usual one, can run a model on."""
         form = GGUF if model.is_gguf else SAFETENSORS
-        entry = next(entry for entry in ENGINES.values() if form in entry.formats and entry.gpus)
+        usual = next(entry for entry in ENGINES.values() if form in entry.formats and entry.gpus)
+        entry = ENGINES.get(engine, usual)
         return tuple(gpu for gpu in self._inventory.gpus if entry.objection(gpu.kind, here=True) is None)
 
     # Workers
@@ -237,8 +240,9 @@ class Planner:
         if (reason := chosen.objection(device.kind, here)) is not None:
             raise ConfigError(f"{field}: {reason}")
         layers = self._gpu_layers(role, chosen, device)
+        shared = self._inventory.topology.fast if layers >= 0 and here else ()
         dtype = torch_dtype(device, exact)
-        kept = self._kv_cache(role, chosen)
+        kept = self._kv_cache(role, chosen, model)
         cell = kv_bytes(model.shape, chosen.kv_width(dtype, kept))
         spec = WorkerSpec(
             role=role,  # type: ignore[arg-type]
@@ -249,7 +253,7 @@ class Planner:
             sequences=config.parallel,
             secure=True,  # other users of this machine can reach its loopback, too
             trace=str(Path(config.trace).resolve()) if config.trace else "",
-            cores=list(device.indices if device.is_cpu else self._inventory.topology.fast if layers >= 0 else ()),
+            cores=list(device.indices if device.is_cpu else shared),
             gpu_layers=layers,
             gpu=None if device.is_cpu else device.indices[0],
             kind="cuda" if device.is_cpu else device.kind,  # type: ignore[arg-type]
@@ -262,11 +266,15 @@ class Planner:
         )
         return Placement(device, model, spec, _footprint(model, spec), node)
 
-    def _kv_cache(self, role: str, engine: EngineEntry) -> KvCache:
+    def _kv_cache(self, role: str, engine: EngineEntry, model: Model) -> KvCache:
         """How a role's cache keeps its numbers. A drafter's is its own affair where its engine knows no other way."""
-        asked = self._config.kv_cache
-        if asked in engine.kv_caches:
+        asked, head = self._config.kv_cache, model.metadata.head
+        fits = asked == F16 or head % engine.kv_scale == 0
+        if asked in engine.kv_caches and fits:
             return asked
+        if role == "target" and not fits:
+            raise ConfigError(f"kv_cache: {engine.name} keeps {asked} for {engine.kv_scale} numbers each, and heads of "
+                              f"{model.name} have {head}: take --kv-cache f16")  # fmt: skip
         if role == "target":
             able = ", ".join(entry.name for entry in ENGINES.values() if asked in entry.kv_caches)
             raise ConfigError(f"kv_cache: {engine.name} cannot keep {asked}: take one of {able}, or --kv-cache f16")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
@@ -12,11 +12,11 @@ import msgspec
 from hetero import __version__
 from hetero.placement.agreement import RANKS, Agreement
 from hetero.placement.profile import Profile
-from hetero.planning.keeping import alone, keep, model_facts, processor
+from hetero.planning.keeping import alone, keep, library_version, model_facts, processor
 from hetero.planning.plan import Placement
 from hetero.planning.trials import NotThisModel, running, tried
+from hetero.workers.engines.registry import find_engine
 from hetero.workers.models.cache import cache_root
-from hetero.workers.models.model import Model
 from hetero.workers.runtime.trial import DEPTH, Request, Trial
 
 _ROOM = "profiles"
@@ -25,10 +25,11 @@ _CONTEXT = 2048  # tokens of a trial's context
 
 
 class Profiles:
-    """``say`` is told what takes its time; ``text``: tokens of what the two models should agree on."""
+    """``say`` is told what takes its time; ``text``: tokens of what the two models should agree on;
+    ``gpus``: what those of this machine are, by device."""
 
-    def __init__(self, text: list[int], say: Callable[[str], None]) -> None:
-        self._text, self._say = text, say
+    def __init__(self, text: list[int], gpus: Mapping[str, str], say: Callable[[str], None]) -> None:
+        self._text, self._gpus, self._say = text, gpus, say
         self._known: dict[str, Trial | None] = {}
 
     def of(self, placement: Placement, beside: Placement | None = None) -> Trial | None:
@@ -50,8 +51,8 @@ class Profiles:
             self._say(f"measuring the {spec.role}, {name}, on {placement.device} with {spec.engine}{near} (once)")
             request = self._request(placement, thorough=beside is None)
             try:
-                with running(self._request(beside)) if beside is not None else nullcontext():
-                    found = tried(request)
+                with running(self._request(beside)) if beside is not None else nullcontext(True) as begun:
+                    found = tried(request) if begun else None
             except NotThisModel:
                 return None
             if found is not None:
@@ -60,29 +61,28 @@ class Profiles:
 
     def _request(self, placement: Placement, thorough: bool = True) -> Request:
         drafts = placement.spec.role == "drafter"
-        spec = msgspec.structs.replace(
-            placement.spec, sequences=1, context=min(_CONTEXT, placement.spec.context), cached=0, trace=""
-        )
+        context = min(_CONTEXT, placement.model.context)
+        spec = msgspec.structs.replace(placement.spec, sequences=1, context=context, cached=0, trace="")
         widths = _DRAFTER_WIDTHS if drafts else _TARGET_WIDTHS
-        return Request(spec, widths, self._text if thorough else [], thorough=thorough)
+        return Request(spec, widths, self._text[: context - 64] if thorough else [], thorough=thorough)
 
     def _key(self, placement: Placement, beside: Placement | None) -> str:
-        what = [__version__, processor(), self._facts(placement.model, placement)]
-        what += [self._facts(beside.model, beside)] if beside is not None else [self._text]
+        what = [__version__, processor(), self._facts(placement)]
+        what += [self._facts(beside)] if beside is not None else [self._text]
         return hashlib.blake2b(msgspec.json.encode(what), digest_size=12).hexdigest()
 
-    @staticmethod
-    def _facts(model: Model, placement: Placement) -> list[object]:
+    def _facts(self, placement: Placement) -> list[object]:
+        """All that a trial hangs on."""
         spec = placement.spec
-        cores = [len(spec.cores), spec.gpu, spec.kind]
-        how = [spec.role, spec.engine, spec.dtype, spec.weights, spec.kv_cache, spec.exact]
-        return [model_facts(model.path), *cores, *how]
+        where = [spec.cores, spec.kind, self._gpus.get(str(placement.device)), spec.gpu_layers]
+        how = [spec.role, spec.engine, library_version(find_engine(spec.engine).package), spec.dtype, spec.weights]
+        return [model_facts(placement.model.path), *where, *how, spec.kv_cache, spec.exact]
 
 
 def profile_of(trial: Trial, spared: float) -> Profile:
     """Of a trial; ``spared``: seconds that each forward costs in a worker beside what was timed."""
     forward = {rows: seconds + spared for rows, seconds in trial.forward.items()}
-    return Profile(forward, trial.look, trial.prefill, trial.load, trial.memory, DEPTH, trial.deeper)
+    return Profile(forward, trial.look, trial.prefill, DEPTH, trial.deeper)
 
 
 def agreement_of(target: Trial, drafter: Trial) -> Agreement | None:

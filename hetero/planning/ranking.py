@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import msgspec
+
 from hetero.config import Config
 from hetero.data import HELD_OUT
 from hetero.errors import ConfigError, HeteroError
@@ -21,8 +23,7 @@ from hetero.workers.simulation.forecast import Duet, Forecast, Play
 _ALPHA = 0.7  # assumed where two models cannot be asked
 _TOKENS, _TEXT = 500, 400  # of a forecast; of the text the models are asked about
 _PROMPT = 512  # tokens, whose time is reported
-_EXACT = 8  # rows of a forward in exact mode
-_ROWS = 64  # of another, at most
+_DEPTH = 256  # tokens in the target's cache
 SHELL = 4e-4  # seconds that a forward costs in a worker beside the engine's: messages, tree, walk
 _LINK = 1.5e-4  # seconds one way between two processes of a machine
 _BUSY = 0.9  # a device that works for more of its time is what limits a plan
@@ -31,7 +32,8 @@ _BUSY = 0.9  # a device that works for more of its time is what limits a plan
 @dataclass(frozen=True)
 class Entry:
     """A plan with what it would do. ``together``: tokens a second of ``streams`` at once; ``first``: seconds to the
-    first token of a prompt of 512; ``share`` of the verifier bound; ``limit``: what holds it back."""
+    first token of a prompt of 512; ``load``: seconds until both are loaded; ``share`` of the verifier bound; ``limit``:
+    what holds it back."""
 
     candidate: Candidate
     plan: Plan
@@ -39,6 +41,7 @@ class Entry:
     together: float
     streams: int
     first: float
+    load: float
     share: float
     limit: str
 
@@ -63,9 +66,10 @@ class Ranker:
     def __init__(self, config: Config, inventory: Inventory, planner: Planner, say: Callable[[str], None]) -> None:
         """Raises HeteroError."""
         self._config, self._inventory, self._planner = config, inventory, planner
-        self._base = planner.plan()
+        self._base = planner.plan(fits=False)  # what does not fit so may fit otherwise
         text = HELD_OUT.read_text()[60_000:80_000]
-        self._profiles = Profiles(self._base.target.model.tokenizer.encode(text)[:_TEXT], say)
+        gpus = {str(gpu.device): gpu.name for gpu in inventory.gpus}
+        self._profiles = Profiles(self._base.target.model.tokenizer.encode(text)[:_TEXT], gpus, say)
         self._agreement: Agreement | None = None
 
     def rank(self) -> Ranking:
@@ -88,33 +92,40 @@ class Ranker:
         found = list(candidates(self._inventory, self._planner.drafting, self._layers))
         if config.target_device or config.draft_device:
             kinds = dict.fromkeys((c.strategy, c.gamma) for c in found if c.drafter is not None)
-            found = [Candidate(base.target.device, None, "off")]
+            device, layers = base.target.device, base.target.spec.gpu_layers
+            found = [Candidate(device, None, "off", 0, layers)]
             if base.drafter is not None:
-                found += [Candidate(base.target.device, base.drafter.device, *kind) for kind in kinds]
+                pairs = [Candidate(device, base.drafter.device, *kind, layers) for kind in kinds]
+                found += [pair for pair in pairs if pair.strategy == "serial" or pair.overlaps]
         if config.gamma:
             found = list(dict.fromkeys(replace(c, gamma=config.gamma) for c in found))
         if config.strategy not in ("", AUTO):
+            if config.strategy == "mirror":
+                raise ConfigError("strategy: mirror is not foreseen, it hangs on the target's early exit: measure it")
             found = [candidate for candidate in found if candidate.strategy == config.strategy]
         return found
 
     def _entry(self, candidate: Candidate) -> Entry:
         """Raises HeteroError where the plan cannot be."""
         plan = self.planner_of(candidate).plan()
-        duet, prefill = self._duet(candidate, plan)
+        duet, trials = self._duet(candidate, plan)
         streams = self._config.parallel
         forecast = Play(duet, _TOKENS, seed=1).result()
         together = forecast
         if streams > 1:
             together = Play(duet, max(100, _TOKENS // streams), seed=2, streams=streams).result(5)
+        prefill, load = trials[0].prefill, max(trial.load for trial in trials)
         first = _PROMPT / prefill if prefill else 0.0
-        limit = _limit(forecast, duet)
-        return Entry(candidate, plan, forecast, together.rate, streams, first, forecast.rate / bound(duet), limit)
+        share, limit = forecast.rate / bound(duet), _limit(forecast, duet)
+        return Entry(candidate, plan, forecast, together.rate, streams, first, load, share, limit)
 
     def _layers(self, gpu: Gpu, beside: bool) -> int:
         """How many of the target's layers a GPU can hold, beside the drafter or not; -1: all, or it does not tell."""
         base, count = self._base, self._base.target.model.shape.layers
         taken = base.drafter.memory.total if beside and base.drafter is not None else 0
         memory = base.target.memory
+        if gpu.kind == "mps":  # its memory is the CPU's
+            return -1
         few = int(count * (gpu.free - taken - memory.work) / max(1, memory.weights + memory.kv))
         return few if gpu.free and few < count else -1
 
@@ -124,16 +135,16 @@ class Ranker:
         changes: dict[str, object] = {"target_device": str(candidate.target), "strategy": candidate.strategy}
         if candidate.layers >= 0:
             changes["gpu_layers"] = candidate.layers
-        if base.target.device.is_cpu and candidate.target.is_cpu:
-            changes["target_engine"] = base.target.spec.engine
+        if base.target.device.is_cpu and candidate.target.is_cpu and candidate.drafter is not None:
+            changes["target_engine"] = base.target.spec.engine  # chosen for windows; alone another may be the fastest
         if candidate.drafter is not None:
             changes |= {"draft_device": str(candidate.drafter), "gamma": candidate.gamma}
             if base.drafter is not None and base.drafter.device.is_cpu and candidate.drafter.is_cpu:
                 changes["draft_engine"] = base.drafter.spec.engine
         return self._planner.but(**changes)
 
-    def _duet(self, candidate: Candidate, plan: Plan) -> tuple[Duet, float]:
-        """What is to be foreseen, and the tokens of a prompt that the target reads a second."""
+    def _duet(self, candidate: Candidate, plan: Plan) -> tuple[Duet, list[Trial]]:
+        """What is to be foreseen, and what was tried for it, of the target first."""
         target, drafter = self._tried(plan, "target"), None
         if plan.drafter is not None:
             drafter = self._tried(plan, "drafter")
@@ -144,20 +155,19 @@ class Ranker:
                 target, drafter = self._beside(plan, target, "target"), self._beside(plan, drafter, "drafter")
         verify = profile_of(target, SHELL)
         draft = profile_of(drafter, SHELL) if drafter is not None else None
-        exact = plan.target.spec.exact
         duet = Duet(
             candidate.strategy,
             candidate.gamma,
-            (lambda rows: verify(_EXACT)) if exact else verify,
+            lambda rows: verify(rows, _DEPTH),
             draft,
             self._agreement or assumed(_ALPHA),
             _LINK,
-            rows=_EXACT if exact else _ROWS,
-            exact=exact,
+            rows=target.rows,
+            exact=target.exact,
             verify_look=verify.look,
             draft_look=draft.look if draft is not None else 0.0,
         )
-        return duet, verify.prefill
+        return duet, [target] + ([drafter] if drafter is not None else [])
 
     def _tried(self, plan: Plan, role: str) -> Trial:
         placement = plan.target if role == "target" else plan.drafter
@@ -174,13 +184,13 @@ class Ranker:
         found = self._profiles.of(*pair)
         if found is None:
             return alone
-        return Trial(found.forward, found.look, alone.prefill, alone.load, alone.memory, alone.deeper)
+        return msgspec.structs.replace(alone, forward=found.forward, look=found.look)
 
 
 def bound(duet: Duet) -> float:
     """The verifier bound: tokens a second that no chain of drafts can pass."""
     alpha = duet.agreement.alpha if duet.draft is not None else 0.0
-    return max(sum(alpha**k for k in range(rows)) / duet.verify(rows) for rows in range(1, 17))
+    return max(sum(alpha**k for k in range(rows)) / duet.verify(rows) for rows in range(1, min(16, duet.rows) + 1))
 
 
 def _limit(found: Forecast, duet: Duet) -> str:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from hetero.planning.plan import Plan
+from hetero.planning.plan import Placement, Plan
 from hetero.workers.runtime.status import WorkerStatus
 
 
-def running(plan: Plan, statuses: Mapping[str, WorkerStatus]) -> dict[str, object]:
-    """For programs: bytes, seconds, tokens a second. ``foreseen``: the plans this one was chosen from, where it was."""
+def running(plan: Plan, placements: Sequence[Placement], statuses: Mapping[str, WorkerStatus]) -> dict[str, object]:
+    """For programs: bytes, seconds, tokens a second. ``placements``: where the roles are now; ``foreseen``: the plans
+    this one was chosen from, where it was."""
     roles = []
-    for placement in plan.placements:
+    for placement in placements:
         spec, status = placement.spec, statuses.get(placement.spec.role)
         roles.append(
             {

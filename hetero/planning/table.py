@@ -24,31 +24,21 @@ def table_of(ranking: Ranking) -> Table:
     table = Table()
     streams = ranking.entries[0].streams
     together = [f"{streams} at once"] if streams > 1 else []
-    names = [
-        "strategy",
-        "target",
-        "drafter",
-        "tokens/s",
-        *together,
-        "tokens/forward",
-        "first token",
-        "memory",
-        "of bound",
-    ]
-    for name in (*names, "limited by"):
-        table.add_column(
-            name, overflow="fold", justify="left" if name in ("strategy", "target", "drafter") else "right"
-        )
+    for name in ("strategy", "target", "drafter"):
+        table.add_column(name, overflow="fold")
+    for name in ("tokens/s", *together, "first", "GiB", "context", "bound", "limit"):
+        table.add_column(name, no_wrap=True, justify="right")
     for entry in ranking.entries:
         own = entry.candidate
         table.add_row(
             own.strategy + (f" {own.gamma}" if own.gamma else ""),
-            str(own.target),
+            own.where,
             str(own.drafter or "-"),
             f"{entry.rate:.1f}",
             *([f"{entry.together:.1f}"] if together else []),
             f"{entry.first:.1f} s",
             "\n".join(f"{device} {size / 2**30:.1f}" for device, size in _memory(entry).items()),
+            str(entry.plan.context),
             f"{100 * entry.share:.0f} %",
             entry.limit,
         )
@@ -99,6 +89,7 @@ def _row(entry: Entry) -> dict[str, Any]:
         "strategy": own.strategy,
         "gamma": own.gamma,
         "target": str(own.target),
+        "gpu_layers": own.layers,
         "drafter": str(own.drafter) if own.drafter is not None else None,
         "engines": [placement.spec.engine for placement in entry.plan.placements],
         "context": entry.plan.context,
@@ -108,6 +99,7 @@ def _row(entry: Entry) -> dict[str, Any]:
         "tokens_per_second_together": round(entry.together, 2),
         "tokens_per_forward": round(forecast.length, 2),
         "first_token_s": round(entry.first, 3),
+        "load_s": round(entry.load, 2),
         "memory": _memory(entry),
         "share_of_bound": round(entry.share, 3),
         "target_busy": round(forecast.verifier, 3),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -32,8 +33,8 @@ def tried(request: Request) -> Trial | None:
 
 
 @contextmanager
-def running(request: Request) -> Iterator[None]:
-    """While this lasts the request's engine makes forwards, if it can."""
+def running(request: Request) -> Iterator[bool]:
+    """While this lasts the request's engine makes forwards; whether it does."""
     asked = msgspec.structs.replace(request, beside=True, thorough=False, widths=[1], text=[])
     process = subprocess.Popen(_COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdin is not None and process.stdout is not None
@@ -41,8 +42,11 @@ def running(request: Request) -> Iterator[None]:
         with suppress(OSError):
             process.stdin.write(msgspec.json.encode(asked) + b"\n")
             process.stdin.flush()
-        process.stdout.readline()  # it has tried itself, or died
-        yield
+        watch = threading.Timer(_SECONDS, process.kill)
+        watch.start()
+        begun = _read(process.stdout.readline().decode()) is not None  # it has tried itself, or died
+        watch.cancel()
+        yield begun
     finally:
         process.stdin.close()
         try:

@@ -17,6 +17,7 @@ from msgspec import Meta, structs
 from rich.console import Console
 from rich.table import Table
 
+from hetero.cluster.inventory import take_inventory
 from hetero.data import GALLERY, SHAPES
 from hetero.errors import ConfigError
 from hetero.placement.agreement import assumed
@@ -118,30 +119,37 @@ def predict(proposal: Proposal, agreement: float, streams: int = 1) -> float:
         proposal.draft,
         assumed(agreement),
         proposal.link,
-        rows=_ROWS,
+        rows=_ROWS * streams,
     )
     return Play(duet, max(100, _TOKENS // streams), seed=1, streams=streams).result(5).rate
 
 
 def plans(hardware: Hardware, streams: int = 1) -> tuple[list[tuple[float, Proposal]], list[tuple[str, str]]]:
     """The ranked plans of described hardware, and what does not fit. Raises ConfigError."""
-    drafter = shape_of(hardware.drafter) if hardware.drafter not in ("", "none") else None
-    demand = Demand(shape_of(hardware.target), drafter, hardware.context, streams)
+    demand = _demand(hardware, streams)
     fitting, rejected = proposals(hardware.sites, demand, hardware.link)
     if not fitting:
         raise ConfigError(f"target: {hardware.target} fits nowhere: {rejected[0][1]}")
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+    workers = len(take_inventory().topology.fast)
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         rates = list(pool.map(_rate, [(proposal, hardware.agreement, streams) for proposal in fitting]))
     known = {id(proposal): rate for proposal, rate in zip(fitting, rates, strict=True)}
     return rank(fitting, lambda proposal: known[id(proposal)]), rejected
+
+
+def _demand(hardware: Hardware, streams: int = 1) -> Demand:
+    drafter = shape_of(hardware.drafter) if hardware.drafter not in ("", "none") else None
+    return Demand(shape_of(hardware.target), drafter, hardware.context, streams)
 
 
 def _rate(asked: tuple[Proposal, float, int]) -> float:
     return predict(*asked)
 
 
-def changed(hardware: Hardware, models: tuple[str, str] | None, agreement: float | None) -> Hardware:
-    """The same with other models, which agree otherwise, where those are given."""
+def changed(hardware: Hardware, models: tuple[str, str] | None, agreement: float | None, context: int = 0) -> Hardware:
+    """The same with other models, which agree otherwise, and another context, where those are given."""
+    if context:
+        hardware = structs.replace(hardware, context=context)
     if models is not None:
         hardware = structs.replace(hardware, target=models[0], drafter=models[1])
     return hardware if agreement is None else structs.replace(hardware, agreement=agreement)
@@ -181,8 +189,7 @@ def curves(hardware: Hardware) -> dict[str, list[tuple[float, float, float]]]:
     gpu = next((site for site in hardware.sites if site.name != "cpu"), None)
 
     def best(changed: Hardware) -> tuple[float, float]:
-        drafter = shape_of(changed.drafter)
-        fitting, _ = proposals(changed.sites, Demand(shape_of(changed.target), drafter, changed.context), changed.link)
+        fitting, _ = proposals(changed.sites, _demand(changed), changed.link)
         kept = [p for p in fitting if p.strategy in ("off", "ahead")]
         rates = [(predict(proposal, changed.agreement), proposal.drafter is None) for proposal in kept]
         return max((rate for rate, _ in rates), default=0.0), max((rate for rate, alone in rates if alone), default=0.0)

@@ -84,6 +84,8 @@ def test_a_containers_memory_bounds_the_models(tmp_path):
     put(tmp_path, "sys/fs/cgroup/box/memory.max", str(4 << 30))
     put(tmp_path, "sys/fs/cgroup/box/memory.current", str(1 << 30))
     assert memory_limit(tmp_path) == 3 << 30
+    put(tmp_path, "sys/fs/cgroup/box/memory.stat", f"anon 5\ninactive_file {256 << 20}\nactive_file {256 << 20}")
+    assert memory_limit(tmp_path) == 3 << 30 | 512 << 20  # files that were read are no loss
     put(tmp_path, "sys/fs/cgroup/box/memory.max", "max")
     assert memory_limit(tmp_path) is None
 

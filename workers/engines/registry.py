@@ -70,6 +70,7 @@ class EngineEntry:
     weight_bytes: Callable[[ModelShape, str], int]
     kv_width: Callable[[str, str], float]
     kv_caches: tuple[KvCache, ...] = (F16, Q8_0)
+    kv_scale: int = 16  # numbers of a head that a scale is for, where they are bytes
     always_exact: bool = False
     gpus: bool = True
     splits: bool = False
@@ -187,6 +188,7 @@ _ENTRIES = (
         weight_bytes=lambda shape, dtype: shape.weights,
         kv_width=lambda dtype, kept: 2 if kept == F16 else 34 / 32,  # a scale for 32
         splits=True,
+        kv_scale=32,
         package="llama_cpp",
         extra="llama",
         repair=_repair_llama,

@@ -20,7 +20,7 @@ def open_gguf(path: Path, gpu: int | None = None, vocabulary_only: bool = False,
     llama_cpp.llama_backend_init()
     params = llama_cpp.llama_model_default_params()
     params.vocab_only = vocabulary_only
-    params.n_gpu_layers = 0 if gpu is None else layers if layers >= 0 else 1_000
+    params.n_gpu_layers = 0 if gpu is None else layers + 1 if layers >= 0 else 1_000  # it counts the output first
     devices = (ctypes.c_void_p * 2)(gpu)  # ended by a NULL; without any, llama.cpp leaves all GPUs alone
     params.devices = ctypes.cast(devices, ctypes.c_void_p)
     params.split_mode = llama_cpp.LLAMA_SPLIT_MODE_NONE

@@ -49,8 +49,8 @@ class Request(msgspec.Struct, frozen=True):
 
 class Trial(msgspec.Struct, frozen=True):
     """Seconds and bytes; ``forward``: by rows; ``look``: of a row sampled, or of its candidates; ``prefill``: tokens a
-    second; ``deeper``: seconds of a row that each further token of the cache adds. ``samples``, ``candidates``: at each
-    position of the text behind the first."""
+    second; ``deeper``: seconds of a row that each further token of the cache adds; ``rows``, ``exact``: as in
+    ``EngineLimits``. ``samples``, ``candidates``: at each position of the text behind the first."""
 
     forward: dict[int, float]
     look: float = 0.0
@@ -58,6 +58,8 @@ class Trial(msgspec.Struct, frozen=True):
     load: float = 0.0
     memory: int = 0
     deeper: float = 0.0
+    rows: int = 64
+    exact: bool = False
     samples: list[int] = []
     candidates: list[tuple[list[int], list[float]]] = []
 
@@ -76,7 +78,9 @@ def main() -> int:
     load = time.perf_counter() - began
     found = _Bench(engine, request).run()
     memory = max(0, psutil.Process().memory_info().rss - memory)
-    print(msgspec.json.encode(msgspec.structs.replace(found, load=load, memory=memory)).decode(), flush=True)
+    limits = engine.limits
+    found = msgspec.structs.replace(found, load=load, memory=memory, rows=limits.rows, exact=limits.exact)
+    print(msgspec.json.encode(found).decode(), flush=True)
     if request.beside:
         _go_on(engine)
     engine.shutdown()

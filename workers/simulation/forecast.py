@@ -60,9 +60,7 @@ class Play:
 
     def __init__(self, duet: Duet, tokens: int, seed: int, streams: int = 1, trace: Trace | None = None) -> None:
         context = tokens + 64
-        one = EngineLimits(
-            TOKENS, context, duet.rows * (1 if duet.exact else streams), 64, streams, duet.exact, early_exit=duet.early
-        )
+        one = EngineLimits(TOKENS, context, duet.rows, 64, streams, duet.exact, early_exit=duet.early)
         two = EngineLimits(TOKENS, context, duet.leaves, 64, streams, draft_nodes=8192)
         draft, agreement = duet.draft, duet.agreement
         self.pair = SimulatedPair(

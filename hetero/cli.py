@@ -217,13 +217,14 @@ def _chosen(config: Config, inventory: Inventory, planner: Planner, say: Callabl
 @click.option(
     "--cluster", "cluster_file", metavar="FILE", default="", help="Described hardware, or a NAME of the gallery."
 )
+@click.option("--dry-run", "dry", is_flag=True, help="Estimate from sizes; load and try nothing.")
 @click.option("--models", nargs=2, metavar="TARGET DRAFTER", help="For --cluster: SIZE:BITS each, as 8b:4.")
 @click.option("--agreement", type=click.FloatRange(0.01, 0.99), help="For --cluster: of the two models.")
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="For --cluster: draw what it hangs on.")
 @partial(settings, without=("cluster",))
 def plan(
-    as_json: bool, cluster_file: str, models: tuple[str, str] | None, agreement: float | None, plot: Path | None,
-    **values: Any,
+    as_json: bool, dry: bool, cluster_file: str, models: tuple[str, str] | None, agreement: float | None,
+    plot: Path | None, **values: Any,
 ) -> None:  # fmt: skip
     """What each way to run two models on this machine would do, the fastest first. Takes serve's options; those given
     are kept."""
@@ -242,7 +243,7 @@ def plan(
         raise ConfigError("address: hetero plan looks at this machine alone; --cluster FILE at described ones")
     from hetero.planning.table import show
 
-    show(config, as_json, Console())
+    show(config, as_json, dry, Console())
 
 
 @main.command()

@@ -13,6 +13,7 @@ from hetero.errors import ConfigError, HeteroError
 from hetero.placement.agreement import Agreement, assumed
 from hetero.placement.candidates import Candidate, candidates
 from hetero.placement.device import Gpu, Inventory
+from hetero.planning.estimates import Estimates
 from hetero.planning.plan import Plan
 from hetero.planning.planner import Planner
 from hetero.planning.profiles import Profiles, agreement_of, profile_of
@@ -63,13 +64,16 @@ class Ranking:
 class Ranker:
     """Ranks the plans that a Config leaves open. ``say`` is told what takes its time."""
 
-    def __init__(self, config: Config, inventory: Inventory, planner: Planner, say: Callable[[str], None]) -> None:
-        """Raises HeteroError."""
+    def __init__(
+        self, config: Config, inventory: Inventory, planner: Planner, say: Callable[[str], None], dry: bool = False
+    ) -> None:
+        """``dry``: nothing is tried, costs are estimates. Raises HeteroError."""
         self._config, self._inventory, self._planner = config, inventory, planner
         self._base = planner.plan(fits=False)  # what does not fit so may fit otherwise
         text = HELD_OUT.read_text()[60_000:80_000]
         gpus = {str(gpu.device): gpu.name for gpu in inventory.gpus}
-        self._profiles = Profiles(self._base.target.model.tokenizer.encode(text)[:_TEXT], gpus, say)
+        tokens = self._base.target.model.tokenizer.encode(text)[:_TEXT]
+        self._costs = Estimates(len(inventory.topology.fast)) if dry else Profiles(tokens, gpus, say)
         self._agreement: Agreement | None = None
 
     def rank(self) -> Ranking:
@@ -172,16 +176,17 @@ class Ranker:
     def _tried(self, plan: Plan, role: str) -> Trial:
         placement = plan.target if role == "target" else plan.drafter
         assert placement is not None
-        found = self._profiles.of(placement)
+        found = self._costs.of(placement)
         if found is None:
-            raise ConfigError(f"{role}: {placement.spec.engine} does not run {placement.model.name} here")
+            engine, name = placement.spec.engine, placement.model.name
+            raise ConfigError(f"{role}: {engine} does not run {name} here, or there is no estimate of it")
         return found
 
     def _beside(self, plan: Plan, alone: Trial, role: str) -> Trial:
         """A trial with the other role at work, else the one alone."""
         assert plan.drafter is not None
         pair = (plan.target, plan.drafter) if role == "target" else (plan.drafter, plan.target)
-        found = self._profiles.of(*pair)
+        found = self._costs.of(*pair)
         if found is None:
             return alone
         return msgspec.structs.replace(alone, forward=found.forward, look=found.look)

@@ -24,21 +24,16 @@ def table_of(ranking: Ranking) -> Table:
     table = Table()
     streams = ranking.entries[0].streams
     together = [f"{streams} at once"] if streams > 1 else []
-    for name in ("strategy", "target", "drafter"):
-        table.add_column(name, overflow="fold")
-    for name in ("tokens/s", *together, "first", "GiB", "context", "bound", "limit"):
-        table.add_column(name, no_wrap=True, justify="right")
+    table.add_column("plan", min_width=18, overflow="fold")
+    for name in ("tokens/s", *together, "first", "GiB", "bound", "limit"):
+        table.add_column(name, justify="right")
     for entry in ranking.entries:
-        own = entry.candidate
         table.add_row(
-            own.strategy + (f" {own.gamma}" if own.gamma else ""),
-            own.where,
-            str(own.drafter or "-"),
+            str(entry.candidate),
             f"{entry.rate:.1f}",
             *([f"{entry.together:.1f}"] if together else []),
             f"{entry.first:.1f} s",
-            "\n".join(f"{device} {size / 2**30:.1f}" for device, size in _memory(entry).items()),
-            str(entry.plan.context),
+            _told(_memory(entry)),
             f"{100 * entry.share:.0f} %",
             entry.limit,
         )
@@ -56,6 +51,9 @@ def remarks(ranking: Ranking) -> list[str]:
         lines.append(
             f"the target takes the drafter's first choice at {100 * agreement.alpha:.0f} % of positions, {how}"
         )
+    contexts = sorted({entry.plan.context for entry in ranking.entries})
+    if contexts[0] < ranking.entries[0].plan.target.model.context:
+        lines.append(f"tokens of context: {' to '.join(map(str, dict.fromkeys((contexts[0], contexts[-1]))))}")
     lines += [f"not possible: {what}: {why}" for what, why in ranking.rejected]
     return lines
 
@@ -72,6 +70,12 @@ def verdict(ranking: Ranking) -> list[str]:
     elif plain:
         lines.append(f"      {best.rate / plain:.2f} x plain decoding, {plain:.1f} tokens/s (hetero plan shows all)")
     return lines
+
+
+def _told(memory: dict[str, int]) -> str:
+    """GiB, by device where they are several."""
+    gib = {device: f"{size / 2**30:.1f}" for device, size in memory.items()}
+    return "\n".join(f"{device} {size}" for device, size in gib.items()) if len(gib) > 1 else next(iter(gib.values()))
 
 
 def _memory(entry: Entry) -> dict[str, int]:
@@ -108,20 +112,23 @@ def _row(entry: Entry) -> dict[str, Any]:
     }
 
 
-def show(config: Config, as_json: bool, console: Console) -> None:
-    """Print the ranking of what a Config leaves open on this machine. Raises HeteroError."""
+def show(config: Config, as_json: bool, dry: bool, console: Console) -> None:
+    """Print the ranking of what a Config leaves open on this machine; ``dry``: estimated, nothing is tried. Raises
+    HeteroError."""
 
     def say(line: str) -> None:
         Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
 
     inventory = take_inventory()
-    planner = Planner(config, inventory, Fastest(inventory.memory, config.weights, config.kv_cache, say))
-    ranking = Ranker(config, inventory, planner, say).rank()
+    fastest = Fastest(inventory.memory, config.weights, config.kv_cache, say, measure=not dry)
+    ranking = Ranker(config, inventory, Planner(config, inventory, fastest), say, dry).rank()
     if as_json:
         rejected = [{"plan": what, "why": why} for what, why in ranking.rejected]
         agreement = {"alpha": round(ranking.agreement.alpha, 3), "assumed": ranking.agreement.assumed}
         console.print_json(data={"plans": rows_of(ranking), "rejected": rejected, "agreement": agreement})
         return
     console.print(table_of(ranking))
+    if dry:
+        console.print("estimated from bytes, operations and what this machine's cores do; nothing was tried")
     for line in remarks(ranking):
         console.print(line, highlight=False, markup=False)

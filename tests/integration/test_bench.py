@@ -121,6 +121,15 @@ def test_bench_pair(tmp_path, monkeypatch, quantised):
     assert all(row["tokens/forward"] == 1 for row in rows if "alone" in row["contender"] or " off" in row["contender"])
 
 
+def test_bench_plans(tmp_path, monkeypatch):
+    monkeypatch.setenv("HETERO_CACHE", str(tmp_path))
+    few = ["--tokens", "16", "--prompts", "1", "--repeats", "1", "--streams", "1", "--most", "2"]
+    output, report = run(tmp_path, "plans", *few)
+    assert len(report["rows"]) >= 2 and any(row["plan"].startswith("off") for row in report["rows"])
+    assert all(row["foreseen"] > 0 and row["tokens/s"] > 0 and row["perplexity"] > 1 for row in report["rows"])
+    assert "% (median)" in output.replace("\n", " ")
+
+
 def test_bench_regimes(tmp_path):
     _, report = run(
         tmp_path, "regimes", "--tokens", "1000", "--regime", "C", "--strategy", "serial", "--strategy", "off"

@@ -136,6 +136,8 @@ def test_a_taken_port_is_told_before_anything_loads():
 
 def test_devices_and_version():
     assert "cpu:" in run("devices").output
+    found = json.loads(run("devices", "--json").output)["cpu"]
+    assert found["fast"] and found["memory"] > 0 and {core["number"] for core in found["cores"]} >= set(found["fast"])
     assert re.search(r"hetero \d.*ray 2\.60", run("version").output, re.S)
 
 

@@ -119,6 +119,14 @@ def test_plans_of_the_built_in_pair_are_measured_once(tmp_path, monkeypatch):
     assert "measuring" not in again.stderr and json.loads(again.stdout) == found
 
 
+def test_a_dry_run_tries_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("HETERO_CACHE", str(tmp_path))
+    done = CliRunner().invoke(main, ["plan", "--dry-run", "--json", "--parallel", "1"], catch_exceptions=False)
+    found = json.loads(done.stdout)
+    assert found["agreement"]["assumed"] and {"off", "ahead"} <= {plan["strategy"] for plan in found["plans"]}
+    assert all(plan["tokens_per_second"] > 0 for plan in found["plans"]) and "measuring" not in done.stderr
+
+
 def test_auto_takes_the_best_and_the_text_stays(tmp_path, monkeypatch):
     monkeypatch.setenv("HETERO_CACHE", str(tmp_path))
     common = ["generate", "def f(x):", "--seed", "3", "-n", "24", "--target-engine", "octet", "--draft-engine", "octet"]

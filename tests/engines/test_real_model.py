@@ -29,7 +29,7 @@ pytestmark = [
     pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
 ]
 
-TYPES = ["Q4_1", "Q4_0", "Q8_0", "Q4_K_M", "Q6_K", "IQ4_XS"]
+TYPES = ["Q4_1", "Q8_0", "Q4_K_M", "IQ4_XS"]
 TOKENS = 700  # of each text
 BOUND = 0.003  # of perplexity, and what these few tokens leave uncertain
 

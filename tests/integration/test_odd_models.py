@@ -138,7 +138,7 @@ def test_odd_files_are_one_line_each(file, tmp_path):
 @pytest.mark.long
 @pytest.mark.timeout(1500)
 def test_thousands_of_odd_files(file, tmp_path):
-    print(files_seen(file, tmp_path, 2, 2000))
+    print(files_seen(file, tmp_path, 2, 1000))
 
 
 def test_a_file_that_kills_its_reader_is_one_line(tmp_path):

@@ -169,7 +169,7 @@ def test_odd_requests(stack):
 @pytest.mark.timeout(1500)
 def test_thousands_of_odd_requests(stack):
     with nothing_left(stack):
-        print(requests(stack, 2, 2000))
+        print(requests(stack, 2, 1000))
 
 
 # Schemas
@@ -230,7 +230,7 @@ def test_odd_schemas(stack):
 def test_thousands_of_odd_schemas(stack):
     before = dict(stack.session.coordinator.restarts)
     with nothing_left(stack):
-        print(schemas(stack, 2, 1500))
+        print(schemas(stack, 2, 800))
     assert dict(stack.session.coordinator.restarts) == before
 
 

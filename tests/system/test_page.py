@@ -114,7 +114,7 @@ def test_a_chat_with_its_lanes(page):
 
 def test_the_plan_is_shown(desk):
     desk.locator("#plan-box summary").click()
-    desk.wait_for_function("document.querySelectorAll('#plan-box dt').length >= 3")
+    expect(desk.locator("#plan-box dt").nth(2)).to_be_visible()
     told = desk.locator("#plan-box").inner_text()
     assert "strategy" in told and "target" in told and "drafter" in told and "GiB" in told
 

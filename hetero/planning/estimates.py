@@ -9,7 +9,7 @@ from hetero.placement.profile import Speed, estimate
 from hetero.planning.plan import Placement
 from hetero.workers.engines.octet.library import library, path, why_not
 from hetero.workers.engines.registry import find_engine
-from hetero.workers.runtime.trial import Trial
+from hetero.workers.runtime.trial import Company, Trial
 
 _STEPS = 1_000_000  # of the loop that measures operations
 _LOOK = 2e-4  # seconds of a row that is sampled
@@ -28,13 +28,13 @@ class Estimates:
         self._most = found.alone if found is not None else 0.0
         self._one = one.alone if one is not None else 0.0
 
-    def of(self, placement: Placement, beside: Placement | None = None) -> Trial | None:
+    def of(self, placement: Placement, other: Placement | None = None, company: Company = "") -> Trial | None:
         """None for GPUs, and where the kernel that measures is not built."""
         if not placement.device.is_cpu or not self._rate:
             return None
         spec, shape, count = placement.spec, placement.model.shape, max(1, len(placement.spec.cores))
         width = find_engine(spec.engine).kv_width(spec.dtype, spec.kv_cache)
-        bandwidth = min(self._most, count * self._one) / (2 if beside is not None else 1)
+        bandwidth = min(self._most, count * self._one) / (2 if company == "beside" else 1)
         speed = Speed(bandwidth, count * self._rate, _OVERHEAD)
         # The embedding is looked up, not multiplied.
         weights = shape.parameters - shape.vocabulary * placement.model.metadata.width

@@ -17,9 +17,10 @@ from hetero.planning.plan import Placement
 from hetero.planning.trials import NotThisModel, running, tried
 from hetero.workers.engines.registry import find_engine
 from hetero.workers.models.cache import cache_root
-from hetero.workers.runtime.trial import DEPTH, Request, Trial
+from hetero.workers.runtime.trial import DEPTH, Company, Request, Trial
 
 _ROOM = "profiles"
+_COMPANY = {"beside": "beside", "turns": "in turns with"}
 _TARGET_WIDTHS, _DRAFTER_WIDTHS = [1, 2, 3, 4, 6, 8, 12, 16], [1, 2, 4, 8, 16]
 _CONTEXT = 2048  # tokens of a trial's context
 
@@ -32,43 +33,44 @@ class Profiles:
         self._text, self._gpus, self._say = text, gpus, say
         self._known: dict[str, Trial | None] = {}
 
-    def of(self, placement: Placement, beside: Placement | None = None) -> Trial | None:
-        """Of one role on its device, ``beside`` the other one at work; None: it cannot be tried."""
-        key = self._key(placement, beside)
+    def of(self, placement: Placement, other: Placement | None = None, company: Company = "") -> Trial | None:
+        """Of one role on its device, alone or in the ``company`` of the other one; None: it cannot be tried."""
+        key = self._key(placement, other, company)
         if key not in self._known:
-            self._known[key] = self._kept_or_tried(key, placement, beside)
+            self._known[key] = self._kept_or_tried(key, placement, other, company)
         return self._known[key]
 
-    def _kept_or_tried(self, key: str, placement: Placement, beside: Placement | None) -> Trial | None:
+    def _kept_or_tried(self, key: str, placement: Placement, other: Placement | None, company: Company) -> Trial | None:
         file = cache_root() / _ROOM / f"{key}.json"
         if (found := _kept(file)) is not None:
             return found
         with alone(file.parent):  # two that begin at once would time each other
             if (found := _kept(file)) is not None:
                 return found
-            near = f" beside the {beside.spec.role}" if beside is not None else ""
+            near = f" {_COMPANY[company]} the {other.spec.role}" if other is not None else ""
             spec, name = placement.spec, placement.model.name
             self._say(f"measuring the {spec.role}, {name}, on {placement.device} with {spec.engine}{near} (once)")
-            request = self._request(placement, thorough=beside is None)
+            request = self._request(placement, company)
             try:
-                with running(self._request(beside)) if beside is not None else nullcontext(True) as begun:
-                    found = tried(request) if begun else None
+                with running(self._request(other, company)) if other is not None else nullcontext() as partner:
+                    found = tried(request, partner) if partner is None or partner.begun else None
             except NotThisModel:
                 return None
             if found is not None:
                 keep(file, msgspec.json.encode(found))
             return found
 
-    def _request(self, placement: Placement, thorough: bool = True) -> Request:
+    def _request(self, placement: Placement, company: Company) -> Request:
         drafts = placement.spec.role == "drafter"
         context = min(_CONTEXT, placement.model.context)
         spec = msgspec.structs.replace(placement.spec, sequences=1, context=context, cached=0, trace="")
         widths = _DRAFTER_WIDTHS if drafts else _TARGET_WIDTHS
-        return Request(spec, widths, self._text[: context - 64] if thorough else [], thorough=thorough)
+        text = self._text[: context - 64] if not company else []
+        return Request(spec, widths, text, thorough=not company, company=company)
 
-    def _key(self, placement: Placement, beside: Placement | None) -> str:
-        what = [__version__, processor(), self._facts(placement)]
-        what += [self._facts(beside)] if beside is not None else [self._text]
+    def _key(self, placement: Placement, other: Placement | None, company: Company) -> str:
+        what = [__version__, processor(), self._facts(placement), company]
+        what += [self._facts(other)] if other is not None else [self._text]
         return hashlib.blake2b(msgspec.json.encode(what), digest_size=12).hexdigest()
 
     def _facts(self, placement: Placement) -> list[object]:

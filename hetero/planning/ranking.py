@@ -14,11 +14,11 @@ from hetero.placement.agreement import Agreement, assumed
 from hetero.placement.candidates import Candidate, candidates
 from hetero.placement.device import Gpu, Inventory
 from hetero.planning.estimates import Estimates
-from hetero.planning.plan import Plan
+from hetero.planning.plan import Placement, Plan
 from hetero.planning.planner import Planner
 from hetero.planning.profiles import Profiles, agreement_of, profile_of
 from hetero.workers.decoding.policy.strategy import AUTO
-from hetero.workers.runtime.trial import Trial
+from hetero.workers.runtime.trial import Company, Trial
 from hetero.workers.simulation.forecast import Duet, Forecast, Play
 
 _ALPHA = 0.7  # assumed where two models cannot be asked
@@ -153,10 +153,12 @@ class Ranker:
         if plan.drafter is not None:
             drafter = self._tried(plan, "drafter")
             self._agreement = self._agreement or agreement_of(target, drafter)
-            # A drafter that works all the time shares the memory with the target; one that takes turns does not.
-            both = plan.target.device.is_cpu and plan.drafter.device.is_cpu
-            if both and candidate.overlaps and candidate.strategy != "serial":
-                target, drafter = self._beside(plan, target, "target"), self._beside(plan, drafter, "drafter")
+            # A drafter that works all the time shares the memory with the target; of those that take turns each finds
+            # the caches cold.
+            if plan.target.device.is_cpu and plan.drafter.device.is_cpu:
+                company: Company = "beside" if candidate.overlaps and candidate.strategy != "serial" else "turns"
+                target = self._in_company(plan.target, plan.drafter, target, company)
+                drafter = self._in_company(plan.drafter, plan.target, drafter, company)
         verify = profile_of(target, SHELL)
         draft = profile_of(drafter, SHELL) if drafter is not None else None
         duet = Duet(
@@ -182,14 +184,10 @@ class Ranker:
             raise ConfigError(f"{role}: {engine} does not run {name} here, or there is no estimate of it")
         return found
 
-    def _beside(self, plan: Plan, alone: Trial, role: str) -> Trial:
-        """A trial with the other role at work, else the one alone."""
-        assert plan.drafter is not None
-        pair = (plan.target, plan.drafter) if role == "target" else (plan.drafter, plan.target)
-        found = self._costs.of(*pair)
-        if found is None:
-            return alone
-        return msgspec.structs.replace(alone, forward=found.forward, look=found.look)
+    def _in_company(self, one: Placement, other: Placement, alone: Trial, company: Company) -> Trial:
+        """A trial in the company of the other role, else the one alone."""
+        found = self._costs.of(one, other, company)
+        return msgspec.structs.replace(alone, forward=found.forward, look=found.look) if found is not None else alone
 
 
 def bound(duet: Duet) -> float:

@@ -1,9 +1,10 @@
 """How fast an engine runs a model, tried in a process of its own that may die of it: ``python -m
 hetero.workers.runtime.trial``.
 
-Reads a ``Request`` from its standard input, as JSON in a line. Prints a ``Trial`` likewise. With ``beside`` it goes on
-with forwards until its input ends, for others to be tried meanwhile. Exit status 3: the engine does not run this model,
-the line says why.
+Reads a ``Request`` from its standard input, as JSON in a line. Prints a ``Trial`` likewise. A ``partner`` then goes on
+with forwards until its input ends, for another to be tried meanwhile: all the time, or a turn for each further line,
+which it answers with one. Who is tried in turns prints an empty line when it is the other's and waits for a line.
+Exit status 3: the engine does not run this model, the line says why.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Literal, TypeAlias
 
 import msgspec
 import psutil
@@ -33,19 +34,25 @@ from hetero.workers.wire.messages import Sampling
 NOT_THIS_MODEL = 3  # exit status
 DEPTH = 48  # tokens in the cache while rows are timed
 _REPEATS, _LEAST, _LONGEST = 12, 3, 1.0  # forwards of a width: most, least, and seconds of them
+_TURN = {"target": (1, 4), "drafter": (3, 1)}  # forwards of a role before it is the other's turn, and their rows
 _DEEP, _PATIENT = 1024, 6.0  # tokens of a deeper cache, if they come within so many seconds
+
+
+Company: TypeAlias = Literal["", "beside", "turns"]  # of the other role: it works too, or in turns
 
 
 class Request(msgspec.Struct, frozen=True):
     """``spec``: as of the worker; ``widths``: rows to time; ``text``: tokens whose samples (target) or candidates
-    (drafter) are wanted; ``thorough``: whether prompts and deep caches are timed; ``beside``: see above."""
+    (drafter) are wanted; ``thorough``: whether prompts and deep caches are timed; ``company``, ``partner``: see
+    above."""
 
     spec: WorkerSpec
     widths: list[int]
     text: list[int] = []
     temperature: float = 0.8
     thorough: bool = True
-    beside: bool = False
+    company: Company = ""
+    partner: bool = False
 
 
 class Trial(msgspec.Struct, frozen=True):
@@ -77,13 +84,14 @@ def main() -> int:
         print(error)
         return NOT_THIS_MODEL if isinstance(error, Unsupported) else 1
     load = time.perf_counter() - began
-    found = _Bench(engine, request).run()
+    bench = _Bench(engine, request)
+    found = bench.run()
     memory = max(0, psutil.Process().memory_info().rss - memory)
     limits = engine.limits
     found = msgspec.structs.replace(found, load=load, memory=memory, rows=limits.rows, exact=limits.exact)
     print(msgspec.json.encode(found).decode(), flush=True)
-    if request.beside:
-        _go_on(engine)
+    if request.partner:
+        bench.go_on()
     engine.shutdown()
     return 0
 
@@ -97,6 +105,7 @@ class _Bench:
         sampling = Sampling(request.temperature, seed=1)
         self._sampler = Sampler(sampling, prompt_digest(request.text[:1]))
         self._drafts = request.spec.role == "drafter"
+        self._turn = _TURN[request.spec.role]
         self._aside = ThreadPoolExecutor(1)
         self._position = 1000
 
@@ -111,6 +120,21 @@ class _Bench:
         samples, candidates, rate = self._text()
         prefill, deeper = self._deep(forward[1], rate)
         return Trial(forward, look, prefill, deeper=deeper, samples=samples, candidates=candidates)
+
+    def go_on(self) -> None:
+        """Keep the device as busy as a worker would, until the input ends."""
+        self._prefill(self._tokens[:DEPTH])
+        over = threading.Event()
+        if self._request.company != "turns":
+            threading.Thread(target=_wait_for_the_end, args=(over,), daemon=True).start()
+        while not over.is_set():
+            if self._request.company == "turns" and not sys.stdin.readline():
+                return
+            for _ in range(self._turn[0]):
+                self._once(min(self._turn[1], self._engine.limits.rows))
+                self._engine.commit(1, 0)
+            if self._request.company == "turns":
+                print(flush=True)
 
     def _prefill(self, tokens: list[int]) -> Outcome:
         chunk = self._engine.limits.chunk
@@ -127,23 +151,28 @@ class _Bench:
         return self._engine.extend(rows)
 
     def _forward(self, width: int) -> float:
-        """Mean seconds: it is the mean that a speed comes from. The first warms up.
-
-        As in a worker, the noise of the next positions is prepared meanwhile, on the same cores: about one for each
-        token that a target's window may commit, and one for the leaves of a drafter, which lie at few positions.
-        """
-        fresh = 1 if self._drafts else 1 + width // 2
+        """Mean seconds: it is the mean that a speed comes from. The first warms up."""
+        turns = self._request.company == "turns" and not self._request.partner
         times: list[float] = []
         began = time.perf_counter()
         while len(times) <= _REPEATS and (len(times) <= _LEAST or time.perf_counter() - began < _LONGEST):
-            start = time.perf_counter()
-            noise = self._aside.submit(self._prepare, fresh)
-            self._extend(width).logits(width - 1)
-            noise.result()
-            times.append(time.perf_counter() - start)
-            self._engine.commit(1, 0)
-        ordered = sorted(times[1:])
+            if turns:
+                print(flush=True)
+                sys.stdin.readline()
+            for _ in range(self._turn[0] if turns else 1):
+                start = time.perf_counter()
+                self._once(width)
+                times.append(time.perf_counter() - start)
+                self._engine.commit(1, 0)
+        ordered = sorted(times[self._turn[0] if turns else 1 :])
         return statistics.mean(ordered[: max(1, len(ordered) - len(ordered) // 8)])
+
+    def _once(self, width: int) -> None:
+        # As in a worker, the noise of the next positions is prepared meanwhile, on the same cores: about one for each
+        # token that a target's window may commit, and one for the leaves of a drafter, which lie at few positions.
+        noise = self._aside.submit(self._prepare, 1 if self._drafts else 1 + width // 2)
+        self._extend(width).logits(width - 1)
+        noise.result()
 
     def _prepare(self, positions: int) -> None:
         for _ in range(positions):
@@ -203,21 +232,9 @@ class _Bench:
         return prefill, found
 
 
-def _go_on(engine: Engine) -> None:
-    """Keep the device as busy as a worker would, until the input ends."""
-    over = threading.Event()
-
-    def wait(read: Callable[[], object]) -> None:
-        read()
-        over.set()
-
-    threading.Thread(target=wait, args=(sys.stdin.read,), daemon=True).start()
-    node = 0
-    engine.prefill(1, list(range(3, 3 + DEPTH)))
-    while not over.is_set():
-        node += 1
-        engine.extend([Row(1, node, 0, 3)]).logits(0)
-        engine.commit(1, 0)
+def _wait_for_the_end(over: threading.Event) -> None:
+    sys.stdin.read()
+    over.set()
 
 
 if __name__ == "__main__":

@@ -57,6 +57,7 @@ class Coordinator:
         self._stopping = False
         self._lost: str | None = None  # why there is no verifier now
         self._ready: dict[str, Incarnation] = {}
+        self._strategy: tuple[str, int] | None = None  # and gamma, where another one than the plan's is followed
         self._at_rest: set[str] = set()  # roles that are ready, or wait for a machine
         self._library = library = Library()
         self._keepers = {"target": Keeper("target", plan.target, self._target_again, cluster, library, self)}
@@ -113,6 +114,13 @@ class Coordinator:
                 found[asked[answer]] = read_status(ray.get(answer))
         return found
 
+    def follow(self, name: str, gamma: int) -> None:
+        """Have both roles, and those that come after them, go on by another strategy."""
+        with self._introducing:
+            self._strategy = name, gamma
+            for incarnation in self._ready.values():
+                incarnation.follow(name, gamma)
+
     def restart(self, role: str) -> None:
         """Stop a worker; its keeper starts the next incarnation."""
         if (incarnation := self._keepers[role].incarnation) is not None:
@@ -162,6 +170,8 @@ class Coordinator:
             again = keeper.role in self.statuses
             self.statuses[keeper.role] = status
             self._ready[keeper.role] = keeper.incarnation
+            if self._strategy is not None:
+                keeper.incarnation.follow(*self._strategy)
             self._introduce()
         if keeper.role == "target":
             self._lost = self.failure = None

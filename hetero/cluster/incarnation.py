@@ -152,6 +152,10 @@ class Incarnation:
         """Tell a drafter where its verifier listens."""
         self._actor.link.remote(endpoint)
 
+    def follow(self, name: str, gamma: int) -> None:
+        """Tell it of another strategy."""
+        self._actor.follow.remote(name, gamma)
+
     def status_ref(self) -> Any:
         """Ray's promise of its status."""
         return self._actor.status.remote()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from msgspec import structs
 
-from hetero.workers.decoding.policy.strategy import strategy
+from hetero.workers.decoding.policy.strategy import NAMES, strategy
 from hetero.workers.decoding.target_sequence import sampler_of
 from hetero.workers.engines.base import Row
 from hetero.workers.engines.table import TableEngine, TableSpec, drafter_spec
@@ -38,6 +38,7 @@ class Faults:
     drafter_crash: float | None = None
     verifier_crash: float | None = None
     adversary: bool = False  # drafts are overwritten with nonsense
+    revised: float | None = None  # mean seconds between other strategies that all are told to follow
 
 
 class World:
@@ -83,6 +84,9 @@ class World:
             mean = self.faults.verifier_crash if worker.startswith(b"verifier") else self.faults.drafter_crash
             if mean is not None:
                 self._crash_after(worker, mean)
+
+        if self.faults.revised is not None:
+            self._revise(gamma)
 
     @property
     def stories(self) -> list[Story]:
@@ -154,6 +158,18 @@ class World:
             self.pair.clock.after(0.2 + self.random.expovariate(1 / mean), crash)
 
         self.pair.clock.after(self.random.expovariate(1 / mean), crash)
+
+    def _revise(self, gamma: int) -> None:
+        def revise() -> None:
+            chosen = strategy(self.random.choice(NAMES), gamma)
+            for worker in self.pair.workers.values():  # now and then one is not told, as it was away
+                if self.random.random() < 0.9:
+                    worker.machine.follow(chosen)
+                    worker.poke()
+            self._revise(gamma)
+
+        assert self.faults.revised is not None
+        self.pair.clock.after(self.random.expovariate(1 / self.faults.revised), revise)
 
     def _twist(self, draft: Draft) -> Draft:
         kind = self.random.randrange(5)

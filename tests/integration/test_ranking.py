@@ -37,7 +37,7 @@ def trial(first: float, more: float, agreed: float = 0.0) -> Trial:
 
 
 def ranked(monkeypatch, target: Trial, drafter: Trial, inventory: Inventory = TWO, **settings) -> Ranking:
-    monkeypatch.setattr(Profiles, "of", lambda self, placement, beside=None: {
+    monkeypatch.setattr(Profiles, "of", lambda self, placement, *company: {
         "target": target, "drafter": drafter}[placement.spec.role])  # fmt: skip
     config = make_config({"parallel": 1, **ENGINES, **settings})
     return Ranker(config, inventory, Planner(config, inventory), lambda line: None).rank()

@@ -105,14 +105,24 @@ KINDS = {
     "failing": (0.9, Faults(engine=0.2)),
     "crashing": (0.9, Faults(drafter_crash=0.4)),
     "verifier crashing": (0.9, Faults(verifier_crash=1.0)),
+    "revised": (0.8, Faults(revised=0.3)),
     "everything": (
         0.9,
-        Faults(lose=0.1, repeat=0.1, jitter=0.02, engine=0.1, drafter_crash=0.7, verifier_crash=1.5, adversary=True),
+        Faults(
+            lose=0.1,
+            repeat=0.1,
+            jitter=0.02,
+            engine=0.1,
+            drafter_crash=0.7,
+            verifier_crash=1.5,
+            adversary=True,
+            revised=0.7,
+        ),
     ),
 }
 
 
-QUICK = ("absent", "everything")
+QUICK = ("absent", "revised", "everything")
 
 
 @pytest.mark.parametrize("strategy", list(NAMES))

@@ -76,6 +76,14 @@ class Drafter:
         self._growing: list[LeavesInFlight] = []
         self._chunk: tuple[DraftSequence, int] | None = None  # a prefill in flight, and the tokens it adds
 
+    def follow(self, strategy: Strategy) -> None:
+        """Go on by another strategy; sequences are forgotten, the verifiers open them again as trees of its kind."""
+        self._strategy = strategy
+        for peer, seq in list(self._sequences):
+            self._drop(peer, seq)
+        for verifier in self._verifiers.values():
+            verifier.next_ping = -inf
+
     # Events
 
     def linked(self, verifier: bytes) -> None:

@@ -40,6 +40,10 @@ class Scheduler:
         self._decoded_last = False
         self._alone: set[int] = set()  # sequences that were in a failed forward: run one by one
 
+    def follow(self, strategy: Strategy, windows: WindowPolicy) -> None:
+        """Choose by another strategy from now on."""
+        self._strategy, self._windows = strategy, windows
+
     @property
     def idle(self) -> bool:
         """Nothing is under way or waits to be done."""

@@ -54,9 +54,16 @@ class Verifier:
         self._trace = trace
         self._gateways = Gateways(epoch)
         self._roster = Roster(limits.sequences)
-        windows = WindowPolicy(strategy, limits, vocabulary.ends, self.speeds, self.drafters)
-        self._scheduler = Scheduler(limits, strategy, self._roster, windows, self.prefixes)
+        self._scheduler = Scheduler(limits, strategy, self._roster, self._windows(), self.prefixes)
         self._sends: Sends = []  # leave with the next step
+
+    def follow(self, strategy: Strategy) -> None:
+        """Go on by another strategy; no token changes by it."""
+        self._strategy = strategy
+        self._scheduler.follow(strategy, self._windows())
+
+    def _windows(self) -> WindowPolicy:
+        return WindowPolicy(self._strategy, self._limits, self._vocabulary.ends, self.speeds, self.drafters)
 
     # Events
 

@@ -50,6 +50,9 @@ class WorkerActor:
     def allow(self, keys: list[str]) -> None:
         self._worker.allow(keys)
 
+    def follow(self, name: str, gamma: int) -> None:
+        self._worker.follow(name, gamma)
+
     def hold(self) -> str:
         """Returns when the worker ends; fails when its process dies. Returns its failure, or ""."""
         self._worker.ended.wait()

@@ -119,6 +119,10 @@ class Worker:
         """A drafter's order: the verifier of this index listens here now."""
         self._post("link", (endpoint, index))
 
+    def follow(self, name: str, gamma: int) -> None:
+        """Go on by another strategy. Raises ConfigError where there is none of that name."""
+        self._post("follow", strategy(name, gamma))
+
     def allow(self, keys: list[str]) -> None:
         """A verifier's order: peers with these public keys (hex) may come in, and no others."""
         self._allowed = frozenset(keys)
@@ -256,6 +260,8 @@ class Worker:
                 return False
             if kind == "link" and isinstance(link, Dialling) and isinstance(machine, Drafter):
                 machine.linked(link.dial(*what))
+            elif kind == "follow":
+                machine.follow(what)
             elif kind == "early exit" and isinstance(machine, Verifier):
                 machine.early_exit(what, now)
             elif kind == "done":

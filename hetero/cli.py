@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 import msgspec
@@ -20,14 +20,7 @@ from hetero import __version__
 from hetero.bench.cli import bench
 from hetero.config import Config, make_config, read_file
 from hetero.errors import ConfigError, HeteroError
-from hetero.workers.decoding.policy.strategy import AUTO
 from hetero.workers.runtime.trace import start_file
-
-if TYPE_CHECKING:
-    from hetero.cluster.cluster import Cluster
-    from hetero.placement.device import Inventory
-    from hetero.planning.plan import Plan
-    from hetero.planning.planner import Planner
 
 # What may be left out of an installation (pyproject.toml), by the modules whose lack shows it.
 EXTRAS = {
@@ -35,8 +28,6 @@ EXTRAS = {
     "torch": ("torch", "transformers", "accelerate", "safetensors"),
     "serve": ("fastapi", "uvicorn", "jinja2", "prometheus_client", "starlette", "pydantic", "anyio"),
 }
-
-_NODES_WITHIN = 60.0  # seconds the machines of --require-nodes may take to come
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -127,17 +118,18 @@ def main() -> None:
 @settings
 def serve(**values: Any) -> None:
     """Serve a model over OpenAI's HTTP API."""
+    from hetero.placed import placed
     from hetero.serve import serve as run
 
     config = make_config(values)
     hide("--api-key", "HETERO_API_KEY", config.api_key)
     end_with_signals()
-    cluster, planner, plan = _placed(config)
+    found = placed(config)
     try:
         start_trace(config)
-        sys.exit(run(config, plan, planner, cluster, Console()))
+        sys.exit(run(config, found, Console()))
     finally:
-        cluster.leave()
+        found.cluster.leave()
 
 
 def end_with_signals() -> None:
@@ -159,57 +151,6 @@ def hide(flag: str, variable: str, value: str) -> None:
 
 def _exit(number: int, frame: object) -> None:
     sys.exit(128 + number)
-
-
-def _placed(config: Config) -> tuple[Cluster, Planner, Plan]:
-    """The cluster of a Config, joined if it is a running one, who plans on it, and the first plan. Raises
-    HeteroError."""
-    from hetero.cluster.cluster import Cluster
-    from hetero.cluster.inventory import take_inventory
-    from hetero.planning.fastest import Fastest
-    from hetero.planning.planner import Planner
-
-    def say(line: str) -> None:
-        Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
-
-    if config.strategy == AUTO and (config.cluster or config.address != "local"):
-        raise ConfigError("strategy: auto measures one machine: name a strategy where several work together")
-    inventory = take_inventory()
-    planner = Planner(config, inventory, Fastest(inventory.memory, config.weights, config.kv_cache, say))
-    if config.cluster and config.address != "local":
-        raise ConfigError(f"cluster: it starts one, and address {config.address} names another: give one of the two")
-    cluster = Cluster.opened(config.cluster_host) if config.cluster else Cluster(config.address)
-    try:
-        if cluster.shared:
-            cluster.join()
-            if cluster.invitation:
-                Console(stderr=True).print(
-                    f"on another machine with hetero, to lend it to this one:\n  {cluster.invitation}",
-                    highlight=False, markup=False, soft_wrap=True,
-                )  # fmt: skip
-            return cluster, planner, planner.plan(cluster.wait_for(config.require_nodes, _NODES_WITHIN))
-        if config.require_nodes > 1:
-            raise ConfigError(f"require_nodes: {config.require_nodes} machines need a cluster: --cluster or --address")
-        if config.strategy == AUTO:
-            planner = _chosen(config, inventory, planner, say)
-        return cluster, planner, planner.plan()
-    except BaseException:
-        cluster.leave()
-        raise
-
-
-def _chosen(config: Config, inventory: Inventory, planner: Planner, say: Callable[[str], None]) -> Planner:
-    """A planner of the plan that is foreseen to be the fastest. Raises HeteroError."""
-    from hetero.planning.ranking import Ranker
-    from hetero.planning.table import rows_of, verdict
-
-    ranker = Ranker(config, inventory, planner, say)
-    ranking = ranker.rank()
-    for line in verdict(ranking):
-        say(line)
-    chosen = ranker.planner_of(ranking.entries[0].candidate)
-    chosen.foreseen = tuple(rows_of(ranking))
-    return chosen
 
 
 @main.command()
@@ -254,16 +195,17 @@ def plan(
 def generate(prompt: str, **values: Any) -> None:
     """Complete PROMPT once, without a server."""
     from hetero.generate import run
+    from hetero.placed import placed
 
     own = {name: values.pop(name) for name in ("max_tokens", "seed")}
     config = make_config(values)
     end_with_signals()
-    cluster, planner, plan = _placed(config)
+    found = placed(config)
     try:
         start_trace(config)
-        asyncio.run(run(prompt, config, plan, planner, cluster, own, Console(stderr=True)))
+        asyncio.run(run(prompt, config, found, own, Console(stderr=True)))
     finally:
-        cluster.leave()
+        found.cluster.leave()
 
 
 @main.command()

@@ -9,13 +9,11 @@ from typing import Any
 
 from rich.console import Console
 
-from hetero.cluster.cluster import Cluster
 from hetero.config import Config
 from hetero.errors import RequestError
 from hetero.gateway.answers.stats import timings
 from hetero.gateway.client import ask
-from hetero.planning.plan import Plan
-from hetero.planning.planner import Planner
+from hetero.placed import Placed
 from hetero.serve import announcement, defaults_of
 from hetero.session import Session
 from hetero.workers.wire.messages import Sampling
@@ -24,13 +22,12 @@ from hetero.workers.wire.messages import Sampling
 async def run(
     prompt: str,
     config: Config,
-    plan: Plan,
-    planner: Planner,
-    cluster: Cluster,
+    found: Placed,
     asked: dict[str, Any],
     console: Console,
 ) -> None:
     """Print the text to standard output, what it cost to ``console``. Raises HeteroError."""
+    plan = found.plan
     tokens = plan.target.model.tokenizer.encode(prompt)
     if not 0 < len(tokens) < plan.context:
         raise RequestError(f"the prompt has {len(tokens)} tokens and the context holds {plan.context}", "prompt")
@@ -42,9 +39,7 @@ async def run(
     )  # fmt: skip
     for line in announcement(plan):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    session = Session(
-        plan, planner, cluster, lambda line: console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
-    )
+    session = Session(found, lambda line: console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True))
     try:
         await session.start()
         async with aclosing(session.client.generate(ask(tokens, sampling, asked["max_tokens"]))) as deltas:
@@ -52,12 +47,12 @@ async def run(
                 sys.stdout.write(delta.text)
                 sys.stdout.flush()
                 if delta.stats is not None:
-                    found = timings(delta.stats)
+                    cost = timings(delta.stats)
                     sys.stdout.write("\n")
                     console.print(
-                        f"{found['predicted_n']} tokens, {found['predicted_per_second']:.1f} a second, "
-                        f"{found['draft_n_accepted']} of {found['draft_n']} drafts accepted, "
-                        f"{found['target_forwards_n']} target forwards, seed {seed}",
+                        f"{cost['predicted_n']} tokens, {cost['predicted_per_second']:.1f} a second, "
+                        f"{cost['draft_n_accepted']} of {cost['draft_n']} drafts accepted, "
+                        f"{cost['target_forwards_n']} target forwards, seed {seed}",
                         highlight=False,
                     )
     finally:

@@ -12,15 +12,14 @@ import uvicorn
 from rich.console import Console
 from rich.table import Table
 
-from hetero.cluster.cluster import Cluster
 from hetero.config import Config, api_keys, check_certificate
 from hetero.errors import ConfigError, HeteroError
 from hetero.gateway.admission import AdmissionLimits
 from hetero.gateway.app import make_app
 from hetero.gateway.door import connections
 from hetero.gateway.state import GatewayOptions
+from hetero.placed import Placed
 from hetero.planning.plan import Plan
-from hetero.planning.planner import Planner
 from hetero.session import Session
 from hetero.workers.models.generation import SamplingDefaults, sampling_defaults
 from hetero.workers.runtime.status import WorkerStatus
@@ -28,8 +27,9 @@ from hetero.workers.runtime.status import WorkerStatus
 _RAY_LEFT = 30.0  # seconds: workers end 60 s after Ray's head
 
 
-def serve(config: Config, plan: Plan, planner: Planner, cluster: Cluster, console: Console) -> int:
+def serve(config: Config, found: Placed, console: Console) -> int:
     """Run until SIGTERM or SIGINT; returns the exit status. Raises ConfigError for a port that cannot be had."""
+    plan = found.plan
     options = options_of(config, plan)
     check_certificate(config)
     listeners = _listen(config.host, config.port)
@@ -80,7 +80,7 @@ def serve(config: Config, plan: Plan, planner: Planner, cluster: Cluster, consol
         server.should_exit, status = True, 1
 
     async def main() -> None:
-        session = Session(plan, planner, cluster, lambda line: say(f"  {line}"), take_signals)
+        session = Session(found, lambda line: say(f"  {line}"), take_signals)
         server.config.app = make_app(session.gateway_state(plan, options))
         starting = asyncio.create_task(bring_up(session))
         ending = asyncio.create_task(end_with_ray(session))

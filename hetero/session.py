@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
-from hetero.cluster.cluster import Cluster
 from hetero.cluster.coordinator import Coordinator
 from hetero.errors import ClusterError, HeteroError
 from hetero.gateway.chat.grammars import GrammarProbe
@@ -14,9 +13,12 @@ from hetero.gateway.chat.template import ChatTemplate
 from hetero.gateway.client import VerifierClient
 from hetero.gateway.metrics import Facts
 from hetero.gateway.state import GatewayOptions, GatewayState
+from hetero.placed import Placed
 from hetero.planning.plan import Plan
-from hetero.planning.planner import Planner
+from hetero.planning.reviser import Reviser
 from hetero.planning.running import running
+
+_LOOK = 1.0  # seconds between looks at what the roles measured, where the plan is revised
 
 
 class Session:
@@ -24,13 +26,12 @@ class Session:
 
     def __init__(
         self,
-        plan: Plan,
-        planner: Planner,
-        cluster: Cluster,
+        found: Placed,
         say: Callable[[str], None],
         joined: Callable[[], None] = lambda: None,
     ) -> None:
         """``say`` gets lines on what happens, ``joined`` is called once Ray runs."""
+        plan = found.plan
         self.client = VerifierClient()
         self.probe = GrammarProbe(plan.target.model.path)
         self.template = ChatTemplate(plan.target.model.tokenizer)
@@ -38,12 +39,15 @@ class Session:
         self.over = asyncio.Event()  # Ray is ending: what runs may finish, within a minute
         self._loop: asyncio.AbstractEventLoop | None = None
         self._joined = joined
+        self._say = say
+        self._reviser = found.reviser
+        self._revising: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
         self._starting: asyncio.Future[None] | None = None
         self.coordinator = Coordinator(
             plan,
-            planner,
-            cluster,
+            found.planner,
+            found.cluster,
             self.client.keys.public,
             on_verifier=self._on_verifier,
             on_event=say,
@@ -74,9 +78,13 @@ class Session:
             self.failure = str(error)
             raise
         await self._ready.wait()
+        if self._reviser is not None:
+            self._revising = asyncio.create_task(self._revise(self._reviser))
 
     async def stop(self) -> None:
         """Stop everything, also what is still starting; what runs is cut off."""
+        if self._revising is not None:
+            self._revising.cancel()
         await self.probe.close()
         await self.template.close()
         await self.client.close()
@@ -101,12 +109,25 @@ class Session:
             self.trouble,
             options or GatewayOptions(),
             self._facts,
-            lambda: running(plan, self.coordinator.placements, self.coordinator.alive()),
+            lambda: running(plan, self.coordinator.placements, self.coordinator.alive(), self._reviser),
         )
 
     def _facts(self) -> Facts:
         """What is known of the workers now; of one that does not answer, nothing."""
         return Facts(self.coordinator.alive(), dict(self.coordinator.restarts), self.client.drops.count)
+
+    async def _revise(self, reviser: Reviser) -> None:
+        """Keep the plan true."""
+        while True:
+            await asyncio.sleep(_LOOK)
+            if not self.client.live:
+                continue
+            advice = await asyncio.to_thread(lambda: reviser.look(self.coordinator.alive()))
+            if advice is None:
+                continue
+            self._say(advice.said)
+            if advice.follow is not None:
+                self.coordinator.follow(*advice.follow)
 
     # Called by the coordinator's threads
 

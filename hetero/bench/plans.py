@@ -17,8 +17,7 @@ from hetero.bench.quality import held_out, perplexity
 from hetero.bench.report import report
 from hetero.cluster.inventory import take_inventory
 from hetero.config import make_config
-from hetero.planning.fastest import Fastest
-from hetero.planning.planner import Planner
+from hetero.planning.planner import planner_of
 from hetero.planning.ranking import Entry, Ranker
 from hetero.workers.engines.registry import find_engine
 from hetero.workers.runtime.loading import settings_of
@@ -60,7 +59,7 @@ def _pair(target: str, draft: str, settings: Settings, console: Console) -> list
 
     values = {"target": target, "draft": draft, "context": 2048, "parallel": settings.streams}
     config, inventory = make_config(values), take_inventory()
-    planner = Planner(config, inventory, Fastest(inventory.memory, config.weights, config.kv_cache, say))
+    planner = planner_of(config, inventory, say)
     ranking = Ranker(config, inventory, planner, say).rank()
     entries = ranking.entries[: settings.most]
     if all(entry.candidate.drafter is not None for entry in entries):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +32,12 @@ def make_plan(config: Config, inventory: Inventory, nodes: Sequence[Node] = ()) 
     """The plan of a Config on this machine, or on the ``nodes`` of a cluster. Raises HeteroError, one line, before
     weights load."""
     return Planner(config, inventory).plan(nodes)
+
+
+def planner_of(config: Config, inventory: Inventory, say: Callable[[str], None], measure: bool = True) -> Planner:
+    """One that takes the fastest engine wherever none is named; ``say`` is told what takes its time; ``measure``:
+    whether an engine may be tried for that. Raises HeteroError."""
+    return Planner(config, inventory, Fastest(inventory.memory, config.weights, config.kv_cache, say, measure))
 
 
 class Planner:

@@ -34,7 +34,7 @@ _BUSY = 0.9  # a device that works for more of its time is what limits a plan
 class Entry:
     """A plan with what it would do. ``together``: tokens a second of ``streams`` at once; ``first``: seconds to the
     first token of a prompt of 512; ``load``: seconds until both are loaded; ``share`` of the verifier bound; ``limit``:
-    what holds it back."""
+    what holds it back; ``duet``: what was foreseen of it."""
 
     candidate: Candidate
     plan: Plan
@@ -45,6 +45,7 @@ class Entry:
     load: float
     share: float
     limit: str
+    duet: Duet
 
     @property
     def rate(self) -> float:
@@ -121,7 +122,7 @@ class Ranker:
         prefill, load = trials[0].prefill, max(trial.load for trial in trials)
         first = _PROMPT / prefill if prefill else 0.0
         share, limit = forecast.rate / bound(duet), _limit(forecast, duet)
-        return Entry(candidate, plan, forecast, together.rate, streams, first, load, share, limit)
+        return Entry(candidate, plan, forecast, together.rate, streams, first, load, share, limit, duet)
 
     def _layers(self, gpu: Gpu, beside: bool) -> int:
         """How many of the target's layers a GPU can hold, beside the drafter or not; -1: all, or it does not tell."""

@@ -9,8 +9,7 @@ from rich.table import Table
 
 from hetero.cluster.inventory import take_inventory
 from hetero.config import Config
-from hetero.planning.fastest import Fastest
-from hetero.planning.planner import Planner
+from hetero.planning.planner import planner_of
 from hetero.planning.ranking import Entry, Ranker, Ranking
 
 
@@ -120,8 +119,7 @@ def show(config: Config, as_json: bool, dry: bool, console: Console) -> None:
         Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
 
     inventory = take_inventory()
-    fastest = Fastest(inventory.memory, config.weights, config.kv_cache, say, measure=not dry)
-    ranking = Ranker(config, inventory, Planner(config, inventory, fastest), say, dry).rank()
+    ranking = Ranker(config, inventory, planner_of(config, inventory, say, measure=not dry), say, dry).rank()
     if as_json:
         rejected = [{"plan": what, "why": why} for what, why in ranking.rejected]
         agreement = {"alpha": round(ranking.agreement.alpha, 3), "assumed": ranking.agreement.assumed}

@@ -18,6 +18,7 @@ from hetero.cluster.inventory import take_inventory
 from hetero.config import make_config
 from hetero.gateway.app import make_app
 from hetero.gateway.door.connections import options
+from hetero.placed import Placed
 from hetero.planning.planner import Planner
 from hetero.serve import options_of
 from hetero.session import Session
@@ -46,7 +47,7 @@ class RunningServer:
     async def _main(self) -> None:
         self._stop = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self.session = Session(self.plan, self.planner, self.cluster, self.events.append)
+        self.session = Session(Placed(self.plan, self.planner, self.cluster), self.events.append)
         self.served = self.session.gateway_state(self.plan, options_of(self.config, self.plan))
         app = make_app(self.served)
         server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off", **options()))

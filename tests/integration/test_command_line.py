@@ -119,7 +119,7 @@ def test_a_vocabulary_mismatch_is_told_before_weights_load(tmp_path):
 def test_too_little_memory_is_told(monkeypatch):
     from hetero.placement.device import Inventory
 
-    monkeypatch.setattr("hetero.cluster.inventory.take_inventory", lambda: Inventory((0, 1), 100 << 20))
+    monkeypatch.setattr("hetero.placed.take_inventory", lambda: Inventory((0, 1), 100 << 20))
     found = run("serve")
     assert found.exit_code == 1 and "GiB" in found.stderr and "--context" in found.stderr
 

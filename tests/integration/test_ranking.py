@@ -4,43 +4,21 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 from helpers.builtin_pair import TARGET
+from helpers.foreseen import TEXT, ranked, trial
 
 from hetero.cli import main
-from hetero.config import make_config
 from hetero.errors import HeteroError
 from hetero.placement.device import Gpu, Inventory
 from hetero.placement.topology import Core, Topology
-from hetero.planning.planner import Planner
-from hetero.planning.profiles import Profiles
-from hetero.planning.ranking import Ranker, Ranking
+from hetero.planning.ranking import Ranking
 from hetero.planning.table import rows_of, verdict
 from hetero.planning.trials import running, tried
 from hetero.workers.runtime.spec import WorkerSpec
-from hetero.workers.runtime.trial import Request, Trial
-
-TWO = Inventory((0, 1), 64 << 30)
-ENGINES = {"target_engine": "llama_cpp", "draft_engine": "llama_cpp"}
-TEXT = [n % 7 for n in range(200)]
-
-
-def trial(first: float, more: float, agreed: float = 0.0) -> Trial:
-    """Of ``first`` seconds for a row and ``more`` for each further one; a drafter's first choice is right at ``agreed``
-    of the positions."""
-    hits = [n * 37 % 100 < 100 * agreed for n in range(len(TEXT))]
-    return Trial(
-        {rows: first + more * (rows - 1) for rows in (1, 2, 4, 8, 16)}, 1e-5, 100.0, 1.0, 1 << 20,
-        samples=[3] * len(TEXT), candidates=[([3, 4], [2.0, 2.0]) if hit else ([4, 5], [0.1, 0.1]) for hit in hits],
-    )  # fmt: skip
-
-
-def ranked(monkeypatch, target: Trial, drafter: Trial, inventory: Inventory = TWO, **settings) -> Ranking:
-    monkeypatch.setattr(Profiles, "of", lambda self, placement, *company: {
-        "target": target, "drafter": drafter}[placement.spec.role])  # fmt: skip
-    config = make_config({"parallel": 1, **ENGINES, **settings})
-    return Ranker(config, inventory, Planner(config, inventory), lambda line: None).rank()
+from hetero.workers.runtime.trial import Request
 
 
 def names(ranking: Ranking) -> list[str]:
@@ -100,8 +78,15 @@ def test_an_engine_is_tried_alone_and_beside_another():
     found = tried(Request(spec, [1, 4], TEXT))
     assert found is not None and set(found.forward) == {1, 4} and found.prefill > 0 and found.memory > 0
     assert len(found.candidates) == len(TEXT) - 1 and len(found.candidates[0][0]) > 1 and not found.samples
-    with running(Request(spec, [1])):
-        beside = tried(Request(spec, [1], thorough=False))
+    with running(Request(spec, [1], company="beside")) as partner:
+        assert partner.begun
+        beside = tried(Request(spec, [1], thorough=False, company="beside"))
+    with running(Request(spec, [1], company="turns")) as partner:
+        turns = tried(Request(spec, [1, 2], thorough=False, company="turns"), partner)
+    assert turns is not None and set(turns.forward) == {1, 2} and not turns.candidates
+    gone = msgspec.structs.replace(spec, model="/nowhere.gguf")
+    with running(Request(gone, [1])) as partner:
+        assert not partner.begun
     assert beside is not None and beside.forward[1] > 0 and not beside.candidates
     assert tried(Request(WorkerSpec("target", str(TARGET.parent), "torch", "off", 0, context=64), [1])) is None
 

@@ -87,6 +87,30 @@ def test_a_worker_that_ends_by_itself_is_started_again(exact):
     exact.settled()
 
 
+def test_another_strategy_in_mid_stream_changes_no_text(exact):
+    """As a plan that is revised does; whoever is born again goes on by it."""
+    calm = streams(exact, 400, [41, 42])
+    drafted = exact.status("drafter").forwards
+
+    def revise() -> None:
+        for name, gamma in (("ahead", 0), ("off", 0), ("pearl", 0), ("serial", 2)):
+            exact.session.coordinator.follow(name, gamma)
+            before = exact.status("target").forwards
+            while exact.status("target").active and exact.status("target").forwards < before + 10:
+                time.sleep(0.02)
+        exact.kill("drafter")
+
+    stormy = streams(exact, 400, [41, 42], meanwhile=revise)
+    assert [text for text, _ in stormy] == [text for text, _ in calm]
+    exact.settled()
+    again = streams(exact, 100, [41])
+    assert again[0][0] == calm[0][0][: len(again[0][0])]
+    timings = again[0][1]["timings"]
+    assert timings["draft_n"] <= 2 * timings["target_forwards_n"]  # of two each
+    assert drafted > 0 and exact.status("drafter").forwards > 0
+    exact.session.coordinator.follow("serial", 4)
+
+
 def test_a_gateway_that_was_silent_resumes_what_the_verifier_let_go(exact):
     calm = streams(exact, 400, [5])
     client = exact.session.client

@@ -33,7 +33,8 @@ class WorkerStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``phase``: where the worker stands, with its ``failure`` in one line; ``endpoint``, ``public``: where a verifier
     listens, and its key (hex); ``turned_away``: peers without a known key; ``active``, ``waiting``: sequences;
     ``cells``: KV cells held when it was last idle; ``prefixes``: cached ones, with their tokens; ``memory`` in bytes;
-    ``busy_s``: seconds its engine worked; ``fetched``: bytes of its model that came from another machine;
+    ``busy_s``: seconds its engine worked; ``forwards``: of windows or leaves, with their ``rows`` and ``forward_s``
+    seconds; ``fetched``: bytes of its model that came from another machine;
     ``repacked``: the share of it that its engine has made ready; ``landings``: where commits came down on Mirror-SD's
     branches."""
 
@@ -57,6 +58,9 @@ class WorkerStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dropped: int
     memory: int
     busy_s: float
+    forwards: int
+    rows: int
+    forward_s: float
     fetched: int
     repacked: float
     early_exit: bool

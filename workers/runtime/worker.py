@@ -63,6 +63,7 @@ class Worker:
         self._endpoint = ""
         self._loaded_s = 0.0
         self._busy = 0.0  # seconds the engine worked
+        self._forwards = 0, 0, 0.0  # of windows or leaves: how many, their rows and seconds; replaced whole
         self._repacked = 0.0  # share of the model that is ready
         self._fetched = 0  # bytes of the model that came from another machine
         self._cells = 0  # KV cells held when the worker was last idle
@@ -107,6 +108,9 @@ class Worker:
             dropped=self._drops.count + (machine.dropped if machine is not None else 0),
             memory=int(psutil.Process().memory_info().rss),
             busy_s=self._busy,
+            forwards=self._forwards[0],
+            rows=self._forwards[1],
+            forward_s=self._forwards[2],
             fetched=self._fetched,
             repacked=self._repacked,
             early_exit=engine.limits.early_exit if engine is not None else False,
@@ -292,6 +296,9 @@ class Worker:
             self._cells = engine.used_cells
         elapsed = time.monotonic() - began
         self._busy += elapsed
+        if isinstance(job.forward, Extend) and not isinstance(outcome, EngineError):
+            count, rows, seconds = self._forwards
+            self._forwards = count + 1, rows + job.rows, seconds + elapsed
         return outcome, elapsed
 
     def _early_exit(self, early: Outcome) -> None:

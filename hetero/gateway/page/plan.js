@@ -14,6 +14,7 @@ export async function showPlan(box) {
   entry("strategy", plan.strategy + (plan.gamma ? ` ${plan.gamma}` : ""));
   for (const {role, device, engine, model, memory, memory_planned} of plan.roles)
     entry(role, `${model}, ${engine} on ${device}, ${((memory || memory_planned) / GIB).toFixed(1)} GiB`);
+  if (plan.revised?.proposed) entry("proposed", plan.revised.proposed);
   for (const each of plan.foreseen.slice(0, 6)) {
     const drafter = each.drafter ? `, drafter ${each.drafter}` : "";
     entry(`${each.strategy}${each.gamma ? ` ${each.gamma}` : ""}: target ${each.target}${drafter}`,

@@ -38,6 +38,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(ge=-1, le=10_000, description="Layers of the target that its GPU holds, the CPU has the rest (llama_cpp). "
              "-1: all."),
     ] = -1  # fmt: skip
+    draft_group: Annotated[
+        int,
+        Meta(ge=1, le=64, description="Layers of the drafter whose attentions run at once for draft tokens: "
+             "layer-parallel drafting as in EasySpec (torch). 1: none."),
+    ] = 1  # fmt: skip
     target_engine: Annotated[str, Meta(description=f"{_ENGINES}. Default: {_DEFAULTS}.")] = ""
     draft_engine: Annotated[str, Meta(description="The drafter's engine, likewise.")] = ""
     strategy: Annotated[

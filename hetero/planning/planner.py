@@ -232,8 +232,11 @@ class Planner:
         config = self._config
         field = "target_engine" if role == "target" else "draft_engine"
         form, here = GGUF if model.is_gguf else SAFETENSORS, device.node is None
+        group = config.draft_group if role == "drafter" else 1
         if engine:
             chosen = find_engine(engine, field)
+        elif group > 1:
+            chosen = next(entry for entry in ENGINES.values() if entry.layer_parallel)
         elif self._fastest is not None and here and device.is_cpu and not exact:
             # (Exact texts are one engine's: which it is must not hang on what was measured, nor on the strategy.)
             rows = 1 if role == "drafter" or self._strategy == "off" else _WINDOW
@@ -245,6 +248,9 @@ class Planner:
             raise ConfigError(f"{field}: {chosen.name} runs {runs}; {model.path} is {form}: use torch")
         if (reason := chosen.objection(device.kind, here)) is not None:
             raise ConfigError(f"{field}: {reason}")
+        if group > 1 and not chosen.layer_parallel:
+            able = ", ".join(entry.name for entry in ENGINES.values() if entry.layer_parallel)
+            raise ConfigError(f"draft_group: {chosen.name} cannot run layers in parallel: take --draft-engine {able}")
         layers = self._gpu_layers(role, chosen, device)
         shared = self._inventory.topology.fast if layers >= 0 and here else ()
         dtype = torch_dtype(device, exact)
@@ -266,7 +272,8 @@ class Planner:
             dtype=dtype,
             weights=config.weights,
             kv_cache=kept,
-            exact=exact,
+            group=group,
+            exact=exact and group == 1,
             cached=(config.prefix_cache << 20) // cell,
             **{"ports": _ports(config.worker_ports), **own},  # type: ignore[arg-type]
         )

@@ -110,7 +110,7 @@ def test_what_is_not_finite_harms_neither_others_nor_the_next(plain):
     made.prefill(2, [3, 4, 5])
     slot = made._slots[1].slot
     for cache in (made._keys, made._values):
-        cache[:, slot, :, 2:] = float("nan")
+        cache[slot, :, :, 2:] = float("nan")
     assert np.isnan(made.extend([Row(1, 1, 0, 6)]).logits(0)).any()
     assert np.isfinite(made.extend([Row(2, 1, 0, 6)]).logits(0)).all()
     made.close(1)

@@ -38,6 +38,7 @@ class Faults:
     drafter_crash: float | None = None
     verifier_crash: float | None = None
     adversary: bool = False  # drafts are overwritten with nonsense
+    guesses: bool = False  # the drafter's draft tokens are only good until the next commit
     revised: float | None = None  # mean seconds between other strategies that all are told to follow
 
 
@@ -143,7 +144,12 @@ class World:
         return device
 
     def _drafter(self, agreement: float) -> TableSpec:
-        return replace(drafter_spec(self._target, agreement), fault=self._fault, context=self._draft_context)
+        return replace(
+            drafter_spec(self._target, agreement),
+            fault=self._fault,
+            context=self._draft_context,
+            lasting=not self.faults.guesses,
+        )
 
     def _fault(self, number: int, tokens: list[int]) -> str | None:
         if self.random.random() < self.faults.engine:

@@ -105,6 +105,7 @@ KINDS = {
     "failing": (0.9, Faults(engine=0.2)),
     "crashing": (0.9, Faults(drafter_crash=0.4)),
     "verifier crashing": (0.9, Faults(verifier_crash=1.0)),
+    "guesses do not last": (0.9, Faults(guesses=True, jitter=0.01)),
     "revised": (0.8, Faults(revised=0.3)),
     "everything": (
         0.9,
@@ -116,13 +117,14 @@ KINDS = {
             drafter_crash=0.7,
             verifier_crash=1.5,
             adversary=True,
+            guesses=True,
             revised=0.7,
         ),
     ),
 }
 
 
-QUICK = ("absent", "revised", "everything")
+QUICK = ("absent", "guesses do not last", "revised", "everything")
 
 
 @pytest.mark.parametrize("strategy", list(NAMES))

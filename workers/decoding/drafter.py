@@ -335,7 +335,7 @@ class Drafter:
             return
         if not sequence.prefix.complete:  # more was committed meanwhile
             return
-        cursor = KvCursor(sequence.id, sequence.prefix.evaluated - 1, sequence.tokens[-1])
+        cursor = KvCursor(sequence.id, sequence.prefix.evaluated - 1, sequence.tokens[-1], self._limits.lasting)
         calibration = self._calibrations[sequence.sampled]
         growth = Growth(cursor, make_expansion(self._strategy, cursor.tree, calibration, self._ends))
         sequence.growth = growth

@@ -13,10 +13,12 @@ class KvCursor:
     """A tree and the engine's place in it.
 
     ``pending`` are committed nodes beyond the engine's tip, oldest first: some may be evaluated already (they
-    only need a commit), the others are the first rows of the next forward.
+    only need a commit), the others are the first rows of the next forward. Where guesses do not last
+    (``EngineLimits.lasting``), only what was evaluated as a committed token counts for the former, and a commit costs
+    all draft tokens their KV.
     """
 
-    def __init__(self, seq: int, position: int, token: int) -> None:
+    def __init__(self, seq: int, position: int, token: int, lasting: bool = True) -> None:
         """At the end of a prefix of ``position`` + 1 tokens that ends with ``token``."""
         self.seq = seq
         self.tree = DraftTree(position, token)
@@ -24,6 +26,8 @@ class KvCursor:
         self._tokens: dict[int, int] = {}  # of pending nodes: a re-rooted tree forgets them
         self._tip = 0
         self._evaluated: set[int] = set()
+        self._lasting = lasting
+        self._sent: set[int] = set()  # pending nodes that were rows of a forward, where guesses do not last
         self._moved = False  # whether the tree was re-rooted since the last ``keep``
 
     def commit(self, token: int) -> int:
@@ -44,20 +48,26 @@ class KvCursor:
 
     def keep(self, *, drafts: bool) -> Keep | None:
         """The engine commit due before the next forward, if any; without ``drafts`` all of them lose their KV."""
-        due = bool(self.pending) and self.pending[0] in self._evaluated
+        due = bool(self.pending) and self._good(self.pending[0])
         if drafts and not self._moved and not due:
             return None
+        drafts = drafts and (self._lasting or not self._moved)
         self._moved = False
         tip = self._tip
-        while self.pending and self.pending[0] in self._evaluated:
+        while self.pending and self._good(self.pending[0]):
             self._tip = self.pending.pop(0)
             self._evaluated.remove(self._tip)
+            self._sent.discard(self._tip)
             del self._tokens[self._tip]
         alive = frozenset(node for node in self._evaluated if drafts and node in self.tree)
         if self._tip == tip and len(alive) == len(self._evaluated):
             return None
         self._evaluated = set(alive)
         return Keep(self.seq, self._tip, alive)
+
+    def _good(self, node: int) -> bool:
+        """Whether a pending node's KV is good for what comes after it."""
+        return node in self._evaluated and (self._lasting or node in self._sent)
 
     def settle(self) -> tuple[Keep, int]:
         """The commit that leaves the engine with committed tokens only, and how many of prompt and output those are."""
@@ -86,8 +96,10 @@ class KvCursor:
         rows = []
         parent = self._tip
         for node in self.pending:
-            rows.append(Row(self.seq, node, parent, self._tokens[node]))
+            rows.append(Row(self.seq, node, parent, self._tokens[node], committed=True))
             parent = node
+        if not self._lasting:
+            self._sent.update(self.pending)
         for draft in drafts:
             node_ = self.tree[draft]
             rows.append(Row(self.seq, draft, node_.parent, node_.token))

@@ -17,12 +17,14 @@ from hetero.workers.sampling.sampler import Candidates, Sampler
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One token to evaluate: ``node`` of sequence ``seq`` below ``parent``."""
+    """One token to evaluate: ``node`` of sequence ``seq`` below ``parent``; ``committed``: it is no guess, so that an
+    engine whose guesses are not exact evaluates it exactly."""
 
     seq: int
     node: int
     parent: int
     token: int
+    committed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,9 @@ class EngineLimits:
     ``prefill``; ``sequences``: open at once; ``exact``: whether it runs in exact mode (chains of one sequence
     a forward); ``draft_nodes``: evaluated nodes a sequence may hold below its committed ones; ``branches``: how many of
     them may be leaves, over all sequences; ``early_exit``: whether ``extend`` hands out an early exit; ``prefixes``:
-    whether it can keep those of sequences.
+    whether it can keep those of sequences; ``lasting``: whether what a draft token left in the cache is good once the
+    token is committed, and for those below it. Where it is not, it is only good until the next commit: what is
+    committed then is evaluated again.
     """
 
     vocabulary: int
@@ -46,6 +50,7 @@ class EngineLimits:
     branches: int = 1 << 20
     early_exit: bool = False
     prefixes: bool = True
+    lasting: bool = True
 
 
 class Outcome(Protocol):

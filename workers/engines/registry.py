@@ -34,7 +34,8 @@ class EngineSettings:
     """What to load, and how. ``gpu``: the kind of the one GPU the process sees, or "" for the CPU, which holds the
     layers beyond ``gpu_layers`` (-1: none); ``draft_nodes``:
     evaluated draft tokens a sequence may hold; ``dtype`` and ``graphs`` (on CUDA) are torch's;
-    ``weights`` (what becomes of 16-bit floats) is octet's; ``kv_cache``: how the numbers of the cache are kept."""
+    ``weights`` (what becomes of 16-bit floats) is octet's; ``group``: layers whose attentions run at once for guesses;
+    ``kv_cache``: how the numbers of the cache are kept."""
 
     path: Path
     threads: int = 1
@@ -48,6 +49,7 @@ class EngineSettings:
     graphs: bool = True
     weights: str = "as-is"
     kv_cache: KvCache = F16
+    group: int = 1
     progress: Progress = unheard
 
 
@@ -59,7 +61,7 @@ class EngineEntry:
     when it can; ``weight_bytes(shape, dtype)``: what a model's weights take in memory; ``kv_width(dtype, kept)``: bytes
     of a number in its KV cache; ``kv_caches``: how it can keep those; ``always_exact``: a row's bits do not depend on
     what shares its forward; ``gpus``: whether any GPU will do; ``splits``: whether one may
-    hold some of the layers, and the CPU the rest.
+    hold some of the layers, and the CPU the rest; ``layer_parallel``: whether guesses may run layers in parallel.
     """
 
     name: str
@@ -74,6 +76,7 @@ class EngineEntry:
     always_exact: bool = False
     gpus: bool = True
     splits: bool = False
+    layer_parallel: bool = False
     package: str = ""  # the import it needs, and
     extra: str = ""  # what of hetero brings it
     variant: Callable[[], str] = lambda: ""  # which of its kinds this machine gets
@@ -136,6 +139,7 @@ def _load_torch(settings: EngineSettings) -> Engine:
         settings.context,
         exact=settings.exact,
         draft_nodes=settings.draft_nodes,
+        group=settings.group,
     )
     return TorchEngine(settings.path, own, CudaGraphs() if settings.graphs and device == "cuda:0" else None)
 
@@ -202,6 +206,7 @@ _ENTRIES = (
         weight_bytes=lambda shape, dtype: shape.parameters * _WIDTHS[dtype],  # GGUF, too, is unpacked
         kv_width=lambda dtype, kept: _WIDTHS[dtype],
         kv_caches=(F16,),
+        layer_parallel=True,
         package="torch",
         extra="torch",
     ),

@@ -15,7 +15,7 @@ import numpy as np
 from hetero.workers.engines.base import EngineLimits, OnEarlyExit, Outcome, Row
 from hetero.workers.engines.kv_slots import saved_under
 from hetero.workers.engines.ledger import Ledger, entered
-from hetero.workers.errors import Aborted, TooManyLeaves, UnknownNode
+from hetero.workers.errors import Aborted, EngineError, TooManyLeaves, UnknownNode
 from hetero.workers.sampling.logits_processors import Logits
 
 _MASK = (1 << 64) - 1
@@ -27,7 +27,8 @@ class TableSpec:
 
     ``latency`` is called with the number of rows of a forward and returns seconds; ``fault`` with the number
     of the forward (from 0) and the rows' tokens, and may raise EngineError or return "nan" to spoil the logits.
-    ``early``: agreement of the early exit's logits with the final ones (0: there is none).
+    ``early``: agreement of the early exit's logits with the final ones (0: there is none); ``lasting``: as in
+    ``EngineLimits``, where it is not, a commit of what was a guess when it was evaluated is refused.
     """
 
     vocabulary: int = 64
@@ -40,6 +41,7 @@ class TableSpec:
     chunk: int = 512
     draft_nodes: int = 512
     early: float = 0.0
+    lasting: bool = True
     latency: Callable[[int], float] | None = None
     fault: Callable[[int, list[int]], str | None] | None = None
 
@@ -57,6 +59,7 @@ class TableEngine:
             spec.sequences,
             draft_nodes=spec.draft_nodes,
             early_exit=spec.early > 0,
+            lasting=spec.lasting,
         )
         shape = (min(1024, (1 << 23) // spec.vocabulary), spec.vocabulary)
         own = np.random.default_rng([spec.seed, 1]).standard_normal(shape)
@@ -86,6 +89,7 @@ class TableEngine:
     def extend(self, rows: Sequence[Row], on_early_exit: OnEarlyExit | None = None) -> Outcome:
         with entered(rows, self.limits, self._open) as entries:
             for entry in entries:
+                entry.sequence.exact.update(row.node for row in entry.rows if row.committed)
                 for row in entry.rows:
                     entry.sequence.paths[row.node] = _step(entry.sequence.paths[row.parent], row.token)
             found = [self._sequences[row.seq].paths[row.node] for row in rows]
@@ -102,6 +106,9 @@ class TableEngine:
     def commit(self, seq: int, node: int, keep: Collection[int] = ()) -> None:
         sequence = self._open(seq)
         path, _ = sequence.ledger.commit(node, keep)
+        if not self.spec.lasting and not sequence.exact.issuperset(path):
+            raise EngineError(f"node {node} is committed as it was guessed")
+        sequence.exact.intersection_update(sequence.ledger.nodes)
         sequence.trail += [sequence.paths[n] for n in path]
         sequence.paths = {n: sequence.paths[n] for n in (node, *sequence.ledger.nodes)}
 
@@ -169,17 +176,20 @@ class TableEngine:
 
 @dataclass(slots=True)
 class _TableSequence:
-    """A sequence's books, the hash of the token path to each of its nodes, and that after each committed token."""
+    """A sequence's books, the hash of the token path to each of its nodes, and that after each committed token; which
+    nodes were committed when they were evaluated."""
 
     ledger: Ledger = field(default_factory=Ledger)
     paths: dict[int, int] = field(default_factory=lambda: {0: 0})
     trail: list[int] = field(default_factory=list)
+    exact: set[int] = field(default_factory=set)
 
     def undo(self, rows: Sequence[Row]) -> None:
         """Take rows back that were entered for a forward that failed."""
         self.ledger.undo(rows)
         for row in rows:
             self.paths.pop(row.node, None)
+            self.exact.discard(row.node)
 
 
 class _TableOutcome(Outcome):

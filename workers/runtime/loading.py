@@ -45,4 +45,5 @@ def settings_of(spec: WorkerSpec) -> EngineSettings:
         dtype=spec.dtype,
         weights=spec.weights,
         kv_cache=spec.kv_cache,
+        group=spec.group,
     )

@@ -35,6 +35,7 @@ NOT_THIS_MODEL = 3  # exit status
 DEPTH = 48  # tokens in the cache while rows are timed
 _REPEATS, _LEAST, _LONGEST = 12, 3, 1.0  # forwards of a width: most, least, and seconds of them
 _TURN = {"target": (1, 4), "drafter": (3, 1)}  # forwards of a role before it is the other's turn, and their rows
+_GUESSED = 4  # tokens guessed behind exact ones, where guesses are not exact
 _DEEP, _PATIENT = 1024, 6.0  # tokens of a deeper cache, if they come within so many seconds
 
 
@@ -198,6 +199,8 @@ class _Bench:
 
     def _text(self) -> tuple[list[int], list[tuple[list[int], list[float]]], float]:
         """What the text is thought to go on with at each of its tokens, and the speed of reading it."""
+        if self._drafts and not self._engine.limits.lasting and len(self._request.text) > 1:
+            return self._guesses()
         text, chunk = self._request.text, self._engine.limits.chunk
         samples: list[int] = []
         candidates: list[tuple[list[int], list[float]]] = []
@@ -216,6 +219,30 @@ class _Bench:
                     samples.append(seen)
         self._engine.close(1)
         return samples, candidates, (len(text) - 1) / seconds if len(text) > 1 else 0.0
+
+    def _guesses(self) -> tuple[list[int], list[tuple[list[int], list[float]]], float]:
+        """The same of an engine whose guesses are not exact: a few at a time, behind what is."""
+        text, found = self._request.text, list[tuple[list[int], list[float]]]()
+
+        def see(outcome: Outcome, row: int) -> None:
+            seen = self._seen(outcome, row, len(found) + 1)
+            assert isinstance(seen, Candidates)
+            found.append((seen.tokens, seen.confidences))
+
+        start, node = time.perf_counter(), 0
+        see(self._engine.prefill(1, text[:1]), 0)
+        for first in range(1, len(text) - 1, _GUESSED):
+            part, tip = text[first : min(first + _GUESSED, len(text) - 1)], node
+            for committed in (False, True):
+                rows = [Row(1, node + 1 + n, node + n if n else tip, token, committed) for n, token in enumerate(part)]
+                outcome = self._engine.extend(rows)
+                outcome.logits(len(rows) - 1)
+                for n in range(0 if committed else len(part)):
+                    see(outcome, n)
+                node += len(part)
+                self._engine.commit(1, node if committed else tip)
+        self._engine.close(1)
+        return [], found, (len(text) - 1) / (time.perf_counter() - start)
 
     def _deep(self, shallow: float, rate: float) -> tuple[float, float]:
         """Tokens of a long prompt a second, and what each token of the cache adds to a row; ``rate``, which is too low,

@@ -70,7 +70,7 @@ class Part:
 class Forward:
     """What the attention needs of the forward in flight."""
 
-    keys: Tensor  # [layers, slots, kv heads, cells, head size], as values
+    keys: Tensor  # [slots, layers, kv heads, cells, head size], as values
     values: Tensor
     parts: list[Part]
     exact: bool
@@ -97,7 +97,7 @@ def _tree_attention(
     heads, size = query.shape[1], query.shape[3]
     outputs = []
     for part in hetero.parts:
-        keys, values = hetero.keys[layer, part.slot], hetero.values[layer, part.slot]
+        keys, values = hetero.keys[part.slot, layer], hetero.values[part.slot, layer]
         keys[:, part.cells] = key[0, :, part.rows]
         values[:, part.cells] = value[0, :, part.rows]
         span, groups = part.mask.shape[1], keys.shape[0]
@@ -112,6 +112,30 @@ def _tree_attention(
         mixed = attend(grouped * scaling, keys[:, :span], values[:, :span], mask)
         outputs.append(mixed.view(heads, count, size).transpose(0, 1))
     return torch.cat(outputs)[None].contiguous(), None
+
+
+def attend_layers(forward: Forward, first: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    """Attentions of the layers from ``first`` on at once: [layers, heads or kv heads, rows, size] to
+    [layers, rows, heads * size]."""
+    if forward.aborted.is_set():
+        raise Aborted("the forward was aborted")
+    count, heads, _, size = query.shape
+    groups, layers = key.shape[1], slice(first, first + count)
+    outputs = []
+    for part in forward.parts:
+        keys, values = forward.keys[part.slot, layers], forward.values[part.slot, layers]
+        keys[:, :, part.cells] = key[:, :, part.rows]
+        values[:, :, part.cells] = value[:, :, part.rows]
+        rows, span = part.mask.shape
+        grouped = query[:, :, part.rows].reshape(count * groups, heads // groups * rows, size)
+        mixed = _attend(
+            grouped * scaling,
+            keys.flatten(0, 1)[:, :span],
+            values.flatten(0, 1)[:, :span],
+            part.mask.repeat(heads // groups, 1),
+        )
+        outputs.append(mixed.view(count, heads, rows, size).transpose(1, 2).reshape(count, rows, heads * size))
+    return torch.cat(outputs, dim=1)
 
 
 def _attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:

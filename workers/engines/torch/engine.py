@@ -9,8 +9,10 @@ import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,10 +21,11 @@ from torch import Tensor
 
 from hetero.workers.engines.base import EngineLimits, OnEarlyExit, Outcome, Row
 from hetero.workers.engines.kv_slots import Slots, SlotSequence, saved_under
-from hetero.workers.engines.ledger import entered, row_order
+from hetero.workers.engines.ledger import Entry, entered, row_order
 from hetero.workers.engines.torch.attention import BLOCK, Forward, Part, Seen
 from hetero.workers.engines.torch.checkpoint import exit_layer, load_model
 from hetero.workers.engines.torch.graphs import Record, Replays
+from hetero.workers.engines.torch.layer_parallel import guessing
 from hetero.workers.errors import EngineError, Unsupported
 from hetero.workers.sampling.logits_processors import Logits
 
@@ -41,6 +44,15 @@ class TorchSettings:
     chunk: int = 256
     exact: bool = False
     draft_nodes: int = 128  # evaluated draft tokens per sequence
+    group: int = 1  # layers whose attentions run at once for draft tokens (``layer_parallel``)
+
+
+@dataclass
+class _Course:
+    """One way through the layers: a model, and recorded forwards of it."""
+
+    model: Any
+    replays: Replays | None = None
 
 
 class TorchEngine:
@@ -57,7 +69,7 @@ class TorchEngine:
         kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self._capacity = -(-(settings.context + settings.draft_nodes) // BLOCK) * BLOCK
-        shape = (config.num_hidden_layers, settings.sequences, kv_heads, self._capacity + 1, size)
+        shape = (settings.sequences, config.num_hidden_layers, kv_heads, self._capacity + 1, size)
         self._keys = torch.zeros(shape, dtype=self._model.dtype, device=self._device)
         self._values = torch.zeros_like(self._keys)
         self.limits = EngineLimits(
@@ -68,17 +80,20 @@ class TorchEngine:
             sequences=settings.sequences,
             exact=settings.exact,
             draft_nodes=settings.draft_nodes,
-            early_exit=exit_layer(self._model) is not None,
+            early_exit=settings.group == 1 and exit_layer(self._model) is not None,
+            lasting=settings.group == 1,
         )
         self._slots = Slots(settings.sequences)
         self._saved: dict[int, tuple[Tensor, ...]] = {}
         self._aborted = threading.Event()
-        self._replays = None
+        self._true = self._guess = _Course(self._model)
+        if settings.group > 1:
+            self._guess = _Course(guessing(self._model, settings.group, self._tried))
         if record is not None and not settings.exact:
             weights = sum(p.numel() * p.element_size() for p in self._model.parameters())
-            self._replays = Replays(self._logits, record, self._keys, weights)
-        self.prefill(0, [0])  # an architecture that is not covered fails here, not in a request
-        self.close(0)
+            for course in (self._true, self._guess):
+                course.replays = Replays(partial(self._logits, course), record, self._keys, weights)
+        self._tried(self._model)  # an architecture that is not covered fails here, not in a request
 
     def prefill(self, seq: int, tokens: Sequence[int], every: bool = False) -> Outcome:
         held = self._slots.to_prefill(seq)
@@ -91,22 +106,24 @@ class TorchEngine:
         span = self._span(first + count)
         allowed = np.arange(span)[None, :] <= positions[:, None]
         seen = Seen(held.slot, positions, positions, allowed, np.arange(span))
-        logits = self._run([list(tokens)], [seen], 0 if every else 1)
+        logits = self._run(self._true, [list(tokens)], [seen], 0 if every else 1)
         self._slots.keep(seq, held)
         ledger.length += count
         return _TorchOutcome(logits)
 
     def extend(self, rows: Sequence[Row], on_early_exit: OnEarlyExit | None = None) -> Outcome:
         with entered(rows, self.limits, self._slots.__getitem__) as entries:
-            parts = [self._enter(entry.sequence, entry.rows, entry.positions) for entry in entries]
-            tokens = []
-            for entry, part in zip(entries, parts, strict=True):
-                padding = [0] * (len(part.cells) - len(entry.rows))
-                tokens.append([*(row.token for row in entry.rows), *padding])
-            order = row_order(entries)
-            with self._early(on_early_exit, order):
-                logits = self._run(tokens, parts, 0, replay=on_early_exit is None)
-        return _TorchOutcome(logits, order)
+            if self._guess is self._true:
+                order = row_order(entries)
+                with self._early(on_early_exit, order):
+                    logits = self._forward(self._true, entries, replay=on_early_exit is None)
+                return _TorchOutcome(logits, order)
+            # Calibration: what is committed becomes exact before anything is guessed below it.
+            exact = [part for entry in entries if (part := entry.part(committed=True)).rows]
+            guessed = [part for entry in entries if (part := entry.part(committed=False)).rows]
+            found = [self._forward(self._true, exact)] if exact else []
+            found += [self._forward(self._guess, guessed)] if guessed else []
+        return _TorchOutcome(torch.cat(found), row_order([*exact, *guessed]))
 
     def commit(self, seq: int, node: int, keep: Collection[int] = ()) -> None:
         held = self._slots[seq]
@@ -114,7 +131,7 @@ class TorchEngine:
         if old != new:
             source = torch.tensor(old, device=self._device)
             for cache in (self._keys, self._values):
-                cache[:, held.slot, :, new[0] : new[-1] + 1] = cache[:, held.slot, :, source]
+                cache[held.slot, :, :, new[0] : new[-1] + 1] = cache[held.slot][:, :, source]
 
     def close(self, seq: int) -> None:
         self._slots.close(seq)
@@ -122,7 +139,7 @@ class TorchEngine:
     def save_prefix(self, seq: int, key: int, length: int) -> None:
         slot = self._slots[seq].slot
         self._saved[key] = tuple(
-            cache[:, slot, :, :length].to("cpu", copy=True) for cache in (self._keys, self._values)
+            cache[slot, :, :, :length].to("cpu", copy=True) for cache in (self._keys, self._values)
         )
 
     def load_prefix(self, seq: int, key: int, length: int) -> None:
@@ -130,7 +147,7 @@ class TorchEngine:
         slot = self._slots.open(seq, length).slot
         self._clear(slot)
         for cache, kept in zip((self._keys, self._values), saved, strict=True):
-            cache[:, slot, :, :length] = kept[:, :, :length].to(self._device)
+            cache[slot, :, :, :length] = kept[:, :, :length].to(self._device)
 
     def drop_prefix(self, key: int) -> None:
         self._saved.pop(key, None)
@@ -139,7 +156,7 @@ class TorchEngine:
         self._aborted.set()
 
     def shutdown(self) -> None:
-        del self._model, self._keys, self._values, self._saved, self._replays
+        del self._model, self._true, self._guess, self._keys, self._values, self._saved
 
     @property
     def used_cells(self) -> int:
@@ -148,13 +165,13 @@ class TorchEngine:
     @property
     def replays(self) -> bool:
         """Whether forwards are replayed."""
-        return self._replays is not None and not self._replays.off
+        return self._true.replays is not None and not self._true.replays.off
 
     def _clear(self, slot: int) -> None:
         """Replays read cells that nobody sees, too, and no mask hides a NaN that a sequence before left there."""
-        if self._replays is not None:
-            self._keys[:, slot] = 0
-            self._values[:, slot] = 0
+        if self._true.replays is not None:
+            self._keys[slot] = 0
+            self._values[slot] = 0
 
     @contextmanager
     def _early(self, on_early_exit: OnEarlyExit | None, place: list[int]) -> Iterator[None]:
@@ -212,15 +229,34 @@ class TorchEngine:
         allowed[i, : held.ledger.length] = True
         allowed[i, held.path_cells(parent)] = True
 
+    def _forward(self, course: _Course, entries: Sequence[Entry[SlotSequence]], replay: bool = True) -> Tensor:
+        """Logits of the rows of some sequences, one sequence after another."""
+        parts = [self._enter(entry.sequence, entry.rows, entry.positions) for entry in entries]
+        tokens = []
+        for entry, part in zip(entries, parts, strict=True):
+            padding = [0] * (len(part.cells) - len(entry.rows))
+            tokens.append([*(row.token for row in entry.rows), *padding])
+        return self._run(course, tokens, parts, 0, replay)
+
+    def _tried(self, model: Any) -> Tensor:
+        """Logits [rows, vocabulary] that a model of this one's shape gives a few tokens."""
+        count = min(5, self.limits.context)
+        positions = np.arange(count)
+        span = self._span(count)
+        seen = Seen(0, positions, positions, np.arange(span)[None, :] <= positions[:, None], np.arange(span))
+        return self._run(_Course(model), [[n % self.limits.vocabulary for n in range(1, count + 1)]], [seen], 0)
+
     def _span(self, cells: int) -> int:
         return -(-cells // BLOCK) * BLOCK if self.limits.exact else cells
 
-    def _run(self, tokens: list[list[int]], seen: list[Seen], keep: int, replay: bool = False) -> Tensor:
+    def _run(
+        self, course: _Course, tokens: list[list[int]], seen: list[Seen], keep: int, replay: bool = False
+    ) -> Tensor:
         """Logits [rows, vocabulary] of a forward; ``keep``: of the last rows only, 0 means all."""
         self._aborted.clear()
         try:
             with torch.inference_mode():
-                logits = self._replays(tokens, seen) if self._replays is not None and replay else None
+                logits = course.replays(tokens, seen) if course.replays is not None and replay else None
                 if logits is None:
                     starts = np.cumsum([0, *(len(one.cells) for one in seen)])
                     where = np.concatenate([one.positions for one in seen])
@@ -229,16 +265,16 @@ class TorchEngine:
                         for one, first in zip(seen, starts, strict=False)
                     ]
                     ids = torch.tensor([list(chain(*tokens))], device=self._device)
-                    logits = self._logits(ids, torch.from_numpy(where)[None].to(self._device), parts, keep)
+                    logits = self._logits(course, ids, torch.from_numpy(where)[None].to(self._device), parts, keep)
                 if self._device.type == "cuda":  # wait here, on the engine's thread
                     torch.cuda.synchronize(self._device)
         except (RuntimeError, torch.OutOfMemoryError) as error:
             raise EngineError(f"the forward failed: {error}") from error
         return logits
 
-    def _logits(self, tokens: Tensor, positions: Tensor, parts: list[Part], keep: int = 0) -> Tensor:
+    def _logits(self, course: _Course, tokens: Tensor, positions: Tensor, parts: list[Part], keep: int = 0) -> Tensor:
         forward = Forward(self._keys, self._values, parts, self.limits.exact, self._aborted)
-        found: Tensor = self._model(
+        found: Tensor = course.model(
             input_ids=tokens, position_ids=positions, use_cache=False, logits_to_keep=keep, hetero=forward
         ).logits[0]
         return found

@@ -13,6 +13,10 @@ class EngineError(HeteroError):
     """A forward or a cache operation failed; the engine's state is as it was before the call."""
 
 
+class EngineLost(EngineError):
+    """The engine cannot go on: its worker ends, and another takes its place."""
+
+
 class Unsupported(EngineError):
     """The engine cannot do this at all (recurrent memory that cannot roll back, a tree in exact mode)."""
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import transformers
+from transformers.distributed import DistributedConfig
 
 from hetero.workers.errors import ModelError, Unsupported
 from hetero.workers.models.directory import check_directory
@@ -22,8 +23,10 @@ def exit_layer(model: Any) -> torch.nn.Module | None:
     return layers[len(layers) // 2 - 1]
 
 
-def load_model(path: Path, dtype: str) -> Any:
-    """A causal language model from a GGUF file or a safetensors directory; never runs code from the model."""
+def load_model(path: Path, dtype: str, parts_of: int = 1) -> Any:
+    """A causal language model from a GGUF file or a safetensors directory; never runs code from the model.
+
+    ``parts_of``: ranks that share it by transformers' own tensor-parallel plan, of which this is one."""
     if path.is_dir():
         check_directory(path)
         where, more = path, dict[str, Any](use_safetensors=True)
@@ -34,6 +37,8 @@ def load_model(path: Path, dtype: str) -> Any:
                 "join them with llama-gguf-split --merge"
             )
         where, more = path.parent, {"gguf_file": path.name}
+    if parts_of > 1:
+        more["distributed_config"] = DistributedConfig(tp_size=parts_of)
     try:
         model = transformers.AutoModelForCausalLM.from_pretrained(
             where,

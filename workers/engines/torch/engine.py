@@ -24,8 +24,9 @@ from hetero.workers.engines.kv_slots import Slots, SlotSequence, saved_under
 from hetero.workers.engines.ledger import Entry, entered, row_order
 from hetero.workers.engines.torch.attention import BLOCK, Forward, Part, Seen
 from hetero.workers.engines.torch.checkpoint import exit_layer, load_model
+from hetero.workers.engines.torch.collectives import Team
 from hetero.workers.engines.torch.graphs import Record, Replays
-from hetero.workers.engines.torch.layer_parallel import guessing
+from hetero.workers.engines.torch.layer_parallel import guessing, shared
 from hetero.workers.errors import EngineError, Unsupported
 from hetero.workers.sampling.logits_processors import Logits
 
@@ -58,15 +59,23 @@ class _Course:
 class TorchEngine:
     """One transformers model with its KV cache."""
 
-    def __init__(self, path: Path, settings: TorchSettings, record: Record | None = None) -> None:
+    def __init__(
+        self, path: Path, settings: TorchSettings, record: Record | None = None, team: Team | None = None
+    ) -> None:
         """Load. Raises ModelError for files that cannot be loaded safely, Unsupported for unfit architectures.
 
-        ``record`` makes ``extend`` replay forwards of fixed shapes (not in exact mode).
+        ``record`` makes ``extend`` replay forwards of fixed shapes (not in exact mode); ``team``: who else runs a part
+        of this engine, and makes the same calls.
         """
         self._device = torch.device(settings.device)
-        self._model = load_model(path, settings.dtype).to(self._device)
+        self._model = load_model(path, settings.dtype, team.size if team is not None and team.tensor else 1)
+        self._model = self._model.to(self._device)
         config = self._model.config.get_text_config()
         kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        if team is not None and team.tensor:
+            if kv_heads % team.size or config.num_attention_heads % team.size:
+                raise Unsupported(f"{path.name} has {kv_heads} heads of keys: they cannot be shared among {team.size}")
+            kv_heads //= team.size
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self._capacity = -(-(settings.context + settings.draft_nodes) // BLOCK) * BLOCK
         shape = (settings.sequences, config.num_hidden_layers, kv_heads, self._capacity + 1, size)
@@ -80,20 +89,23 @@ class TorchEngine:
             sequences=settings.sequences,
             exact=settings.exact,
             draft_nodes=settings.draft_nodes,
-            early_exit=settings.group == 1 and exit_layer(self._model) is not None,
+            early_exit=settings.group == 1 and team is None and exit_layer(self._model) is not None,
             lasting=settings.group == 1,
         )
         self._slots = Slots(settings.sequences)
         self._saved: dict[int, tuple[Tensor, ...]] = {}
         self._aborted = threading.Event()
         self._true = self._guess = _Course(self._model)
-        if settings.group > 1:
+        if team is not None and not team.tensor:
+            self._true = _Course(shared(self._model, 1, team))
+            self._guess = _Course(shared(self._model, settings.group, team))
+        elif settings.group > 1:
             self._guess = _Course(guessing(self._model, settings.group, self._tried))
         if record is not None and not settings.exact:
             weights = sum(p.numel() * p.element_size() for p in self._model.parameters())
             for course in (self._true, self._guess):
                 course.replays = Replays(partial(self._logits, course), record, self._keys, weights)
-        self._tried(self._model)  # an architecture that is not covered fails here, not in a request
+        self._tried(self._true.model)  # an architecture that is not covered fails here, not in a request
 
     def prefill(self, seq: int, tokens: Sequence[int], every: bool = False) -> Outcome:
         held = self._slots.to_prefill(seq)
@@ -166,6 +178,10 @@ class TorchEngine:
     def replays(self) -> bool:
         """Whether forwards are replayed."""
         return self._true.replays is not None and not self._true.replays.off
+
+    def length(self, seq: int) -> int:
+        """Tokens of a sequence that are committed."""
+        return self._slots[seq].ledger.length
 
     def _clear(self, slot: int) -> None:
         """Replays read cells that nobody sees, too, and no mask hides a NaN that a sequence before left there."""

@@ -20,23 +20,22 @@ import torch
 from torch import Tensor, nn
 
 from hetero.workers.engines.torch.attention import Forward, attend_layers
+from hetero.workers.engines.torch.collectives import Team
 from hetero.workers.errors import Unsupported
 
 Layers: TypeAlias = Sequence[Any]  # decoder layers of transformers
-# What becomes of the attentions' outputs of a group, by layer: those that others computed are added.
-Gather: TypeAlias = Callable[[dict[int, Tensor], int], Sequence[Tensor]]
 
 
 class Group(nn.Module):  # type: ignore[misc]
     """Layers in place of one."""
 
-    def __init__(self, layers: Layers, own: Sequence[int] | None = None, gather: Gather | None = None) -> None:
-        """``own``: which of the layers' attentions run here (None: all); ``gather`` brings the others'."""
+    def __init__(self, layers: Layers, team: Team | None = None) -> None:
+        """``team``: who runs which layers' attentions; None: all run here."""
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.attention_type = getattr(layers[0], "attention_type", None)  # models ask a layer for it
-        self._own = range(len(layers)) if own is None else own
-        self._gather = gather
+        self._numbers = [layer.self_attn.layer_idx for layer in layers]
+        self._team = team
 
     def forward(self, hidden_states: Tensor, **more: Any) -> Tensor:
         """Shapes [1, rows, width], as of a layer."""
@@ -52,11 +51,11 @@ class Group(nn.Module):  # type: ignore[misc]
 
     def _mixed(self, hidden: Tensor, more: dict[str, Any]) -> Sequence[Tensor] | dict[int, Tensor]:
         """What each attention makes of the group's input."""
-        found = {}
-        for at in self._own:
-            layer = self._parts[at]
-            found[at] = layer.self_attn(hidden_states=layer.input_layernorm(hidden), **more)[0]
-        return found if self._gather is None else self._gather(found, len(self.layers))
+        team, found = self._team, {}
+        for at, layer in enumerate(self._parts):
+            if team is None or team.owner(self._numbers[at]) == team.rank:
+                found[at] = layer.self_attn(hidden_states=layer.input_layernorm(hidden), **more)[0]
+        return found if team is None else team.gather(found, self._numbers, hidden)
 
 
 class BatchedGroup(Group):
@@ -128,6 +127,11 @@ def layer_parallel(model: Any, size: int, make: Callable[[Layers], nn.Module]) -
     other_body._modules["layers"] = nn.ModuleList([*found, layers[-1]])
     other._modules["model"] = other_body
     return other
+
+
+def shared(model: Any, size: int, team: Team) -> Any:
+    """``layer_parallel`` over a team; with ``size`` 1 it is the model itself."""
+    return layer_parallel(model, size, lambda layers: Group(layers, team))
 
 
 def guessing(model: Any, size: int, tried: Callable[[Any], Tensor]) -> Any:

@@ -43,6 +43,15 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(ge=1, le=64, description="Layers of the drafter whose attentions run at once for draft tokens: "
              "layer-parallel drafting as in EasySpec (torch). 1: none."),
     ] = 1  # fmt: skip
+    target_ranks: Annotated[
+        int,
+        Meta(ge=1, le=16, description="Processes that share the target, tensor-parallel, each with a part of the cores "
+             "(torch)."),
+    ] = 1  # fmt: skip
+    draft_ranks: Annotated[
+        int,
+        Meta(ge=1, le=16, description="Processes that share the drafter's layers, for --draft-group (torch)."),
+    ] = 1
     target_engine: Annotated[str, Meta(description=f"{_ENGINES}. Default: {_DEFAULTS}.")] = ""
     draft_engine: Annotated[str, Meta(description="The drafter's engine, likewise.")] = ""
     strategy: Annotated[

@@ -233,9 +233,10 @@ class Planner:
         field = "target_engine" if role == "target" else "draft_engine"
         form, here = GGUF if model.is_gguf else SAFETENSORS, device.node is None
         group = config.draft_group if role == "drafter" else 1
+        ranks = config.draft_ranks if role == "drafter" else config.target_ranks
         if engine:
             chosen = find_engine(engine, field)
-        elif group > 1:
+        elif group > 1 or ranks > 1:
             chosen = next(entry for entry in ENGINES.values() if entry.layer_parallel)
         elif self._fastest is not None and here and device.is_cpu and not exact:
             # (Exact texts are one engine's: which it is must not hang on what was measured, nor on the strategy.)
@@ -248,9 +249,7 @@ class Planner:
             raise ConfigError(f"{field}: {chosen.name} runs {runs}; {model.path} is {form}: use torch")
         if (reason := chosen.objection(device.kind, here)) is not None:
             raise ConfigError(f"{field}: {reason}")
-        if group > 1 and not chosen.layer_parallel:
-            able = ", ".join(entry.name for entry in ENGINES.values() if entry.layer_parallel)
-            raise ConfigError(f"draft_group: {chosen.name} cannot run layers in parallel: take --draft-engine {able}")
+        _check_shared(role, group, ranks, chosen, model, device, exact)
         layers = self._gpu_layers(role, chosen, device)
         shared = self._inventory.topology.fast if layers >= 0 and here else ()
         dtype = torch_dtype(device, exact)
@@ -273,6 +272,7 @@ class Planner:
             weights=config.weights,
             kv_cache=kept,
             group=group,
+            ranks=ranks,
             exact=exact and group == 1,
             cached=(config.prefix_cache << 20) // cell,
             **{"ports": _ports(config.worker_ports), **own},  # type: ignore[arg-type]
@@ -331,6 +331,26 @@ def _ports(text: str) -> list[int]:
     if not (first.isdecimal() and last.isdecimal() and dash) or not 1024 <= int(first) <= int(last) <= 65535:
         raise ConfigError(f"worker_ports: {text!r} is not a range within 1024-65535, like 20000-20009")
     return [int(first), int(last)]
+
+
+def _check_shared(
+    role: str, group: int, ranks: int, engine: EngineEntry, model: Model, device: Device, exact: bool
+) -> None:
+    """Raises ConfigError where an engine cannot run layers in parallel, or not on so many ranks."""
+    field = "draft_group" if group > 1 else f"{'draft' if role == 'drafter' else 'target'}_ranks"
+    if group == ranks == 1:
+        return
+    if not engine.layer_parallel:
+        able = ", ".join(entry.name for entry in ENGINES.values() if entry.layer_parallel)
+        flag = "target" if role == "target" else "draft"
+        raise ConfigError(f"{field}: {engine.name} runs on one device, layer by layer: take --{flag}-engine {able}")
+    if ranks > 1 and not device.is_cpu:
+        raise ConfigError(f"{field}: several GPUs as one device are not tried yet: --{field.replace('_', '-')} 1")
+    if role == "target" and ranks > 1 and exact:
+        raise ConfigError("target_ranks: exact mode runs on one rank: --no-exact or --target-ranks 1")
+    if role == "target" and model.shape.kv_heads % ranks:
+        heads = model.shape.kv_heads
+        raise ConfigError(f"target_ranks: {model.name} has {heads} heads of keys, which {ranks} ranks cannot share")
 
 
 def torch_dtype(device: Device, exact: bool) -> str:

@@ -78,7 +78,7 @@ class Profiles:
         spec = placement.spec
         where = [spec.cores, spec.kind, self._gpus.get(str(placement.device)), spec.gpu_layers]
         how = [spec.role, spec.engine, library_version(find_engine(spec.engine).package), spec.dtype, spec.weights]
-        return [model_facts(placement.model.path), *where, *how, spec.kv_cache, spec.group, spec.exact]
+        return [model_facts(placement.model.path), *where, *how, spec.kv_cache, spec.group, spec.ranks, spec.exact]
 
 
 def profile_of(trial: Trial, spared: float) -> Profile:

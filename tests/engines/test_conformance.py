@@ -12,6 +12,7 @@ from helpers.engines import CONTEXT, ENGINES, EXACT, close_to, held, llama, plai
 
 from hetero.workers.engines.base import Row
 from hetero.workers.engines.table import TableEngine, TableSpec
+from hetero.workers.engines.torch.team import TeamEngine
 from hetero.workers.errors import Aborted, EngineError, KvFull, TooManyLeaves, Unsupported
 
 
@@ -174,6 +175,8 @@ def test_the_context_is_a_limit_and_so_are_sequences(engine):
 
 
 def test_an_aborted_forward_leaves_nothing_behind(engine):
+    if isinstance(engine, TeamEngine):
+        pytest.skip("a team's forward goes on to its end: its ranks would part ways")
     if isinstance(engine, TableEngine):
         engine = TableEngine(TableSpec(vocabulary=4096, latency=lambda rows: 0.2))
         engine.tolerance = 0.0

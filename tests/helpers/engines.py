@@ -14,6 +14,7 @@ from hetero.workers.engines.octet.engine import OctetEngine, OctetSettings
 from hetero.workers.engines.octet.library import why_not
 from hetero.workers.engines.table import TableEngine, TableSpec
 from hetero.workers.engines.torch.engine import TorchEngine, TorchSettings
+from hetero.workers.engines.torch.team import TeamEngine
 
 CONTEXT = 512
 
@@ -31,6 +32,11 @@ def torch_(exact=False, record=None):
     return TorchEngine(TARGET, TorchSettings(sequences=3, context=CONTEXT, rows=32, chunk=64, exact=exact), record)
 
 
+def team(tensor: bool):
+    own = TorchSettings(sequences=3, context=CONTEXT, rows=32, chunk=64)
+    return TeamEngine(TARGET, own, 2, tensor, [])
+
+
 def octet(kv_cache="f16"):
     reason = why_not()
     if reason is not None:
@@ -46,6 +52,8 @@ ENGINES = {
     "llama_cpp": (llama, 5e-3),  # F16 weights: kernels of another width round differently
     "torch": (torch_, 2e-4),
     "torch replayed": (lambda: torch_(record=recorded), 2e-4),
+    "torch, tensor-parallel on two ranks": (lambda: team(True), 2e-4),
+    "torch, its layers on two ranks": (lambda: team(False), 2e-4),
     "llama_cpp drafter": (lambda: llama(path=DRAFTER), 5e-3),
 }
 EXACT = {

@@ -35,6 +35,7 @@ class EngineSettings:
     layers beyond ``gpu_layers`` (-1: none); ``draft_nodes``:
     evaluated draft tokens a sequence may hold; ``dtype`` and ``graphs`` (on CUDA) are torch's;
     ``weights`` (what becomes of 16-bit floats) is octet's; ``group``: layers whose attentions run at once for guesses;
+    ``ranks``: processes on ``cores`` that share the model, within its layers (``tensor``) or layer by layer;
     ``kv_cache``: how the numbers of the cache are kept."""
 
     path: Path
@@ -50,6 +51,9 @@ class EngineSettings:
     weights: str = "as-is"
     kv_cache: KvCache = F16
     group: int = 1
+    ranks: int = 1
+    cores: tuple[int, ...] = ()
+    tensor: bool = True
     progress: Progress = unheard
 
 
@@ -141,6 +145,10 @@ def _load_torch(settings: EngineSettings) -> Engine:
         draft_nodes=settings.draft_nodes,
         group=settings.group,
     )
+    if settings.ranks > 1:
+        from hetero.workers.engines.torch.team import TeamEngine
+
+        return TeamEngine(settings.path, own, settings.ranks, settings.tensor, settings.cores)
     return TorchEngine(settings.path, own, CudaGraphs() if settings.graphs and device == "cuda:0" else None)
 
 

@@ -46,4 +46,7 @@ def settings_of(spec: WorkerSpec) -> EngineSettings:
         weights=spec.weights,
         kv_cache=spec.kv_cache,
         group=spec.group,
+        ranks=spec.ranks,
+        cores=tuple(spec.cores),
+        tensor=spec.role == "target",
     )

@@ -16,9 +16,9 @@ class WorkerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``cores``: the CPU cores it is confined to (empty: all); ``gpu``: a GPU of that ``kind`` or None, ``gpu_layers`` of
     the model on it (-1: all), the others on the cores; ``group``: layers whose attentions run at once for draft tokens;
-    ``trace``: a file to append a trace to; ``host``, ``ports`` (first and last): where a verifier listens; ``secure``:
-    whether both roles speak CURVE; ``cached``: tokens of finished sequences to keep as prefixes; ``origin``: where a
-    model can be had that is not here.
+    ``ranks``: processes that share the model; ``trace``: a file to append a trace to; ``host``, ``ports`` (first and
+    last): where a verifier listens; ``secure``: whether both roles speak CURVE; ``cached``: tokens of finished
+    sequences to keep as prefixes; ``origin``: where a model can be had that is not here.
     """
 
     role: Literal["target", "drafter"]
@@ -34,6 +34,7 @@ class WorkerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weights: str = "as-is"
     kv_cache: KvCache = F16
     group: int = 1
+    ranks: int = 1
     sequences: int = 4
     cached: int = 0
     context: int = 2048

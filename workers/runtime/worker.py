@@ -28,7 +28,7 @@ from hetero.workers.decoding.protocol import Extend, Job
 from hetero.workers.decoding.verifier import Verifier
 from hetero.workers.engines.base import Engine, Outcome, Row
 from hetero.workers.engines.registry import Progress
-from hetero.workers.errors import EngineError, WireError
+from hetero.workers.errors import EngineError, EngineLost, WireError
 from hetero.workers.models.travel import model_here
 from hetero.workers.runtime.grammar_queue import GrammarQueue
 from hetero.workers.runtime.loading import Loaded, load_model
@@ -250,6 +250,7 @@ class Worker:
                 continue
             if quick and isinstance(step.job.forward, Extend):
                 outcome, elapsed = self._execute(step.job, engine)
+                _go_on(outcome)
                 machine.completed(outcome, elapsed, clock())
                 wake = 0.0
             else:
@@ -270,6 +271,7 @@ class Worker:
                 machine.early_exit(what, now)
             elif kind == "done":
                 outcome, elapsed = what
+                _go_on(outcome)
                 machine.completed(outcome, elapsed, now)
         return True
 
@@ -307,6 +309,12 @@ class Worker:
     def _post(self, kind: str, what: Any) -> None:
         self._inbox.put((kind, what))
         os.write(self._wake_write, b"!")
+
+
+def _go_on(outcome: object) -> None:
+    """Raises the EngineLost that an engine ended with."""
+    if isinstance(outcome, EngineLost):
+        raise outcome
 
 
 def _row_seconds(engine: Engine) -> float:

@@ -6,7 +6,7 @@ Cells of a prefix lie in order of position; a commit moves the surviving nodes u
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -95,6 +95,7 @@ class TorchEngine:
         self._slots = Slots(settings.sequences)
         self._saved: dict[int, tuple[Tensor, ...]] = {}
         self._aborted = threading.Event()
+        self.announce: Callable[[], None] | None = None  # is called when a forward is about to begin
         self._true = self._guess = _Course(self._model)
         if team is not None and not team.tensor:
             self._true = _Course(shared(self._model, 1, team))
@@ -270,6 +271,8 @@ class TorchEngine:
     ) -> Tensor:
         """Logits [rows, vocabulary] of a forward; ``keep``: of the last rows only, 0 means all."""
         self._aborted.clear()
+        if self.announce is not None:
+            self.announce()
         try:
             with torch.inference_mode():
                 logits = course.replays(tokens, seen) if course.replays is not None and replay else None

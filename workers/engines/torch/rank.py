@@ -49,7 +49,7 @@ def main() -> int:
         except EngineError as error:
             if isinstance(error.__cause__, RuntimeError):  # within a forward: the others are elsewhere now
                 raise
-            # Refused beforehand, by rank 0, too: it has told whoever asked.
+            # Refused between two forwards of a call, by rank 0, too: it has told whoever asked.
 
 
 def _obey(engine: TorchEngine, order: Any) -> None:

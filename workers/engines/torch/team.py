@@ -12,10 +12,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -78,37 +77,39 @@ class TeamEngine:
         self.limits = self._engine.limits
 
     def prefill(self, seq: int, tokens: Sequence[int], every: bool = False) -> Outcome:
-        self._tell(Prefill(seq, list(tokens), every))
-        return self._run(lambda engine: engine.prefill(seq, tokens, every))
+        return self._run(lambda engine: engine.prefill(seq, tokens, every), lambda: Prefill(seq, list(tokens), every))
 
     def extend(self, rows: Sequence[Row], on_early_exit: OnEarlyExit | None = None) -> Outcome:
         committed = [at for at, row in enumerate(rows) if row.committed]
-        order = [*committed, *(at for at, row in enumerate(rows) if not row.committed)]
-        told = [rows[at] for at in order]
-        calibrate = self._calibrations(told[: len(committed)])
-        self._tell(Extend(calibrate, [(r.seq, r.node, r.parent, r.token) for r in told[len(committed) :]]))
-        outcome = self._run(lambda engine: engine.extend(told))
-        return _Reordered(outcome, {at: place for place, at in enumerate(order)})
+        places = [*committed, *(at for at, row in enumerate(rows) if not row.committed)]
+        told = [rows[at] for at in places]
+
+        def order() -> Extend:
+            guessed = [(r.seq, r.node, r.parent, r.token) for r in told[len(committed) :]]
+            return Extend(self._calibrations(told[: len(committed)]), guessed)
+
+        outcome = self._run(lambda engine: engine.extend(told), order)
+        return _Reordered(outcome, {at: place for place, at in enumerate(places)})
 
     def commit(self, seq: int, node: int, keep: Collection[int] = ()) -> None:
-        self._tell(Commit(seq, node, list(keep)))
         self._here().commit(seq, node, keep)
+        self._tell(Commit(seq, node, list(keep)))
 
     def close(self, seq: int) -> None:
-        self._tell(Close(seq))
         self._here().close(seq)
+        self._tell(Close(seq))
 
     def save_prefix(self, seq: int, key: int, length: int) -> None:
-        self._tell(Save(seq, key, length))
         self._here().save_prefix(seq, key, length)
+        self._tell(Save(seq, key, length))
 
     def load_prefix(self, seq: int, key: int, length: int) -> None:
-        self._tell(Load(seq, key, length))
         self._here().load_prefix(seq, key, length)
+        self._tell(Load(seq, key, length))
 
     def drop_prefix(self, key: int) -> None:
-        self._tell(Drop(key))
         self._here().drop_prefix(key)
+        self._tell(Drop(key))
 
     def abort(self) -> None:
         """Nothing: the ranks would part ways in mid-forward. Whoever waits, waits for its end."""
@@ -168,14 +169,18 @@ class TeamEngine:
             except zmq.ZMQError as error:
                 raise EngineLost(f"rank {rank} of the team does not listen any more: {error}") from None
 
-    def _run(self, call: Any) -> Outcome:
-        """A forward: what goes wrong within it goes wrong for the whole team."""
+    def _run(self, call: Callable[[TorchEngine], Outcome], order: Callable[[], Order]) -> Outcome:
+        """A forward: what is refused beforehand the ranks never hear of, what goes wrong within it goes wrong for the
+        whole team."""
+        engine = self._here()
+        telling = [order]
+        engine.announce = lambda: self._tell(telling.pop()()) if telling else None  # a call may be two forwards
         try:
-            found: Outcome = call(self._here())
+            found = call(engine)
         except EngineError as error:
             if isinstance(error.__cause__, RuntimeError):
                 raise EngineLost(f"the team's forward failed, a rank may be lost: {error.__cause__}") from error
-            raise  # refused beforehand, by all ranks alike
+            raise
         return found
 
     def _wait_for_all(self, size: int) -> None:

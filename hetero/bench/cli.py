@@ -92,6 +92,26 @@ def pair(
     run(files, commands, list(range(cores)), list(gammas), prompts, repeats, json_file, Console())
 
 
+@bench.command("layer-parallel")
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw the agreement here (.svg or .png).")
+@click.option("--model", "models", multiple=True, default=("builtin",), show_default=True,
+              help="A model, as serve's --draft; repeatable.")  # fmt: skip
+@click.option("--group", "sizes", multiple=True, type=click.IntRange(1, 64), default=(2, 3, 4, 5), show_default=True,
+              help="Layers whose attentions run at once; repeatable.")  # fmt: skip
+@click.option("--tokens", default=600, show_default=True, type=click.IntRange(80, 8192), help="Of the text.")
+@click.option("--repeats", default=20, show_default=True, type=click.IntRange(3))
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(1))
+def layer_parallel(
+    json_file: Path | None, plot: Path | None, models: tuple[str, ...], sizes: tuple[int, ...], tokens: int,
+    repeats: int, threads: int,
+) -> None:  # fmt: skip
+    """Layer-parallel guesses (EasySpec): how often they are right, and what they cost, by the size of a group."""
+    from hetero.bench.layer_parallel import run
+
+    run(models, sizes, tokens, repeats, threads, json_file, plot, Console())
+
+
 @bench.command()
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
 @click.option("--pair", "pairs", multiple=True, nargs=2, default=(("builtin", "builtin"),), show_default=True,

@@ -29,6 +29,28 @@ def bars(rows: Sequence[dict[str, Any]], file: Path) -> None:
     _save(figure, file)
 
 
+def agreements(rows: Sequence[dict[str, Any]], file: Path) -> None:
+    """Layer-parallel guesses: how often each of them is right, over the layers of a group; a picture per model."""
+    pyplot = _pyplot()
+    names = list(dict.fromkeys(row["model"] for row in rows))
+    figure, every = pyplot.subplots(
+        1, len(names), figsize=(4.2 * len(names), 3.4), layout="constrained", squeeze=False, sharey=True
+    )
+    for axes, name in zip(every[0], names, strict=True):
+        own = [row for row in rows if row["model"] == name]
+        sizes = [row["N"] for row in own]
+        for what in [key for key in own[0] if key.startswith("agrees")]:
+            axes.plot(sizes, [row[what] for row in own], marker="o", label=what.replace("agrees at", "guess"))
+        axes.plot(sizes, [row["never calibrated"] for row in own], linestyle="--", label="never calibrated")
+        axes.plot(sizes, [row["x ordinary"] for row in own], color="black", linestyle=":", label="time, x ordinary")
+        axes.set_xlabel(f"layers of a group, {name}")
+        axes.set_xticks(sizes)
+        axes.set_ylim(0, 1.1)
+    every[0][0].set_ylabel("share of guesses that are the model's own")
+    every[0][0].legend(fontsize="small")
+    _save(figure, file)
+
+
 def sweeps(curves: dict[str, list[tuple[float, float, float]]], title: str, file: Path) -> None:
     """Tokens a second of the best plan and of plain decoding, over each thing that is varied."""
     pyplot = _pyplot()

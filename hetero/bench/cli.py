@@ -92,6 +92,15 @@ def pair(
     run(files, commands, list(range(cores)), list(gammas), prompts, repeats, json_file, Console())
 
 
+@bench.command()
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
+def box(json_file: Path | None) -> None:
+    """A box of eight GPUs, simulated: layer-parallel drafts beside a drafter on a GPU of its own."""
+    from hetero.bench.box import run
+
+    run(json_file, Console())
+
+
 @bench.command("layer-parallel")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw the agreement here (.svg or .png).")

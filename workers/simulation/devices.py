@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from hetero.placement.agreement import RANKS, Agreement
 from hetero.workers.decoding.protocol import Extend, Job, Prefill
-from hetero.workers.engines.base import EngineLimits, Outcome
+from hetero.workers.engines.base import EngineLimits, Outcome, Row
 from hetero.workers.engines.table import TableEngine
 from hetero.workers.errors import EngineError
 from hetero.workers.sampling.logits_processors import Logits
@@ -60,7 +60,8 @@ class DrawnDevice:
     """No model at all: the drafter's candidates are always 0, 1, 2, ...; an ``Agreement`` has which the target takes.
 
     ``seconds(rows)``: of a forward; ``look``: seconds of each row that is looked at, paid with the next forward;
-    ``prompt``: seconds of a chunk of a prompt.
+    ``prompt``: seconds of a chunk of a prompt; ``calibrate``: of a forward of committed tokens, where those are
+    evaluated apart from the others.
     """
 
     def __init__(
@@ -70,16 +71,18 @@ class DrawnDevice:
         agreement: Agreement,
         prompt: float = 1e-3,
         look: float = 0.0,
+        calibrate: Callable[[int], float] | None = None,
     ) -> None:
         self.limits = limits
         self.busy = 0.0  # seconds so far
         self._seconds, self._agreement, self._prompt, self._look = seconds, agreement, prompt, look
+        self._calibrate = calibrate
         self._looked = 0
 
     def run(self, job: Job) -> Ran:
         match job.forward:
             case Extend(rows, hint):
-                seconds = self._seconds(len(rows)) + self._looked * self._look
+                seconds = self._forward(rows) + self._looked * self._look
                 self._looked = 0
             case Prefill():
                 seconds, hint = self._prompt, False
@@ -87,6 +90,12 @@ class DrawnDevice:
                 return Ran(0.0, None)
         self.busy += seconds
         return Ran(seconds, _Drawn(self), _Exit(self) if hint else None)
+
+    def _forward(self, rows: Sequence[Row]) -> float:
+        committed = sum(row.committed for row in rows) if self._calibrate is not None else 0
+        guessed = len(rows) - committed
+        seconds = self._seconds(guessed) if guessed else 0.0
+        return seconds + self._calibrate(committed) if committed and self._calibrate is not None else seconds
 
     def at(self, sampler: Sampler, position: int) -> tuple[int, tuple[float, ...]]:
         """What was drawn for a position: alike for both roles, another for each seed."""

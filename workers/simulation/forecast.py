@@ -25,7 +25,8 @@ _SEEDS = 1000  # of the streams of one play, apart from those of another
 class Duet:
     """A pair. ``verify``, ``draft``: seconds of a forward by its rows, and of each row that is looked at; ``draft``
     None: there is no drafter; ``link``: seconds one way; ``rows`` of a target's forward, ``leaves`` of a drafter's;
-    ``early``: whether the target hints from half its layers; ``exact``: whether it runs in exact mode."""
+    ``early``: whether the target hints from half its layers; ``exact``: whether it runs in exact mode; ``calibrate``:
+    seconds of a drafter's forward of committed tokens, where its guesses do not last."""
 
     strategy: str
     gamma: int
@@ -39,6 +40,7 @@ class Duet:
     exact: bool = False
     verify_look: float = 0.0
     draft_look: float = 0.0
+    calibrate: Callable[[int], float] | None = None
 
 
 @dataclass(frozen=True)
@@ -61,14 +63,17 @@ class Play:
     def __init__(self, duet: Duet, tokens: int, seed: int, streams: int = 1, trace: Trace | None = None) -> None:
         context = tokens + 64
         one = EngineLimits(TOKENS, context, duet.rows, 64, streams, duet.exact, early_exit=duet.early)
-        two = EngineLimits(TOKENS, context, duet.leaves, 64, streams, draft_nodes=8192)
+        lasting = duet.calibrate is None
+        two = EngineLimits(TOKENS, context, duet.leaves, 64, streams, draft_nodes=8192, lasting=lasting)
         draft, agreement = duet.draft, duet.agreement
         self.pair = SimulatedPair(
             Setting(
                 strategy=strategy(duet.strategy, duet.gamma),
                 vocabulary=Vocabulary([b"x"] * TOKENS, frozenset()),
                 verifiers=[lambda: DrawnDevice(one, duet.verify, agreement, look=duet.verify_look)],
-                drafters=[lambda: DrawnDevice(two, draft, agreement, look=duet.draft_look)] if draft else [],
+                drafters=[lambda: DrawnDevice(two, draft, agreement, look=duet.draft_look, calibrate=duet.calibrate)]
+                if draft
+                else [],
                 link=Link(duet.link),
                 coded=False,
                 ping=5.0,

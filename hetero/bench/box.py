@@ -147,7 +147,7 @@ def run(json_file: Path | None, console: Console) -> list[dict[str, Any]]:
             gain = forward(drafter, 1, software) / fuzzy(drafter, software)
             drafts = f"{software.name}, {drafter.name}: layer-parallel drafts are {gain:.2f} times as fast"
             console.print(
-                f"{drafts} (EasySpec: 1.62 at most), {easy['x plain']:.2f} x plain decoding (its best, with trees: 4.17); "
+                f"{drafts} (EasySpec: 1.62 at most), {easy['x plain']:.2f} x plain decoding (its best: 4.17); "
                 f"the fastest plan is {best['plan']}: {best['x plain']:.2f} x",
                 highlight=False,
             )

@@ -273,7 +273,7 @@ class Planner:
             kv_cache=kept,
             group=group,
             ranks=ranks,
-            exact=exact and group == 1,
+            exact=exact and group == ranks == 1,
             cached=(config.prefix_cache << 20) // cell,
             **{"ports": _ports(config.worker_ports), **own},  # type: ignore[arg-type]
         )
@@ -363,4 +363,6 @@ def _footprint(model: Model, spec: WorkerSpec) -> Footprint:
     found = footprint(
         model.shape, spec.sequences * (spec.context + 128), engine.kv_width(spec.dtype, spec.kv_cache), 128
     )
-    return replace(found, weights=engine.weight_bytes(model.shape, spec.dtype))
+    # Of a team that shares layers each rank has all weights: MLPs run everywhere.
+    copies = spec.ranks if spec.role == "drafter" else 1
+    return replace(found, weights=copies * engine.weight_bytes(model.shape, spec.dtype))

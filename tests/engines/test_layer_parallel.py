@@ -16,7 +16,8 @@ from hetero.workers.engines.base import Row
 from hetero.workers.engines.torch.checkpoint import load_model
 from hetero.workers.engines.torch.engine import TorchEngine, TorchSettings
 from hetero.workers.engines.torch.layer_parallel import BatchedGroup, Group, layer_parallel
-from hetero.workers.errors import Aborted, Unsupported
+from hetero.workers.engines.torch.team import TeamEngine
+from hetero.workers.errors import Aborted, EngineError, EngineLost, Unsupported
 
 NEAR = 2e-4
 
@@ -192,6 +193,51 @@ def test_attentions_as_one_and_one_by_one(plain):
     want, got = (plain._tried(one) for one in (loose, joined))
     assert torch.allclose(want, got, rtol=1e-3, atol=1e-3)
     assert torch.equal(plain._tried(model), plain._tried(layer_parallel(model, 1, lambda layers: Group(layers))))
+
+
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.long)])
+def test_ranks_guess_as_one_device(guessing, plain, ranks):
+    """Bit for bit where each layer is computed as it was, and calibrated alike."""
+    team = TeamEngine(TARGET, TorchSettings(sequences=3, context=256, rows=32, chunk=64, group=guessing.size), ranks,
+                      False, [])  # fmt: skip
+    rng = random.Random(ranks)
+    try:
+        assert not team.limits.lasting
+        texts = {seq: tokens(rng, 20 + seq) for seq in (1, 2)}
+        for seq, text in texts.items():
+            assert near(prefill(team, seq, text), prefill(guessing, seq, text))
+        tip = 0
+        for first in range(1, 13, 4):
+            rows = [Row(seq, first, tip, 30 + first + seq, committed=True) for seq in texts]
+            rows += [Row(seq, first + 1, first, 60, False) for seq in texts] + [Row(1, first + 2, first + 1, 61)]
+            found = []
+            for one in (team, guessing):
+                outcome = one.extend(rows)
+                found.append([outcome.logits(n).copy() for n in range(len(rows))])
+                for seq in texts:
+                    one.commit(seq, first)
+            assert all(near(a, b) for a, b in zip(*found, strict=True))
+            tip = first
+        with pytest.raises(EngineError):
+            team.extend([Row(1, 90, 77, 5)])  # refused: the ranks hear nothing of it
+        rows = [Row(1, 91, tip, 5, committed=True)]
+        assert near(team.extend(rows).logits(0), guessing.extend(rows).logits(0))
+    finally:
+        processes = list(team._ranks)
+        team.shutdown()
+    assert all(process.poll() is not None for process in processes)
+
+
+def test_a_rank_that_is_lost_ends_the_engine(plain):
+    team = TeamEngine(TARGET, TorchSettings(sequences=1, context=64), 2, True, [])
+    try:
+        team.prefill(1, [3, 4, 5])
+        team._ranks[0].kill()
+        team._ranks[0].wait()
+        with pytest.raises(EngineLost, match="rank 1"):
+            team.extend([Row(1, 1, 0, 6)])
+    finally:
+        team.shutdown()
 
 
 def test_limits_and_failures(guessing):

@@ -98,8 +98,9 @@ class TorchEngine:
         self.announce: Callable[[], None] | None = None  # is called when a forward is about to begin
         self._true = self._guess = _Course(self._model)
         if team is not None and not team.tensor:
-            self._true = _Course(shared(self._model, 1, team))
-            self._guess = _Course(shared(self._model, settings.group, team))
+            self._true = self._guess = _Course(shared(self._model, 1, team))
+            if settings.group > 1:
+                self._guess = _Course(shared(self._model, settings.group, team))
         elif settings.group > 1:
             self._guess = _Course(guessing(self._model, settings.group, self._tried))
         if record is not None and not settings.exact:

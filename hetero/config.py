@@ -50,7 +50,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 1  # fmt: skip
     draft_ranks: Annotated[
         int,
-        Meta(ge=1, le=16, description="Processes that share the drafter's layers, for --draft-group (torch)."),
+        Meta(
+            ge=1,
+            le=16,
+            description="Processes that share the drafter's layers; with --draft-group they work at once (torch).",
+        ),
     ] = 1
     target_engine: Annotated[str, Meta(description=f"{_ENGINES}. Default: {_DEFAULTS}.")] = ""
     draft_engine: Annotated[str, Meta(description="The drafter's engine, likewise.")] = ""

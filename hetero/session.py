@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import time
 from collections.abc import Callable
 
 from hetero.cluster.coordinator import Coordinator
@@ -18,6 +20,8 @@ from hetero.planning.plan import Plan
 from hetero.planning.reviser import Reviser
 from hetero.planning.running import running
 
+_log = logging.getLogger("hetero.session")
+_SPARING = 10.0
 _LOOK = 1.0  # seconds between looks at what the roles measured, where the plan is revised
 
 
@@ -118,16 +122,23 @@ class Session:
 
     async def _revise(self, reviser: Reviser) -> None:
         """Keep the plan true."""
+        pause = _LOOK
         while True:
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(pause)
             if not self.client.live:
                 continue
-            advice = await asyncio.to_thread(lambda: reviser.look(self.coordinator.alive()))
-            if advice is None:
-                continue
-            self._say(advice.said)
-            if advice.follow is not None:
-                self.coordinator.follow(*advice.follow)
+            began = time.process_time()
+            try:
+                advice = await asyncio.to_thread(lambda: reviser.look(self.coordinator.alive()))
+                if advice is not None:
+                    for line in advice.said.splitlines():
+                        self._say(line)
+                    if advice.follow is not None:
+                        await asyncio.to_thread(self.coordinator.follow, *advice.follow)
+            except Exception:  # of Ray, as it ends, or ours: nobody waits for this task, and plans are only advice
+                _log.exception("the plan could not be revised")
+            # Forecasts take this process' time: a tenth of it at most.
+            pause = max(_LOOK, _SPARING * (time.process_time() - began))
 
     # Called by the coordinator's threads
 

@@ -19,7 +19,6 @@ from hetero.bench.report import report
 from hetero.placement.agreement import assumed
 from hetero.workers.simulation.forecast import Duet, Play
 
-GPUS = 8
 _BANDWIDTH = 0.7 * 2.0e12  # bytes a second that good kernels get of an A100-80's memory
 _GROUP = 4  # layers of a group: EasySpec's choice
 _LOSS = 0.93  # of the agreement is left by it

@@ -273,8 +273,8 @@ class Planner:
             kv_cache=kept,
             group=group,
             ranks=ranks,
-            exact=exact and group == ranks == 1,
-            cached=(config.prefix_cache << 20) // cell,
+            exact=exact,
+            cached=(config.prefix_cache << 20) // cell // _copies(role, ranks),
             **{"ports": _ports(config.worker_ports), **own},  # type: ignore[arg-type]
         )
         return Placement(device, model, spec, _footprint(model, spec), node)
@@ -344,8 +344,11 @@ def _check_shared(
         able = ", ".join(entry.name for entry in ENGINES.values() if entry.layer_parallel)
         flag = "target" if role == "target" else "draft"
         raise ConfigError(f"{field}: {engine.name} runs on one device, layer by layer: take --{flag}-engine {able}")
+    field = f"{'draft' if role == 'drafter' else 'target'}_ranks"
     if ranks > 1 and not device.is_cpu:
-        raise ConfigError(f"{field}: several GPUs as one device are not tried yet: --{field.replace('_', '-')} 1")
+        flag = field.partition("_")[0]
+        raise ConfigError(f"{field}: several GPUs as one device are not tried yet: --{flag}-ranks 1, or on cores: "
+                          f"--{flag}-device cpu")  # fmt: skip
     if role == "target" and ranks > 1 and exact:
         raise ConfigError("target_ranks: exact mode runs on one rank: --no-exact or --target-ranks 1")
     if role == "target" and model.shape.kv_heads % ranks:
@@ -363,6 +366,11 @@ def _footprint(model: Model, spec: WorkerSpec) -> Footprint:
     found = footprint(
         model.shape, spec.sequences * (spec.context + 128), engine.kv_width(spec.dtype, spec.kv_cache), 128
     )
-    # Of a team that shares layers each rank has all weights: MLPs run everywhere.
-    copies = spec.ranks if spec.role == "drafter" else 1
-    return replace(found, weights=copies * engine.weight_bytes(model.shape, spec.dtype))
+    # Of a team that shares layers each rank has all weights (MLPs run everywhere) and room for all keys and values.
+    copies, weights = _copies(spec.role, spec.ranks), engine.weight_bytes(model.shape, spec.dtype)
+    return Footprint(copies * weights, copies * found.kv, copies * found.work)
+
+
+def _copies(role: str, ranks: int) -> int:
+    """How often a role's model is in memory."""
+    return ranks if role == "drafter" else 1

@@ -20,6 +20,7 @@ from hetero.workers.models.cache import cache_root
 from hetero.workers.runtime.trial import DEPTH, Company, Request, Trial
 
 _ROOM = "profiles"
+_FORMAT = 2  # of what is kept: one of before knows less
 _COMPANY = {"beside": "beside", "turns": "in turns with"}
 _TARGET_WIDTHS, _DRAFTER_WIDTHS = [1, 2, 3, 4, 6, 8, 12, 16], [1, 2, 4, 8, 16]
 _CONTEXT = 2048  # tokens of a trial's context
@@ -69,7 +70,7 @@ class Profiles:
         return Request(spec, widths, text, thorough=not company, company=company)
 
     def _key(self, placement: Placement, other: Placement | None, company: Company) -> str:
-        what = [__version__, processor(), self._facts(placement), company]
+        what = [_FORMAT, __version__, processor(), self._facts(placement), company]
         what += [self._facts(other)] if other is not None else [self._text]
         return hashlib.blake2b(msgspec.json.encode(what), digest_size=12).hexdigest()
 

@@ -173,6 +173,7 @@ class Ranker:
             exact=target.exact,
             verify_look=verify.look,
             draft_look=draft.look if draft is not None else 0.0,
+            calibrate=_flat(drafter.calibrate) if drafter is not None and drafter.calibrate else None,
         )
         return duet, [target] + ([drafter] if drafter is not None else [])
 
@@ -188,7 +189,13 @@ class Ranker:
     def _in_company(self, one: Placement, other: Placement, alone: Trial, company: Company) -> Trial:
         """A trial in the company of the other role, else the one alone."""
         found = self._costs.of(one, other, company)
-        return msgspec.structs.replace(alone, forward=found.forward, look=found.look) if found is not None else alone
+        if found is None:
+            return alone
+        return msgspec.structs.replace(alone, forward=found.forward, look=found.look, calibrate=found.calibrate)
+
+
+def _flat(seconds: float) -> Callable[[int], float]:
+    return lambda rows: seconds
 
 
 def bound(duet: Duet) -> float:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from math import inf
+from math import inf, log2
 
 from hetero.placement.candidates import Candidate
-from hetero.planning.ranking import Entry, Ranking
+from hetero.placement.cost import Average
+from hetero.planning.ranking import SHELL, Entry, Ranking
 from hetero.workers.runtime.status import WorkerStatus
 from hetero.workers.simulation.forecast import Duet, Play
 
@@ -15,6 +16,9 @@ _FORWARDS = 16  # of the target, after which a role's speed is believed
 _MOVED = 0.1  # what has changed by less than this share is as it was
 _GAIN, _MOVING = 1.05, 1.15  # a plan must be so many times as fast to be followed; to be proposed, where models move
 _TWICE = 2  # times in a row that it must be found so
+_DWELL = 5.0  # seconds a strategy is given at least: drafters begin anew with each
+_PROPOSING = 30.0  # seconds between looks at other places
+_STREAMS = 8  # most that are foreseen
 _TOKENS = 300  # of a forecast
 _AGAIN = 60.0  # seconds without drafts after which they are tried again; twice as many after each failure
 _LONGEST = 960.0
@@ -75,6 +79,8 @@ class Reviser:
         self._judged: Measured | None = None
         self._better, self._times = self.follows, 0
         self._rest, self._rests_until = _AGAIN, inf
+        self._since, self._proposes_at = -inf, -inf
+        self._streams = Average()
 
     def look(self, statuses: Mapping[str, WorkerStatus]) -> Advice | None:
         """What the roles' accounts now advise; None: to go on as before."""
@@ -113,45 +119,58 @@ class Reviser:
         alpha = self.measured.alpha
         if target.speeds is not None and sum(drafter.drafted for drafter in target.drafters) > _FORWARDS:
             alpha = target.speeds.alpha
-        self.measured = Measured(
-            found["target"], found.get("drafter", self.measured.drafter), alpha, max(1, min(8, target.active))
-        )
+        self._streams.add(target.active)
+        # By twos: streams come and go, and each number of them would be another forecast.
+        streams = min(_STREAMS, 1 << round(log2(max(1.0, self._streams(1.0)))))
+        self.measured = Measured(found["target"], found.get("drafter", self.measured.drafter), alpha, streams)
         return True
 
     def _foreseen(self, role: str, rows: float) -> float:
-        """Seconds of a forward, of as many rows on average; 0 where none was foreseen."""
+        """Seconds of the engine's forward, of as many rows on average; 0 where none was foreseen, or where a drafter's
+        forwards are of two kinds."""
         duet = self._here[self.follows]
         cost = duet.verify if role == "target" else duet.draft
-        if cost is None:
+        if cost is None or (role == "drafter" and duet.calibrate is not None):
             return 0.0
         low = int(rows)
-        return cost(max(1, low)) + (rows - low) * (cost(low + 1) - cost(max(1, low)))
+        return cost(max(1, low)) + (rows - low) * (cost(low + 1) - cost(max(1, low))) - SHELL
 
     def _judge(self) -> Advice | None:
         rates = {kind: self._rate(duet) for kind, duet in self._here.items()}
         best = max(rates, key=lambda kind: rates[kind])
-        if self._propose(rates[best]):
-            return Advice(None, self.proposed)
+        proposal = self.proposed if self._propose(rates[best]) else ""
+        follow, said = self._follow(rates, best)
+        lines = [line for line in (said, proposal) if line]
+        return Advice(follow, "\n".join(lines)) if lines else None
+
+    def _follow(self, rates: dict[tuple[str, int], float], best: tuple[str, int]) -> tuple[tuple[str, int] | None, str]:
+        """What to go on by, if by something else, and what is to be said of it."""
         if rates[best] < _GAIN * rates[self.follows]:
             best = self.follows
         if best != self._better:
             self._better, self._times = best, 0
         if best == self.follows:
             self._times = 0
-            return None
+            return None, ""
         self._times += 1
-        if self._times < _TWICE:
-            return None
-        self._times = 0
+        now = self._clock()
+        if self._times < _TWICE or now - self._since < _DWELL:
+            return None, ""
+        if self.follows[0] != "off" and now - self._since > self._rest:
+            self._rest = _AGAIN  # drafts did well for long
+        self._times, self._since = 0, now
         self.follows, gain = best, rates[best] / rates[self.follows]
         self._seen.clear()  # windows and drafts of another kind begin now
         if best[0] == "off":
-            self._rests_until, self._rest = self._clock() + self._rest, min(_LONGEST, 2 * self._rest)
+            self._rests_until, self._rest = now + self._rest, min(_LONGEST, 2 * self._rest)
         name = best[0] + (f" {best[1]}" if best[1] else "")
-        return Advice(best, f"plan: {name} from now on: by what was measured, {gain:.2f} times as fast")
+        return best, f"plan: {name} from now on: by what was measured, {gain:.2f} times as fast"
 
     def _propose(self, rate: float) -> bool:
-        """Whether there is something new to propose, given what the place allows."""
+        """Whether there is something new to propose, given what the place allows; not looked for at every turn."""
+        if self._clock() < self._proposes_at:
+            return False
+        self._proposes_at = self._clock() + _PROPOSING
         rates = [(self._rate(entry.duet), str(entry.candidate)) for entry in self._away]
         most, name = max(rates, default=(0.0, ""))
         found = ""
@@ -165,8 +184,8 @@ class Reviser:
         agreement = foreseen.agreement if found.alpha is None else foreseen.agreement.at(found.alpha)
         duet = replace(
             foreseen,
-            verify=lambda rows: found.target * verify(rows),
-            draft=(lambda rows: found.drafter * draft(rows)) if draft is not None else None,
+            verify=lambda rows: SHELL + found.target * (verify(rows) - SHELL),
+            draft=(lambda rows: SHELL + found.drafter * (draft(rows) - SHELL)) if draft is not None else None,
             agreement=agreement,
         )
         return Play(duet, max(100, _TOKENS // found.streams), seed=3, streams=found.streams).result(5).rate

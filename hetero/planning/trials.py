@@ -31,8 +31,9 @@ class Partner:
 
     def turn(self) -> None:
         """Have it make its forwards, where it works in turns."""
-        _say(self._process)
-        _line(self._process)
+        with _watched(self._process):
+            _say(self._process)
+            _line(self._process)
 
     def close(self) -> None:
         _end(self._process)
@@ -45,12 +46,12 @@ def tried(request: Request, partner: Partner | None = None) -> Trial | None:
         last = ""
         with _watched(process):
             while line := _line(process):
-                if line.strip():  # a library may have its say too
+                if line.strip():
                     last = line
-                    continue
-                if partner is not None:
-                    partner.turn()
-                _say(process)
+                elif request.company == "turns":  # else a library has its say
+                    if partner is not None:
+                        partner.turn()
+                    _say(process)
             if process.wait() == NOT_THIS_MODEL:
                 raise NotThisModel(last.strip())
         return _read(last) if process.returncode == 0 else None

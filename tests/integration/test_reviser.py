@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 from helpers.foreseen import ranked, trial
 
-from hetero.planning.ranking import Ranking
+from hetero.planning.ranking import SHELL, Ranking
 from hetero.planning.reviser import Advice, Reviser
 from hetero.planning.running import running
 from hetero.workers.runtime.status import DrafterStatus, SpeedStatus, WorkerStatus
@@ -41,9 +41,10 @@ class World:
             self.now += 1.0
             entry = self.ranking.entries[0]
             drafts = self.reviser.follows[0] != "off"
-            self._work("target", 3 if drafts else 1, self.target * entry.duet.verify(3 if drafts else 1))
+            rows = 3 if drafts else 1
+            self._work("target", rows, self.target * (entry.duet.verify(rows) - SHELL))
             if drafts:
-                self._work("drafter", 1, self.drafter * entry.duet.draft(1))
+                self._work("drafter", 1, self.drafter * (entry.duet.draft(1) - SHELL))
             advice = self.reviser.look({role: self.status(role) for role in ("target", "drafter")})
             if advice is not None:
                 self.said.append(advice.said)
@@ -126,6 +127,7 @@ def test_another_place_that_became_better_is_proposed_once_and_not_taken(monkeyp
     told = [line for line in world.said if "start again" in line]
     assert len(told) == 1 and "off on cpu:0-1" in told[0]
     assert apart[0] != "off" and world.reviser.proposed == told[0]
+    assert any("from now on" in line for line in world.said) or world.reviser.follows == apart
     plan = world.ranking.entries[0].plan
     shown = running(plan, plan.placements, {"target": world.status("target")}, world.reviser)
     assert shown["strategy"] == world.reviser.follows[0] and shown["revised"]["proposed"] == told[0]
@@ -135,16 +137,16 @@ def test_another_place_that_became_better_is_proposed_once_and_not_taken(monkeyp
 def test_streams_that_come_and_go_are_counted(world):
     world.streams = 6
     world.run(5)
-    assert world.reviser.measured.streams == 6
+    assert world.reviser.measured.streams == 8  # by twos
     world.streams = 1
-    world.run(5)
+    world.run(20)
     assert world.reviser.measured.streams == 1
 
 
 def test_a_worker_born_again_is_measured_anew(world):
     world.run(3)
     before = world.reviser.measured
-    world.counts["target"] = 0, 0, 0.0
+    world.counts["target"] = 1000, 3000, 5000.0  # of another life: nothing to be compared with
     status = world.status("target")
     again = type(status)(**{name: getattr(status, name) for name in status.__struct_fields__} | {"epoch": 6})
     assert world.reviser.look({"target": again}) is None

@@ -55,6 +55,8 @@ def test_all_strategies_work_over_it(team, alone, name):
     team.session.coordinator.follow("serial", 4)
     assert [text for text, _ in found] == [text[: len(found[n][0])] for n, text in enumerate(alone)]
     assert all(len(text) > 100 for text, _ in found)
+    used = sum(last["timings"]["draft_n_accepted"] for _, last in found)
+    assert used == 0 if name == "off" else used > 5 or name == "ahead"  # which may find that none pays here
 
 
 @pytest.mark.parametrize(

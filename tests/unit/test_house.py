@@ -29,7 +29,7 @@ ROOMS = [
 # What is bought in, room by room: nobody else may import it.
 OUTSIDE = {
     "ray": ("hetero/cluster",),
-    "zmq": ("workers/wire", "workers/runtime", "hetero/gateway/client.py", "hetero/bench"),
+    "zmq": ("workers/wire", "workers/runtime", "workers/engines/torch", "hetero/gateway/client.py", "hetero/bench"),
     "torch": ("workers/engines/torch", "workers/engines/registry.py", "hetero/cluster", "hetero/bench"),
     "transformers": ("workers/engines/torch", "workers/models"),
     "llama_cpp": ("workers/engines", "workers/models"),

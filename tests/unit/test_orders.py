@@ -8,14 +8,13 @@ import msgpack
 import pytest
 
 from hetero.workers.errors import WireError
+from hetero.workers.wire.codec import encode
 from hetero.workers.wire.messages import Close as OtherClose
-from hetero.workers.wire.messages import encode
 from hetero.workers.wire.orders import (
     Calibrate,
     Close,
     Commit,
     Drop,
-    End,
     Extend,
     Load,
     Prefill,
@@ -27,7 +26,7 @@ from hetero.workers.wire.orders import (
 
 EVERY = [
     Prefill(1, [2, 3], False), Extend([Calibrate(1, 7, [4, 5], [8, 9], 3)], [(1, 10, 9, 6)]), Commit(1, 9, [10]),
-    Close(1), Save(1, 2, 3), Load(1, 2, 3), Drop(2), End(), Ready(1),
+    Close(1), Save(1, 2, 3), Load(1, 2, 3), Drop(2), Ready(1),
 ]  # fmt: skip
 
 

@@ -173,6 +173,8 @@ class Drafter:
         return peer in self._verifiers and self._verifiers[peer].epoch == epoch
 
     def _open(self, peer: bytes, opening: Open) -> None:
+        if not self._strategy.drafts:  # it was told to rest, the verifier will hear of it
+            return
         known = self._sequences.get((peer, opening.seq))
         tokens = [*opening.prompt, *opening.committed]
         if known is not None:

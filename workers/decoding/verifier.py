@@ -61,6 +61,15 @@ class Verifier:
         """Go on by another strategy; no token changes by it."""
         self._strategy = strategy
         self._scheduler.follow(strategy, self._windows())
+        for sequence in self._roster:
+            sequence.switch = self._switch(sequence.switch.plain)
+            if not strategy.drafts:
+                self._sends += self.drafters.close(sequence)
+        for drafter in self.drafters if not strategy.drafts else ():
+            self.drafters.forget(drafter, self._roster)
+
+    def _switch(self, plain: int = 0) -> SpeculationSwitch:
+        return SpeculationSwitch(self._strategy.adapts and not self.speeds.plain, plain)
 
     def _windows(self) -> WindowPolicy:
         return WindowPolicy(self._strategy, self._limits, self._vocabulary.ends, self.speeds, self.drafters)
@@ -172,9 +181,8 @@ class Verifier:
             self._sends += self._gateways.failed(peer, opening.seq, "invalid_request", wrong)
             return
         limit = min(opening.max_tokens, self._limits.context - len(opening.prompt))
-        switch = SpeculationSwitch(probe=self._strategy.adapts and not self.speeds.plain)
         try:
-            sequence = TargetSequence(opening, peer, self._vocabulary, limit, now, switch)
+            sequence = TargetSequence(opening, peer, self._vocabulary, limit, now, self._switch())
         except GrammarError as error:
             self._sends += self._gateways.failed(peer, opening.seq, "invalid_request", str(error))
             return

@@ -35,6 +35,7 @@ NOT_THIS_MODEL = 3  # exit status
 DEPTH = 48  # tokens in the cache while rows are timed
 _REPEATS, _LEAST, _LONGEST = 12, 3, 1.0  # forwards of a width: most, least, and seconds of them
 _TURN = {"target": (1, 4), "drafter": (3, 1)}  # forwards of a role before it is the other's turn, and their rows
+_CALIBRATED = 3  # tokens of a commit, about
 _GUESSED = 4  # tokens guessed behind exact ones, where guesses are not exact
 _DEEP, _PATIENT = 1024, 6.0  # tokens of a deeper cache, if they come within so many seconds
 
@@ -58,7 +59,8 @@ class Request(msgspec.Struct, frozen=True):
 
 class Trial(msgspec.Struct, frozen=True):
     """Seconds and bytes; ``forward``: by rows; ``look``: of a row sampled, or of its candidates; ``prefill``: tokens a
-    second; ``deeper``: seconds of a row that each further token of the cache adds; ``rows``, ``exact``: as in
+    second; ``deeper``: seconds of a row that each further token of the cache adds; ``calibrate``: of a forward of
+    committed tokens, where a drafter's guesses do not last (else 0); ``rows``, ``exact``: as in
     ``EngineLimits``. ``samples``, ``candidates``: at each position of the text behind the first."""
 
     forward: dict[int, float]
@@ -67,6 +69,7 @@ class Trial(msgspec.Struct, frozen=True):
     load: float = 0.0
     memory: int = 0
     deeper: float = 0.0
+    calibrate: float = 0.0
     rows: int = 64
     exact: bool = False
     samples: list[int] = []
@@ -109,18 +112,22 @@ class _Bench:
         self._turn = _TURN[request.spec.role]
         self._aside = ThreadPoolExecutor(1)
         self._position = 1000
+        self._committed = False  # whether rows are committed tokens
 
     def run(self) -> Trial:
         self._prefill(self._tokens[:DEPTH])
         widths = [width for width in self._request.widths if width <= self._engine.limits.rows]
         forward = {width: self._forward(width) for width in widths}
         look = self._look()
+        self._committed = self._drafts and not self._engine.limits.lasting
+        calibrate = self._forward(_CALIBRATED) if self._committed else 0.0
+        self._committed = False
         self._engine.close(1)
         if not self._request.thorough:
-            return Trial(forward, look)
+            return Trial(forward, look, calibrate=calibrate)
         samples, candidates, rate = self._text()
         prefill, deeper = self._deep(forward[1], rate)
-        return Trial(forward, look, prefill, deeper=deeper, samples=samples, candidates=candidates)
+        return Trial(forward, look, prefill, deeper=deeper, calibrate=calibrate, samples=samples, candidates=candidates)
 
     def go_on(self) -> None:
         """Keep the device as busy as a worker would, until the input ends."""
@@ -145,9 +152,10 @@ class _Bench:
 
     def _extend(self, width: int) -> Outcome:
         """A chain of rows for a target, the leaves of a tree for a drafter whose engine has branches."""
-        flat = self._drafts and self._engine.limits.branches >= width
+        flat = self._drafts and self._engine.limits.branches >= width and not self._committed
         first = self._node + 1
-        rows = [Row(1, first + n, first + n - 1 if n and not flat else 0, self._tokens[n]) for n in range(width)]
+        parents = [first + n - 1 if n and not flat else 0 for n in range(width)]
+        rows = [Row(1, first + n, parents[n], self._tokens[n], self._committed) for n in range(width)]
         self._node += width
         return self._engine.extend(rows)
 

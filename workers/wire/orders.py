@@ -1,6 +1,6 @@
 """What rank 0 of an engine over several devices tells the other ranks: typed, bounded, as all messages are.
 
-    rank 0 -> ranks  Prefill, Extend (with Calibrate), Commit, Close, Save, Load, Drop, End      rank -> rank 0  Ready
+    rank 0 -> ranks  Prefill, Extend (with Calibrate), Commit, Close, Save, Load, Drop      rank -> rank 0  Ready
 
 Tensors go by collectives, never here.
 """
@@ -87,17 +87,13 @@ class Drop(_Order, frozen=True):
     key: Seq
 
 
-class End(_Order, frozen=True):
-    """There will be no further order."""
-
-
 class Ready(_Order, frozen=True):
     """A rank has loaded its part."""
 
     rank: Annotated[int, Meta(ge=1, lt=1 << 16)]
 
 
-Order: TypeAlias = Prefill | Extend | Commit | Close | Save | Load | Drop | End | Ready
+Order: TypeAlias = Prefill | Extend | Commit | Close | Save | Load | Drop | Ready
 _reader = msgspec.msgpack.Decoder(Order)
 
 

@@ -8,9 +8,9 @@ from hetero.workers.decoding.policy import tuning
 class SpeculationSwitch:
     """Counts the tokens and seconds of one sequence and says when to do without drafts."""
 
-    def __init__(self, probe: bool) -> None:
+    def __init__(self, probe: bool, plain: int = 0) -> None:
         """``probe``: whether what plain decoding costs is not known yet."""
-        self.plain = 0  # tokens decided plainly because speculation lost
+        self.plain = plain  # tokens decided plainly because speculation lost
         self._probing = probe
         self._left = tuning.PROBE if probe else 0
         self._rest = tuning.FIRST_REST

@@ -13,7 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-SILENT = 15.0  # seconds a rank may keep the others waiting within a forward
+LOADING = 600.0  # seconds that ranks may be apart while they load
+_SILENT = 15.0  # seconds a rank may keep the others waiting within a forward
 
 
 @dataclass(frozen=True)
@@ -51,5 +52,10 @@ def enter(team: Team, meeting: Path) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo0" if sys.platform == "darwin" else "lo"
     store = dist.FileStore(str(meeting), team.size)
     dist.init_process_group(
-        "gloo", store=store, rank=team.rank, world_size=team.size, timeout=timedelta(seconds=SILENT)
+        "gloo", store=store, rank=team.rank, world_size=team.size, timeout=timedelta(seconds=LOADING)
     )
+
+
+def loaded() -> None:
+    """From now on a rank that keeps the others waiting is soon given up."""
+    dist.distributed_c10d._set_pg_timeout(timedelta(seconds=_SILENT), dist.group.WORLD)

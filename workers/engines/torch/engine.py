@@ -26,7 +26,7 @@ from hetero.workers.engines.torch.attention import BLOCK, Forward, Part, Seen
 from hetero.workers.engines.torch.checkpoint import exit_layer, load_model
 from hetero.workers.engines.torch.collectives import Team
 from hetero.workers.engines.torch.graphs import Record, Replays
-from hetero.workers.engines.torch.layer_parallel import guessing, shared
+from hetero.workers.engines.torch.layer_parallel import check, guessing, shared
 from hetero.workers.errors import EngineError, Unsupported
 from hetero.workers.sampling.logits_processors import Logits
 
@@ -98,6 +98,7 @@ class TorchEngine:
         self.announce: Callable[[], None] | None = None  # is called when a forward is about to begin
         self._true = self._guess = _Course(self._model)
         if team is not None and not team.tensor:
+            check(self._model, self._tried)
             self._true = self._guess = _Course(shared(self._model, 1, team))
             if settings.group > 1:
                 self._guess = _Course(shared(self._model, settings.group, team))
@@ -107,7 +108,13 @@ class TorchEngine:
             weights = sum(p.numel() * p.element_size() for p in self._model.parameters())
             for course in (self._true, self._guess):
                 course.replays = Replays(partial(self._logits, course), record, self._keys, weights)
-        self._tried(self._true.model)  # an architecture that is not covered fails here, not in a request
+        try:
+            self._tried(self._true.model)  # an architecture that is not covered fails here, not in a request
+        except EngineError as error:
+            if team is None or not team.tensor:
+                raise
+            why = f"{path.name}: its tensor-parallel plan in transformers is none that fits this engine ({error})"
+            raise Unsupported(why) from error
 
     def prefill(self, seq: int, tokens: Sequence[int], every: bool = False) -> Outcome:
         held = self._slots.to_prefill(seq)

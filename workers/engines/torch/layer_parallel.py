@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from hetero.workers.engines.torch.attention import Forward, attend_layers
 from hetero.workers.engines.torch.collectives import Team
-from hetero.workers.errors import Unsupported
+from hetero.workers.errors import EngineError, Unsupported
 
 Layers: TypeAlias = Sequence[Any]  # decoder layers of transformers
 
@@ -130,22 +130,27 @@ def layer_parallel(model: Any, size: int, make: Callable[[Layers], nn.Module]) -
 
 
 def shared(model: Any, size: int, team: Team) -> Any:
-    """``layer_parallel`` over a team; with ``size`` 1 it is the model itself."""
+    """``layer_parallel`` over a team; with ``size`` 1 it is the model itself, if it passes ``check``."""
     return layer_parallel(model, size, lambda layers: Group(layers, team))
 
 
-def guessing(model: Any, size: int, tried: Callable[[Any], Tensor]) -> Any:
-    """``layer_parallel`` on one device, its attentions batched where they can be; ``tried``: what a model makes of some
-    tokens. Raises Unsupported for a model that computes something else than the order above, one layer at a time."""
-    right = tried(model)
-    if not torch.equal(right, tried(layer_parallel(model, 1, lambda layers: Group(layers)))):
+def check(model: Any, tried: Callable[[Any], Tensor]) -> None:
+    """Raises Unsupported for a model that computes something else than the order above, one layer at a time; ``tried``:
+    what a model makes of some tokens."""
+    alone = layer_parallel(model, 1, lambda layers: Group(layers))
+    if not torch.equal(tried(model), tried(alone)):
         raise Unsupported("layer-parallel drafting needs Llama's layers; this model's compute something else")
+
+
+def guessing(model: Any, size: int, tried: Callable[[Any], Tensor]) -> Any:
+    """``layer_parallel`` on one device, its attentions batched where they can be. ``tried``, errors: see ``check``."""
+    check(model, tried)
     loose = layer_parallel(model, size, lambda layers: Group(layers))
     try:
         found = layer_parallel(model, size, lambda layers: BatchedGroup(layers) if len(layers) > 1 else layers[0])
         want, got = tried(loose), tried(found)
         near = torch.allclose(want, got, rtol=1e-2, atol=1e-2 * float(want.abs().max()))
-    except Unsupported:
+    except (EngineError, AttributeError, TypeError):  # attentions or norms of another kind
         near = False
     return found if near else loose
 

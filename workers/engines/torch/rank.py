@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from hetero.workers.engines.torch.engine import TorchEngine
 
 
-def main() -> int:
-    """Serve until told to end."""
+def main() -> None:
+    """Serve until the input ends."""
     asked = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_input, daemon=True).start()
     if asked["cores"] and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, asked["cores"])
     import torch  # counts the cores once they are chosen
 
-    from hetero.workers.engines.torch.collectives import Team, enter
+    from hetero.workers.engines.torch.collectives import Team, enter, loaded
     from hetero.workers.engines.torch.engine import TorchEngine, TorchSettings
 
     torch.set_num_threads(max(1, len(asked["cores"])))
@@ -39,11 +39,10 @@ def main() -> int:
     socket = connect_dealer(zmq.Context(), asked["endpoint"], b"rank-%d" % team.rank, keys)
     enter(team, Path(asked["meeting"]))
     engine = TorchEngine(Path(asked["path"]), TorchSettings(**asked["settings"]), team=team)
+    loaded()
     socket.send(orders.encode_order(orders.Ready(team.rank)))
     while True:
         order = orders.decode_order(socket.recv())
-        if isinstance(order, orders.End):
-            return 0
         try:
             _obey(engine, order)
         except EngineError as error:
@@ -87,4 +86,4 @@ def _end_with_input() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

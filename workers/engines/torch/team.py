@@ -8,6 +8,7 @@ all are, and the worker with them, to be started again.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,7 @@ import torch.distributed as dist
 import zmq
 
 from hetero.workers.engines.base import EngineLimits, OnEarlyExit, Outcome, Row
-from hetero.workers.engines.torch.collectives import Team, enter
+from hetero.workers.engines.torch.collectives import LOADING, Team, enter, loaded
 from hetero.workers.engines.torch.engine import TorchEngine, TorchSettings
 from hetero.workers.errors import EngineError, EngineLost
 from hetero.workers.sampling.logits_processors import Logits
@@ -41,7 +42,6 @@ from hetero.workers.wire.orders import (
 )
 from hetero.workers.wire.sockets import Doorkeeper, Keys, bind_router, make_keys
 
-_LOADING = 600.0  # seconds all ranks may take to load
 _ENDING = 3.0  # seconds a rank may take to end by itself
 
 
@@ -58,19 +58,25 @@ class TeamEngine:
         self._door = Doorkeeper(self._context)
         keys = [make_keys() for _ in range(size)]
         self._door.admit(frozenset(key.public for key in keys[1:]))
-        self._socket, endpoint = bind_router(self._context, keys=keys[0])
         self._ranks: list[subprocess.Popen[bytes]] = []
         self._engine: TorchEngine | None = None
+        self._socket: zmq.Socket[bytes] | None = None
         meeting, team = Path(self._room.name) / "meeting", Team(0, size, tensor)
+        cores = cores or _cores()
         threads = max(1, len(cores) // size)
         try:
+            self._socket, endpoint = bind_router(self._context, keys=keys[0])
             for rank in range(1, size):
-                own = list(cores[rank * threads : (rank + 1) * threads]) or list(cores)
+                own = [cores[(rank * threads + n) % len(cores)] for n in range(threads)]
                 self._ranks.append(_spawn(path, settings, replace(team, rank=rank), meeting, endpoint, keys[rank], own))
             torch.set_num_threads(threads)
             enter(team, meeting)
             self._engine = TorchEngine(path, settings, team=team)
             self._wait_for_all(size)
+            loaded()
+        except RuntimeError as error:  # of torch.distributed
+            self.shutdown()
+            raise EngineLost(f"the team did not come up: {error}") from error
         except BaseException:
             self.shutdown()
             raise
@@ -132,7 +138,8 @@ class TeamEngine:
         if self._engine is not None:
             self._engine.shutdown()
             self._engine = None
-        self._socket.close(0)
+        if self._socket is not None:
+            self._socket.close(0)
         self._door.close()
         self._context.term()
         self._room.cleanup()
@@ -160,6 +167,7 @@ class TeamEngine:
         ]
 
     def _tell(self, order: Order) -> None:
+        assert self._socket is not None
         frame = encode_order(order)
         for rank, process in enumerate(self._ranks, 1):
             try:
@@ -184,7 +192,8 @@ class TeamEngine:
         return found
 
     def _wait_for_all(self, size: int) -> None:
-        end, missing = time.monotonic() + _LOADING, set(range(1, size))
+        assert self._socket is not None
+        end, missing = time.monotonic() + LOADING, set(range(1, size))
         while missing:
             if self._socket.poll(200):
                 _, frame = self._socket.recv_multipart()
@@ -203,6 +212,11 @@ class _Reordered(Outcome):
 
     def logits(self, row: int) -> Logits:
         return self._outcome.logits(self._place[row])
+
+
+def _cores() -> list[int]:
+    """Those this process may use."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 def _name(rank: int) -> bytes:

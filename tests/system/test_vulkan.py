@@ -11,11 +11,13 @@ import time
 import httpx
 import pytest
 from click.testing import CliRunner
+from helpers.builtin_pair import DRAFTER, TARGET
 from helpers.running_server import RunningServer
 from helpers.streams import streams
 
 from hetero.cli import main
 from hetero.workers.engines.accelerators import llama_kinds
+from hetero.workers.models.inflate import Size, inflate
 
 pytestmark = [
     pytest.mark.vulkan,
@@ -24,6 +26,14 @@ pytestmark = [
 ]
 SEEDS = [11, 12]
 COMMON = {"target_engine": "llama_cpp", "draft_engine": "llama_cpp", "exact": True, "port": 0, "context": 1024}
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory) -> str:
+    """A target as slow as targets are, so that a drafter in software is in time."""
+    file = tmp_path_factory.mktemp("models") / "slow.gguf"
+    inflate(TARGET, file, Size(1024, 24, 3072), "q8_0")
+    return str(file)
 
 
 def texts(**settings: object) -> tuple[list[str], int, dict[str, object]]:
@@ -43,24 +53,26 @@ def _warm(stack: RunningServer) -> None:
     end = time.monotonic() + 120
     streams(stack, 40, [1])
     while "drafter" in stack.session.coordinator.statuses and stack.status("drafter").forwards < 10:
-        assert time.monotonic() < end
+        assert time.monotonic() < end, stack.events
         streams(stack, 60, [1])
 
 
-def test_a_drafter_on_the_gpu_and_a_target_on_the_cpu():
-    plain, none, _ = texts(draft="none")
-    drafted, accepted, plan = texts(strategy="serial", target_device="cpu:0", draft_device="vulkan:0")
+def test_a_drafter_on_the_gpu_and_a_target_on_the_cpu(slow):
+    plain, none, _ = texts(target=slow, draft="none")
+    drafted, accepted, plan = texts(
+        target=slow, draft=str(DRAFTER), strategy="serial", target_device="cpu:0", draft_device="vulkan:0"
+    )
     assert drafted == plain and none == 0 and accepted > 12
     roles = {role["role"]: role for role in plan["roles"]}
     assert roles["drafter"]["device"] == "vulkan:0" and roles["target"]["device"].startswith("cpu")
     assert all(role["memory"] > role["memory_planned"] / 4 > 0 for role in roles.values())
 
 
-def test_the_first_layers_of_the_target_on_the_gpu():
+def test_the_first_layers_of_the_target_on_the_gpu(slow):
     """Dovetail's split: what the GPU has room for. With a drafter and without, the same text."""
-    split = {"target_device": "vulkan:0", "gpu_layers": 3}
+    split = {"target": slow, "target_device": "vulkan:0", "gpu_layers": 3}
     plain, _, _ = texts(draft="none", **split)
-    drafted, accepted, plan = texts(strategy="serial", draft_device="vulkan:0", **split)
+    drafted, accepted, plan = texts(strategy="serial", draft=str(DRAFTER), draft_device="vulkan:0", **split)
     assert drafted == plain and accepted > 12
     assert {role["device"] for role in plan["roles"]} == {"vulkan:0"}
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from typing import TypeVar
 
 import msgpack
 import msgspec
@@ -15,6 +16,7 @@ from hetero.workers.errors import WireError
 from hetero.workers.wire.messages import MAX_FRAME, Message
 
 _reader = msgspec.msgpack.Decoder(Message)
+_Kind = TypeVar("_Kind")
 _QUIET = 10.0  # seconds between two lines about dropped frames
 
 
@@ -26,13 +28,17 @@ def encode(message: Message) -> bytes:
 
 def decode(frame: bytes) -> Message:
     """The message of one frame. Raises WireError for anything else than one known, bounded message."""
+    return checked(_reader, frame)
+
+
+def checked(reader: msgspec.msgpack.Decoder[_Kind], frame: bytes) -> _Kind:
+    """What a reader makes of a frame. Raises WireError for anything else than one of its kinds, and beyond the limit."""
     if len(frame) > MAX_FRAME:
         raise WireError(f"a frame of {len(frame)} bytes exceeds the limit of {MAX_FRAME}")
     try:
-        message: Message = _reader.decode(frame)
+        return reader.decode(frame)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise WireError(f"not a message of hetero: {error}") from None
-    return message
 
 
 class Drops:

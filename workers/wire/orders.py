@@ -13,8 +13,8 @@ import msgpack
 import msgspec
 from msgspec import Meta, Struct
 
-from hetero.workers.errors import WireError
-from hetero.workers.wire.messages import MAX_FRAME, MAX_TOKENS, Length, Seq, Token, TokenList
+from hetero.workers.wire.codec import checked
+from hetero.workers.wire.messages import MAX_TOKENS, Length, Seq, Token, TokenList
 
 _MOST_ROWS = 4096
 Node = Annotated[int, Meta(ge=0, lt=1 << 53)]
@@ -105,10 +105,4 @@ def encode_order(order: Order) -> bytes:
 
 def decode_order(frame: bytes) -> Order:
     """The order of one frame. Raises WireError for anything else than one known, bounded order."""
-    if len(frame) > MAX_FRAME:
-        raise WireError(f"a frame of {len(frame)} bytes exceeds the limit of {MAX_FRAME}")
-    try:
-        order: Order = _reader.decode(frame)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise WireError(f"not an order of hetero: {error}") from None
-    return order
+    return checked(_reader, frame)

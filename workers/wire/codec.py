@@ -28,11 +28,12 @@ def encode(message: Message) -> bytes:
 
 def decode(frame: bytes) -> Message:
     """The message of one frame. Raises WireError for anything else than one known, bounded message."""
-    return checked(_reader, frame)
+    message: Message = checked(_reader, frame)
+    return message
 
 
 def checked(reader: msgspec.msgpack.Decoder[_Kind], frame: bytes) -> _Kind:
-    """What a reader makes of a frame. Raises WireError for anything else than one of its kinds, and beyond the limit."""
+    """What a reader makes of a frame. Raises WireError for anything else than one of its kinds, and for too much."""
     if len(frame) > MAX_FRAME:
         raise WireError(f"a frame of {len(frame)} bytes exceeds the limit of {MAX_FRAME}")
     try:

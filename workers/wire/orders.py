@@ -105,4 +105,5 @@ def encode_order(order: Order) -> bytes:
 
 def decode_order(frame: bytes) -> Order:
     """The order of one frame. Raises WireError for anything else than one known, bounded order."""
-    return checked(_reader, frame)
+    order: Order = checked(_reader, frame)
+    return order

@@ -26,13 +26,13 @@ from hetero.workers.runtime.pinning import pin
 
 def tool(folder: Path, name: str, prints: str) -> None:
     script = folder / name
-    script.write_text(f"#!/bin/sh\ncat <<'END'\n{prints}\nEND\n")
+    script.write_text(f"#!/bin/sh\n/bin/cat <<'END'\n{prints}\nEND\n")
     script.chmod(0o755)
 
 
 @pytest.fixture
 def tools(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", str(tmp_path))  # and none of those that this machine has
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     return tmp_path
 

@@ -104,16 +104,16 @@ def test_perplexity_is_llama_cpps(published, kind, kv_cache, tmp_path):
     [(2, 0.83, 0.82, 0.79, 0.6), (4, 0.70, 0.62, 0.56, 0.4)],
 )
 def test_layer_parallel_guesses_agree_as_the_model_does(published, size, first, second, third, loose):
-    """As measured apart from the engine: argmax of the 1st, 2nd, 3rd guess behind an exact cache. 150 of each: two
-    standard errors are 0.08. A cache that is never calibrated is worth much less."""
-    text = held_out(GgufTokenizer(published), 450)
+    """As measured apart from the engine: argmax of the 1st, 2nd, 3rd guess behind an exact cache. 105 of each: two
+    standard errors are 0.1. A cache that is never calibrated is worth much less."""
+    text = held_out(GgufTokenizer(published), 320)
     plain, guessing = (
         TorchEngine(published, TorchSettings(sequences=1, context=512, chunk=512, group=group)) for group in (1, size)
     )
     outcome = plain.prefill(1, text, every=True)
     own = [int(outcome.logits(n).argmax()) for n in range(len(text))]
     found = calibrated(guessing, text, own)
-    assert found == pytest.approx([first, second, third], abs=0.12)
+    assert found == pytest.approx([first, second, third], abs=0.14)
     assert uncalibrated(guessing, text, own) < loose < min(found)
     plain.shutdown()
     guessing.shutdown()

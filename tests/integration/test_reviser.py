@@ -127,11 +127,20 @@ def test_another_place_that_became_better_is_proposed_once_and_not_taken(monkeyp
     told = [line for line in world.said if "start again" in line]
     assert len(told) == 1 and "off on cpu:0-1" in told[0]
     assert apart[0] != "off" and world.reviser.proposed == told[0]
-    assert any("from now on" in line for line in world.said) or world.reviser.follows == apart
     plan = world.ranking.entries[0].plan
     shown = running(plan, plan.placements, {"target": world.status("target")}, world.reviser)
     assert shown["strategy"] == world.reviser.follows[0] and shown["revised"]["proposed"] == told[0]
     assert shown["revised"]["drafter_forward"] > 10
+
+
+def test_a_proposal_hides_nothing_that_can_be_followed(shared):
+    """Elsewhere it would be faster still: that is told, and what can be had here is taken at once."""
+    for entry in shared.reviser._away:
+        object.__setattr__(entry.duet, "verify", lambda rows: 0.02 + 0.002 * rows)
+    assert shared.reviser._away
+    shared.drafter = 15.0
+    assert shared.run(8) == ["off 0"]
+    assert len([line for line in shared.said if "start again" in line]) == 1
 
 
 def test_streams_that_come_and_go_are_counted(world):

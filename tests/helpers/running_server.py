@@ -11,9 +11,11 @@ from collections.abc import Callable
 
 import httpx
 import uvicorn
+from ray.exceptions import RayError
 
 from helpers.builtin_pair import NO_END
 from hetero.cluster.cluster import Cluster
+from hetero.cluster.incarnation import WorkerEnded
 from hetero.cluster.inventory import take_inventory
 from hetero.config import make_config
 from hetero.gateway.app import make_app
@@ -67,8 +69,16 @@ class RunningServer:
         await serving
         await self.session.stop()
 
-    def status(self, role: str) -> WorkerStatus:
-        return self.session.coordinator.status(role)
+    def status(self, role: str, seconds: float = 60.0) -> WorkerStatus:
+        """The worker's own account; where it is being replaced, its successor's."""
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                return self.session.coordinator.status(role)
+            except (WorkerEnded, RayError):
+                if time.monotonic() > end:
+                    raise
+            time.sleep(0.1)
 
     def kill(self, role: str) -> None:
         """Kill a worker's process."""

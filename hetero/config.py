@@ -30,12 +30,14 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         str, Meta(description="Drafter model, likewise, or 'none'. Default: 'builtin' for the built-in target.")
     ] = ""
     target_device: Annotated[
-        str, Meta(description="Where the target runs: cpu, cpu:0-3, cuda:0, rocm:0, vulkan:0, mps, NODE/cpu:0.")
-    ] = ""
+        str,
+        Meta(description="Where the target runs: cpu, cpu:0-3, cuda:0, cuda:0-3 (several as one), rocm:0, "
+             "vulkan:0, mps, NODE/cpu:0."),
+    ] = ""  # fmt: skip
     draft_device: Annotated[str, Meta(description="Where the drafter runs, likewise.")] = ""
     gpu_layers: Annotated[
         int,
-        Meta(ge=-1, le=10_000, description="Layers of the target that its GPU holds, the CPU has the rest (llama_cpp). "
+        Meta(ge=-1, le=10_000, description="Layers of the target that its GPUs hold, the CPU has the rest (llama_cpp). "
              "-1: all."),
     ] = -1  # fmt: skip
     draft_group: Annotated[
@@ -46,7 +48,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     target_ranks: Annotated[
         int,
         Meta(ge=1, le=16, description="Processes that share the target, tensor-parallel, each with a part of the cores "
-             "(torch)."),
+             "or a GPU (torch; given several GPUs: as many)."),
     ] = 1  # fmt: skip
     draft_ranks: Annotated[
         int,

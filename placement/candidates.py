@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from hetero.placement.device import Device, Gpu, Inventory
@@ -67,10 +67,20 @@ def candidates(inventory: Inventory, drafting: bool, layers: Layers = lambda gpu
             yield Candidate(target, drafter, "ahead")
 
 
+def _groups(gpus: Sequence[Gpu]) -> Iterator[Device]:
+    """Several GPUs of a kind as one device: two, four, eight, all."""
+    for kind in dict.fromkeys(gpu.kind for gpu in gpus):
+        numbers = [gpu.number for gpu in gpus if gpu.kind == kind]
+        for count in sorted({2, 4, 8, min(16, len(numbers))}):
+            if 2 <= count <= len(numbers):
+                yield Device(kind, tuple(numbers[:count]))
+
+
 def _places(inventory: Inventory, drafting: bool) -> Iterator[tuple[Device, Device | None]]:
     fast, slow = inventory.topology.fast, inventory.topology.slow
     every = Device("cpu", fast)
-    targets = [every, *(gpu.device for gpu in inventory.gpus)]
+    groups = list(_groups(inventory.gpus))
+    targets = [every, *(gpu.device for gpu in inventory.gpus), *groups]
     for target in targets:
         yield target, None
     if not drafting:
@@ -81,6 +91,10 @@ def _places(inventory: Inventory, drafting: bool) -> Iterator[tuple[Device, Devi
     for count in (1, 2):
         if len(fast) > count and (count == 1 or len(fast) >= _MANY):
             yield Device("cpu", fast[:-count]), Device("cpu", fast[-count:])
+    for group in groups:
+        apart = (gpu.device for gpu in inventory.gpus if gpu.kind == group.kind and gpu.number not in group.indices)
+        yield group, next(apart, group.gpus[-1])
+        yield group, every
     for gpu in inventory.gpus:
         yield every, gpu.device
         yield gpu.device, every

@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from hetero.placement.errors import DeviceError
 from hetero.placement.topology import Topology
 
+_GPUS = 16  # that one engine may run on: as many as llama.cpp takes
+_EVEN = 0.9  # of the memory of several GPUs that a model fills, at most: layers come whole
 _NAME = re.compile(r"(?:(?P<node>[\w.\-]+)/)?(?P<kind>cpu|cuda|rocm|vulkan|mps)(?::(?P<index>[\d,\-]+))?")
 
 
 @dataclass(frozen=True)
 class Device:
-    """A place an engine can run: some cores of a node's CPU, or one of its GPUs.
+    """A place an engine can run: some cores of a node's CPU, or one of its GPUs, or several of one kind as one.
 
-    ``indices`` are core numbers for ``cpu`` (empty: all cores the process may use) and exactly one GPU number
-    for the others. ``node`` is a Ray node's name or address; None means the node hetero was started on.
+    ``indices`` are core numbers for ``cpu`` (empty: all cores the process may use), for the others GPU numbers, at
+    least one. ``node`` is a Ray node's name or address; None means the node hetero was started on.
     """
 
     kind: str
@@ -31,6 +33,11 @@ class Device:
     @property
     def is_cpu(self) -> bool:
         return self.kind == "cpu"
+
+    @property
+    def gpus(self) -> tuple[Device, ...]:
+        """Its GPUs, one by one."""
+        return () if self.is_cpu else tuple(Device(self.kind, (number,), self.node) for number in self.indices)
 
 
 @dataclass(frozen=True)
@@ -69,15 +76,15 @@ def parse_device(name: str) -> Device:
     match = _NAME.fullmatch(name.strip())
     if match is None:
         raise DeviceError(
-            f"device {name!r} is not understood: write cpu, cpu:0-3, cuda:0, rocm:0, vulkan:0, mps or node/cpu:0"
+            f"device {name!r} is not understood: write cpu, cpu:0-3, cuda:0, cuda:0-3, rocm:0, vulkan:0, mps or "
+            "node/cpu:0"
         )
     indices = _indices(name, match["index"]) if match["index"] else ()
     if match["kind"] != "cpu":
         indices = indices or (0,)
-        if len(indices) != 1:
-            raise DeviceError(
-                f"device {name!r} names several GPUs: an engine runs on one, write {match['kind']}:{indices[0]}"
-            )
+        most = 1 if match["kind"] == "mps" else _GPUS
+        if len(indices) > most:
+            raise DeviceError(f"device {name!r} names {len(indices)} GPUs: an engine runs on {most} at most")
     return Device(match["kind"], indices, match["node"])
 
 
@@ -90,7 +97,7 @@ def check_device(device: Device, inventory: Inventory) -> Device:
                 f"device {device}: no core {spans(missing)} here; usable cores are {spans(inventory.cores)}"
             )
         return Device("cpu", device.indices or inventory.topology.fast, device.node)
-    if device not in [gpu.device for gpu in inventory.gpus]:
+    if not set(device.gpus) <= {gpu.device for gpu in inventory.gpus}:
         have = ", ".join(str(gpu.device) for gpu in inventory.gpus) or "no GPU that hetero can use"
         raise DeviceError(f"device {device}: not on this machine, which has {have} (hetero doctor says more)")
     return device
@@ -99,19 +106,22 @@ def check_device(device: Device, inventory: Inventory) -> Device:
 def default_devices(inventory: Inventory, target_bytes: int, drafting: bool) -> tuple[Device, Device]:
     """Choose (target, drafter) devices where the user named none.
 
-    A GPU that holds the whole target takes it; a smaller one drafts for a CPU target (Dovetail's split). With
-    CPUs only, the drafter gets the slow cores, or the last of the fast ones, and the target the others, so that both
-    work at once. No two threads share a physical core.
+    A GPU that holds the whole target takes it; where none does, the fewest together that do; a smaller one drafts for a
+    CPU target (Dovetail's split). With CPUs only, the drafter gets the slow cores, or the last of the fast ones, and
+    the target the others, so that both work at once. No two threads share a physical core.
     """
     fast, slow = inventory.topology.fast, inventory.topology.slow
     every = Device("cpu", fast)
     if inventory.gpus:
-        first = inventory.gpus[0].device
-        if inventory.gpus[0].free > target_bytes:
-            # The same card may be there twice, under two kinds.
-            others = [gpu for gpu in inventory.gpus if gpu.kind == first.kind and gpu.device != first]
-            return first, others[0].device if others else every
-        return every, first
+        first = inventory.gpus[0]
+        # The same card may be there twice, under two kinds.
+        alike = [gpu for gpu in inventory.gpus if gpu.kind == first.kind]
+        most = min(len(alike), _GPUS) if first.kind != "mps" else 1
+        for count in range(1, most + 1):
+            if min(gpu.free for gpu in alike[:count]) * count * (_EVEN if count > 1 else 1) > target_bytes:
+                target = Device(first.kind, tuple(gpu.number for gpu in alike[:count]))
+                return target, alike[count].device if count < len(alike) else every
+        return every, first.device
     if drafting and slow:
         return every, Device("cpu", slow)
     if not drafting or len(fast) < 2:

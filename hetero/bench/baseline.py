@@ -139,7 +139,7 @@ class _Loop:
 def main() -> None:
     """Serve one baseline until standard input ends."""
     spec = BaselineSpec(**json.loads(sys.argv[1]))
-    pin(spec.cores, None)
+    pin(spec.cores, [])
     loop = _Loop(spec)
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:

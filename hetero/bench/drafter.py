@@ -57,7 +57,7 @@ def _specs(path: Path, device: Device) -> dict[str, WorkerSpec]:
     if device.is_cpu:
         common["cores"] = list(device.indices)
     else:
-        common |= {"gpu": device.indices[0], "kind": device.kind}
+        common |= {"gpus": list(device.indices), "kind": device.kind}
     common["dtype"] = torch_dtype(device, False)
     form = GGUF if path.is_file() else SAFETENSORS
     found: dict[str, WorkerSpec] = {}
@@ -72,7 +72,7 @@ def _specs(path: Path, device: Device) -> dict[str, WorkerSpec]:
 def measure(specs: dict[str, WorkerSpec], repeats: int) -> dict[str, dict[str, float]]:
     """Milliseconds by engine and T(n); to be called in a fresh process."""
     first = next(iter(specs.values()))
-    pin(first.cores, first.gpu, first.kind)
+    pin(first.cores, first.gpus, first.kind)
     engines: dict[str, Engine] = {}
     for name, spec in specs.items():
         settings = dataclasses.replace(settings_of(spec), graphs=name == _GRAPHS)

@@ -151,5 +151,5 @@ def _floor(file: Path, threads: int, depth: int, width: float) -> dict[int, floa
 
 
 if __name__ == "__main__":
-    pin(range(int(sys.argv[3])), None)
+    pin(range(int(sys.argv[3])), [])
     print(json.dumps(measure(Path(sys.argv[1]), Q8_0 if sys.argv[2] == Q8_0 else F16, *map(int, sys.argv[3:6]))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import shutil
 import signal
 import socket
@@ -26,6 +27,7 @@ from hetero.config import Config, api_keys, check_certificate
 from hetero.data import PAIR
 from hetero.errors import HeteroError
 from hetero.models import find_model
+from hetero.placement.device import Device
 from hetero.planning.fastest import Fastest
 from hetero.planning.planner import Planner
 from hetero.workers.engines.accelerators import install_line, llama_gpus, llama_kinds, torch_kinds
@@ -83,6 +85,28 @@ def hardware(config: Config) -> Iterator[Finding]:
         yield Finding(str(gpu.device), GOOD, gpu.name + room)
     if not found.gpus:
         yield Finding("GPU", GOOD, "none that hetero can use; a spare core drafts instead")
+    for kind in dict.fromkeys(gpu.kind for gpu in found.gpus):
+        numbers = [gpu.number for gpu in found.gpus if gpu.kind == kind]
+        if len(numbers) > 1:
+            yield Finding("GPUs as one", GOOD, f"{Device(kind, tuple(numbers))}: {_path_between(kind)}")
+
+
+def _path_between(kind: str) -> str:
+    """How GPUs of a machine reach each other, and what that means for an engine on several."""
+    tool = shutil.which("nvidia-smi") if kind == "cuda" else None
+    split = "llama_cpp gives each some of a GGUF file's layers"
+    if tool is None:
+        return split + ("; torch shares every layer" if kind == "rocm" else "")
+    try:
+        text = subprocess.run([tool, "topo", "-m"], capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        text = ""
+    rows = [line.split() for line in text.splitlines() if re.match(r"GPU\d+\s", line)]
+    cells = [cell for row in rows for cell in row[1 : len(rows) + 1] if cell != "X"]
+    if cells and all(re.fullmatch(r"NV\d+", cell) for cell in cells):
+        return f"NVLink between all; {split}, torch shares every layer (tensor-parallel)"
+    path = "by PCIe" if cells else "by a path nvidia-smi does not tell"
+    return f"{path}; {split}, torch shares every layer and waits for that path twice a layer"
 
 
 def torch_build(config: Config) -> Iterator[Finding]:

@@ -28,10 +28,9 @@ class Placement:
         main = str(Device("cpu", (), device.node))
         if device.is_cpu or device.kind == "mps":  # a Mac's memory is one
             return [(main, self.memory)]
-        if self.spec.gpu_layers < 0:
-            return [(str(device), self.memory)]
-        share = self.spec.gpu_layers / self.model.shape.layers
-        return [(str(device), self.memory.scaled(share)), (main, self.memory.scaled(1.0 - share))]
+        share = self.spec.gpu_layers / self.model.shape.layers if self.spec.gpu_layers >= 0 else 1.0
+        rest = [(main, self.memory.scaled(1.0 - share))] if share < 1.0 else []
+        return [(str(gpu), self.memory.scaled(share / len(device.gpus))) for gpu in device.gpus] + rest
 
 
 @dataclass(frozen=True)

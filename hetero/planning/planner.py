@@ -233,10 +233,10 @@ class Planner:
         field = "target_engine" if role == "target" else "draft_engine"
         form, here = GGUF if model.is_gguf else SAFETENSORS, device.node is None
         group = config.draft_group if role == "drafter" else 1
-        ranks = config.draft_ranks if role == "drafter" else config.target_ranks
+        asked = config.draft_ranks if role == "drafter" else config.target_ranks
         if engine:
             chosen = find_engine(engine, field)
-        elif group > 1 or ranks > 1:
+        elif group > 1 or asked > 1:
             chosen = next(entry for entry in ENGINES.values() if entry.layer_parallel)
         elif self._fastest is not None and here and device.is_cpu and not exact:
             # (Exact texts are one engine's: which it is must not hang on what was measured, nor on the strategy.)
@@ -249,6 +249,7 @@ class Planner:
             raise ConfigError(f"{field}: {chosen.name} runs {runs}; {model.path} is {form}: use torch")
         if (reason := chosen.objection(device.kind, here)) is not None:
             raise ConfigError(f"{field}: {reason}")
+        ranks = len(device.gpus) if asked == 1 and chosen.layer_parallel and device.gpus else asked
         _check_shared(role, group, ranks, chosen, model, device, exact)
         layers = self._gpu_layers(role, chosen, device)
         shared = self._inventory.topology.fast if layers >= 0 and here else ()
@@ -266,7 +267,7 @@ class Planner:
             trace=str(Path(config.trace).resolve()) if config.trace else "",
             cores=list(device.indices if device.is_cpu else shared),
             gpu_layers=layers,
-            gpu=None if device.is_cpu else device.indices[0],
+            gpus=[] if device.is_cpu else list(device.indices),
             kind="cuda" if device.is_cpu else device.kind,  # type: ignore[arg-type]
             dtype=dtype,
             weights=config.weights,
@@ -345,15 +346,16 @@ def _check_shared(
         flag = "target" if role == "target" else "draft"
         raise ConfigError(f"{field}: {engine.name} runs on one device, layer by layer: take --{flag}-engine {able}")
     field = f"{'draft' if role == 'drafter' else 'target'}_ranks"
-    if ranks > 1 and not device.is_cpu:
-        flag = field.partition("_")[0]
-        raise ConfigError(f"{field}: several GPUs as one device are not tried yet: --{flag}-ranks 1, or on cores: "
-                          f"--{flag}-device cpu")  # fmt: skip
+    if device.gpus and ranks != len(device.gpus):
+        raise ConfigError(
+            f"{field}: each rank has a GPU of its own: {ranks} ranks, and {device} names {len(device.gpus)}"
+        )
     if role == "target" and ranks > 1 and exact:
-        raise ConfigError("target_ranks: exact mode runs on one rank: --no-exact or --target-ranks 1")
+        raise ConfigError("target_ranks: exact mode of torch runs on one rank, and one GPU: --no-exact, or one of each")
     if role == "target" and model.shape.kv_heads % ranks:
         heads = model.shape.kv_heads
-        raise ConfigError(f"target_ranks: {model.name} has {heads} heads of keys, which {ranks} ranks cannot share")
+        raise ConfigError(f"target_ranks: {model.name} has {heads} heads of keys, which {ranks} ranks cannot share: "
+                          "take another number, or a GGUF file on llama_cpp, which splits by layers")  # fmt: skip
 
 
 def torch_dtype(device: Device, exact: bool) -> str:

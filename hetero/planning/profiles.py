@@ -20,7 +20,7 @@ from hetero.workers.models.cache import cache_root
 from hetero.workers.runtime.trial import DEPTH, Company, Request, Trial
 
 _ROOM = "profiles"
-_FORMAT = 2  # of what is kept: one of before knows less
+_FORMAT = 3  # of what is kept: one of before knows less
 _COMPANY = {"beside": "beside", "turns": "in turns with"}
 _TARGET_WIDTHS, _DRAFTER_WIDTHS = [1, 2, 3, 4, 6, 8, 12, 16], [1, 2, 4, 8, 16]
 _CONTEXT = 2048  # tokens of a trial's context
@@ -77,7 +77,7 @@ class Profiles:
     def _facts(self, placement: Placement) -> list[object]:
         """All that a trial hangs on."""
         spec = placement.spec
-        where = [spec.cores, spec.kind, self._gpus.get(str(placement.device)), spec.gpu_layers]
+        where = [spec.cores, spec.kind, [self._gpus.get(str(gpu)) for gpu in placement.device.gpus], spec.gpu_layers]
         how = [spec.role, spec.engine, library_version(find_engine(spec.engine).package), spec.dtype, spec.weights]
         return [model_facts(placement.model.path), *where, *how, spec.kv_cache, spec.group, spec.ranks, spec.exact]
 

@@ -21,6 +21,7 @@ from hetero.cluster.inventory import take_inventory
 from hetero.data import GALLERY, SHAPES
 from hetero.errors import ConfigError
 from hetero.placement.agreement import assumed
+from hetero.placement.device import spans
 from hetero.placement.profile import Speed
 from hetero.placement.sites import Demand, Proposal, Shape, Site, proposals, rank
 from hetero.workers.simulation.forecast import Duet, Play
@@ -40,6 +41,7 @@ class _Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bandwidth_gbs: _Positive
     tera_operations: _Positive
     overhead_ms: Annotated[float, Meta(ge=0.0, le=1e3)] = 0.3
+    collective_us: Annotated[float, Meta(ge=0.0, le=1e6)] = 0.0  # with its likes in the machine; 0: it has no such path
 
 
 class _Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -74,6 +76,7 @@ class Hardware(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 name,
                 int(own.memory_gib * 2**30),
                 Speed(own.bandwidth_gbs * 1e9, own.tera_operations * 1e12, own.overhead_ms * 1e-3),
+                own.collective_us * 1e-6,
             )
             for machine, devices in self.machines.items()
             for name, own in devices.items()
@@ -107,7 +110,7 @@ def shape_of(name: str) -> Shape:
     parameters = own.billions * 1e9
     weights = int(parameters * _BITS[bits or "4"] / 8)
     kv = 2 * own.layers * own.kv_heads * own.head * 2
-    return Shape(name, weights, int(parameters), kv, own.active / own.billions if own.active else 1.0)
+    return Shape(name, weights, int(parameters), kv, own.active / own.billions if own.active else 1.0, own.layers)
 
 
 def predict(proposal: Proposal, agreement: float, streams: int = 1) -> float:
@@ -171,10 +174,10 @@ def show(hardware: Hardware, as_json: bool, plot: Path | None, console: Console)
     for name in ("strategy", "target", "drafter"):
         table.add_column(name, overflow="fold")
     for name in ("tokens/s", "x plain", "first", "GiB"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     for rate, proposal in ranked[:_SHOWN]:
         row = _row(rate, proposal, plain)
-        gib = "\n".join(f"{site} {size:.1f}" for site, size in row["memory_gib"].items())
+        gib = "\n".join(_alike(row["memory_gib"]))
         name = row["strategy"] + (f" {row['gamma']}" if row["gamma"] else "")
         first = f"{row['first_token_s']:.1f} s"
         table.add_row(name, row["target"], row["drafter"] or "-", f"{rate:.1f}", f"{row['x_plain']:.2f}", first, gib)
@@ -182,6 +185,19 @@ def show(hardware: Hardware, as_json: bool, plot: Path | None, console: Console)
     console.print("estimated from bytes, operations and an assumed agreement; run by the simulator, not measured")
     for what, why in dict(rejected).items():
         console.print(f"does not fit: {what}: {why}", highlight=False, markup=False)
+
+
+def _alike(memory: Mapping[str, float]) -> list[str]:
+    """Devices with the GiB of each, those of as many in a line."""
+    found: dict[tuple[str, float], list[str]] = {}
+    for name, size in memory.items():
+        kind, _, number = name.partition(":")
+        found.setdefault((kind, round(size, 1)), []).append(number)
+    lines = []
+    for (kind, size), numbers in found.items():
+        own = spans([int(n) for n in numbers]) if all(n.isdecimal() for n in numbers) else ",".join(numbers)
+        lines.append(f"{kind}{':' if own else ''}{own} {size:.1f}")
+    return lines
 
 
 def curves(hardware: Hardware) -> dict[str, list[tuple[float, float, float]]]:
@@ -215,11 +231,10 @@ def _resized(hardware: Hardware, site: Site, gib: float) -> Hardware:
 
 
 def _row(rate: float, proposal: Proposal, plain: float) -> dict[str, Any]:
-    where = " + ".join(str(site) + (f" ({share:.0%})" if share < 1 else "") for site, share in proposal.target)
     return {
         "strategy": proposal.strategy,
         "gamma": proposal.gamma,
-        "target": where,
+        "target": proposal.where,
         "drafter": str(proposal.drafter) if proposal.drafter is not None else None,
         "tokens_per_second": round(rate, 2),
         "x_plain": round(rate / plain, 3) if plain else 0.0,

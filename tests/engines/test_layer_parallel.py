@@ -14,6 +14,7 @@ from helpers.recorded_graphs import recorded
 
 from hetero.workers.engines.base import Row
 from hetero.workers.engines.torch.checkpoint import load_model
+from hetero.workers.engines.torch.collectives import Team
 from hetero.workers.engines.torch.engine import TorchEngine, TorchSettings
 from hetero.workers.engines.torch.layer_parallel import BatchedGroup, Group, layer_parallel
 from hetero.workers.engines.torch.team import TeamEngine
@@ -226,6 +227,11 @@ def test_ranks_guess_as_one_device(guessing, plain, ranks):
         processes = list(team._ranks)
         team.shutdown()
     assert all(process.poll() is not None for process in processes)
+
+
+def test_each_rank_has_the_gpu_of_its_number():
+    assert [Team(rank, 3, True).device("cuda:0") for rank in range(3)] == ["cuda:0", "cuda:1", "cuda:2"]
+    assert Team(1, 2, True).device("cpu") == "cpu"
 
 
 def test_a_rank_that_is_lost_ends_the_engine(plain):

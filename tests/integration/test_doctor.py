@@ -19,7 +19,7 @@ from hetero.errors import ConfigError
 from hetero.placement.device import Device
 from hetero.placement.errors import DeviceError
 from hetero.planning.planner import make_plan
-from hetero.workers.engines.accelerators import Accelerator, gpu_handle, install_line
+from hetero.workers.engines.accelerators import Accelerator, gpu_handles, install_line
 from hetero.workers.errors import ModelError
 from hetero.workers.runtime.pinning import pin
 
@@ -52,7 +52,7 @@ def test_a_gpu_that_llama_cpp_can_use_drafts_or_takes_the_target(vulkan):
     inventory = take_inventory()
     assert [str(gpu.device) for gpu in inventory.gpus] == ["vulkan:0", "vulkan:1"]
     plan = make_plan(make_config({"draft_device": "vulkan:0", "target_device": "cpu:0"}), inventory)
-    assert (plan.drafter.spec.engine, plan.drafter.spec.kind, plan.drafter.spec.gpu) == ("llama_cpp", "vulkan", 0)
+    assert (plan.drafter.spec.engine, plan.drafter.spec.kind, plan.drafter.spec.gpus) == ("llama_cpp", "vulkan", [0])
     assert make_plan(make_config({}), inventory).target.device == Device("vulkan", (0,))  # the whole target fits
     with pytest.raises(ConfigError, match="torch cannot use vulkan"):
         make_plan(make_config({"target_device": "vulkan:0", "target_engine": "torch"}), inventory)
@@ -78,6 +78,24 @@ def test_an_nvidia_gpu_without_fitting_builds_is_refused_with_the_line_that_mend
     assert "Some Card" in findings(doctor.hardware)["cuda:0"].found
 
 
+@pytest.mark.parametrize(
+    "cell, words", [("NV12", "NVLink between all"), ("PHB", "by PCIe"), ("X", "by a path nvidia-smi does not tell")]
+)
+def test_the_doctor_tells_how_several_gpus_reach_each_other(tools, cell, words):
+    """As ``nvidia-smi topo -m`` prints it."""
+    tool(tools, "nvidia-smi", "")
+    lines = [f"GPU{n}\t" + "\t".join(" X " if n == m else cell for m in range(2)) + "\t0-31\t0" for n in range(2)]
+    table = "\n".join(["\tGPU0\tGPU1\tCPU Affinity\tNUMA Affinity", *lines, "", "Legend:", "  X    = Self"])
+    (tools / "nvidia-smi").write_text(
+        f"#!/bin/sh\nif [ \"$1\" = topo ]; then /bin/cat <<'END'\n{table}\nEND\n"
+        "else echo '0, GPU-1, Some Card, 24000'; echo '1, GPU-2, Some Card, 24000'; fi\n"
+    )
+    found = findings(doctor.hardware)["GPUs as one"].found
+    assert found.startswith(f"cuda:0-1: {words}") and "llama_cpp gives each" in found
+    tool(tools, "nvidia-smi", "0, GPU-1, Some Card, 24000")
+    assert "GPUs as one" not in findings(doctor.hardware)
+
+
 @pytest.mark.parametrize("name, flag", [("vulkaninfo", "GGML_VULKAN"), ("rocminfo", "GGML_HIP")])
 def test_the_doctor_names_the_build_for_a_gpu_that_is_there(tools, name, flag):
     tool(tools, name, "GPU0")
@@ -86,7 +104,7 @@ def test_the_doctor_names_the_build_for_a_gpu_that_is_there(tools, name, flag):
 
 def test_a_kind_that_is_not_there_is_told_when_a_model_loads():
     with pytest.raises(ModelError, match=r"no vulkan device.*GGML_VULKAN"):
-        gpu_handle(DRAFTER, "vulkan")
+        gpu_handles(DRAFTER, "vulkan")
 
 
 def test_a_worker_sees_its_own_gpu_only(monkeypatch):
@@ -95,20 +113,24 @@ def test_a_worker_sees_its_own_gpu_only(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     interval = sys.getswitchinterval()
     expected = {
-        ("cuda", None): ("", "", ""),
-        ("cuda", 1): ("1", "", ""),
-        ("rocm", 1): (None, "1", ""),
-        ("vulkan", 0): ("", "", "0"),
+        ("cuda", ()): ("", "", ""),
+        ("cuda", (1,)): ("1", "", ""),
+        ("cuda", (0, 2)): ("0,2", "", ""),
+        ("rocm", (1,)): (None, "1", ""),
+        ("vulkan", (0,)): ("", "", "0"),
     }
     try:
-        for (kind, gpu), values in expected.items():
+        for (kind, gpus), values in expected.items():
             for name in names:
                 os.environ.pop(name, None)
-            pin([], gpu, kind)
+            pin([], gpus, kind)
             assert tuple(os.environ.get(name) for name in names) == values
         os.environ["CUDA_VISIBLE_DEVICES"] = "4,6"  # a user's own choice: numbers count within it
-        pin([], 1, "cuda")
+        pin([], [1], "cuda")
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "6"
+        os.environ["CUDA_VISIBLE_DEVICES"] = "4,6,7"
+        pin([], [0, 2], "cuda")
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "4,7"
     finally:
         sys.setswitchinterval(interval)
         for name in names:

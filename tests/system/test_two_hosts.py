@@ -181,6 +181,19 @@ def test_ray_down_leaves_nothing(up, down, hosts):
     assert up.process.returncode == 0 and not ray(hosts.big, hosts.small)
 
 
+def test_a_box_of_several_devices(hosts, down, calm, serving):
+    """docs/box.yaml as written, with cores in place of GPUs."""
+    hosts.big.write("box.yaml", (ROOT / "docs/box.yaml").read_text().replace("192.168.1.20", "10.77.0.1"))
+    hosts.big.run(ON + "ray up -y box.yaml", seconds=200)
+    server = serving("--address auto --target-device cpu:0 --draft-device cpu:1")
+    found = server.streams()
+    same(found, calm, "a box of its own")
+    assert accepted(found) > 50
+    server.stop()
+    hosts.big.run(ON + "ray down -y box.yaml", seconds=200)
+    until(lambda: not ray(hosts.big), 60, lambda: ray(hosts.big))
+
+
 # Without ssh: hetero join
 
 

@@ -58,12 +58,13 @@ def llama_gpus() -> tuple[Accelerator, ...]:
     return tuple(found)
 
 
-def gpu_handle(path: Path, kind: str) -> int | None:
-    """The ggml device of the one GPU of a kind that this process sees; None for kind "". Raises ModelError."""
-    handle = next((found.handle for found in llama_gpus() if found.kind == kind), None) if kind else None
-    if kind and handle is None:
-        raise ModelError(f"{path}: llama.cpp finds no {kind} device in this process: {install_line(kind)}")
-    return handle
+def gpu_handles(path: Path, kind: str, count: int = 1) -> list[int]:
+    """The ggml devices of the ``count`` GPUs of a kind that this process sees; none for kind "". Raises ModelError."""
+    found = [gpu.handle for gpu in llama_gpus() if gpu.kind == kind][:count]
+    if kind and len(found) < count:
+        what = f"{len(found)} of {count} {kind} devices" if found else f"no {kind} device"
+        raise ModelError(f"{path}: llama.cpp finds {what} in this process: {install_line(kind)}")
+    return found
 
 
 @cache

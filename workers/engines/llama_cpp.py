@@ -16,7 +16,7 @@ import llama_cpp
 import numpy as np
 
 from hetero.placement.memory import F16, Q8_0, KvCache
-from hetero.workers.engines.accelerators import gpu_handle
+from hetero.workers.engines.accelerators import gpu_handles
 from hetero.workers.engines.base import Engine, EngineLimits, OnEarlyExit, Outcome, Row
 from hetero.workers.engines.kv_slots import saved_under
 from hetero.workers.engines.ledger import Ledger, entered
@@ -30,7 +30,7 @@ _MAX_IDS = 256  # llama.cpp's LLAMA_MAX_SEQ
 
 @dataclass(frozen=True)
 class LlamaSettings:
-    """How to run a model. ``gpu`` is the kind of the one GPU the process sees, or "" for the CPU."""
+    """How to run a model. ``gpu`` is the kind of the ``gpus`` GPUs the process sees, or "" for the CPU."""
 
     threads: int
     sequences: int = 4
@@ -39,7 +39,8 @@ class LlamaSettings:
     chunk: int = 128
     exact: bool = False
     gpu: str = ""
-    gpu_layers: int = -1  # that it holds, the CPU the rest; -1: all
+    gpus: int = 1
+    gpu_layers: int = -1  # that they hold, the CPU the rest; -1: all
     branches: int = 32  # live branches per sequence
     draft_nodes: int = 128  # evaluated draft tokens per sequence
     kv_cache: KvCache = F16
@@ -64,7 +65,9 @@ class LlamaEngine:
         """Load, or take an open ``model``. Raises ModelError for a file llama.cpp refuses, Unsupported for memory that
         cannot roll back."""
         exact = settings.exact
-        self._model = model or open_gguf(path, gpu_handle(path, settings.gpu), layers=settings.gpu_layers)
+        self._model = model or open_gguf(
+            path, gpu_handles(path, settings.gpu, settings.gpus), layers=settings.gpu_layers
+        )
         if is_recurrent(self._model):
             llama_cpp.llama_model_free(self._model)
             raise Unsupported(f"{path.name} has recurrent memory: it takes the engine of such models")
@@ -349,7 +352,7 @@ def load_llama(path: Path, settings: LlamaSettings) -> Engine:
     """The engine of a GGUF model's memory: of cells, or recurrent. Raises ModelError for a file llama.cpp refuses."""
     from hetero.workers.engines.recurrent import RecurrentEngine
 
-    model = open_gguf(path, gpu_handle(path, settings.gpu), layers=settings.gpu_layers)
+    model = open_gguf(path, gpu_handles(path, settings.gpu, settings.gpus), layers=settings.gpu_layers)
     return (RecurrentEngine if is_recurrent(model) else LlamaEngine)(path, settings, model)
 
 

@@ -31,12 +31,11 @@ def unheard(share: float) -> None:
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """What to load, and how. ``gpu``: the kind of the one GPU the process sees, or "" for the CPU, which holds the
-    layers beyond ``gpu_layers`` (-1: none); ``draft_nodes``:
-    evaluated draft tokens a sequence may hold; ``dtype`` and ``graphs`` (on CUDA) are torch's;
-    ``weights`` (what becomes of 16-bit floats) is octet's; ``group``: layers whose attentions run at once for guesses;
-    ``ranks``: processes on ``cores`` that share the model, within its layers (``tensor``) or layer by layer;
-    ``kv_cache``: how the numbers of the cache are kept."""
+    """What to load, and how. ``gpu``: the kind of the ``gpus`` GPUs the process sees, or "" for the CPU, which holds
+    the layers beyond ``gpu_layers`` (-1: none); ``draft_nodes``: evaluated draft tokens a sequence may hold; ``dtype``
+    and ``graphs`` (on CUDA) are torch's; ``weights`` (what becomes of 16-bit floats) is octet's; ``group``: layers
+    whose attentions run at once for guesses; ``ranks``: processes, each on its share of ``cores`` or a GPU, that share
+    the model, within its layers (``tensor``) or layer by layer; ``kv_cache``: how the numbers of the cache are kept."""
 
     path: Path
     threads: int = 1
@@ -44,6 +43,7 @@ class EngineSettings:
     context: int = 2048
     exact: bool = False
     gpu: str = ""
+    gpus: int = 1
     gpu_layers: int = -1
     draft_nodes: int = 128
     dtype: str = "float32"
@@ -107,6 +107,7 @@ def _load_llama(settings: EngineSettings) -> Engine:
         exact=settings.exact,
         draft_nodes=settings.draft_nodes,
         gpu=settings.gpu,
+        gpus=settings.gpus,
         gpu_layers=settings.gpu_layers,
         kv_cache=settings.kv_cache,
     )
@@ -134,7 +135,7 @@ def _load_torch(settings: EngineSettings) -> Engine:
     from hetero.workers.engines.torch.graphs import CudaGraphs
 
     torch.set_num_threads(settings.threads)
-    # The process sees its one GPU only (``runtime.pinning``); torch calls ROCm's cuda, too.
+    # The process sees its own GPUs only (``runtime.pinning``); torch calls ROCm's cuda, too.
     device = {"": "cpu", "mps": "mps"}.get(settings.gpu, "cuda:0")
     own = TorchSettings(
         device,

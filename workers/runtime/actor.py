@@ -25,7 +25,7 @@ class WorkerActor:
     def begin(self, plain: dict[str, Any]) -> int:
         """Start loading what a spec wants; returns this process's id."""
         spec = read_spec(plain)
-        pin(spec.cores, spec.gpu, spec.kind)
+        pin(spec.cores, spec.gpus, spec.kind)
         from hetero.workers.runtime.worker import Worker  # numeric libraries load after cores and GPU are set
 
         self._worker = Worker(spec)

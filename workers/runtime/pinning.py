@@ -23,8 +23,8 @@ def keep_memory() -> None:
         mallopt(_TRIM_THRESHOLD, 256 << 20)
 
 
-def pin(cores: Sequence[int], gpu: int | None, kind: str = "cuda") -> None:
-    """Confine this process to ``cores`` and one GPU or none, and let its libraries use as many threads.
+def pin(cores: Sequence[int], gpus: Sequence[int], kind: str = "cuda") -> None:
+    """Confine this process to ``cores`` and some GPUs or none, and let its libraries use as many threads.
 
     Ray and ``ray up`` set OMP_NUM_THREADS=1, and Ray's own threads already run: each is moved. Ray leaves every
     GPU visible to an actor without ``num_gpus``: a CPU worker must see none. Empty ``cores`` mean all.
@@ -32,9 +32,9 @@ def pin(cores: Sequence[int], gpu: int | None, kind: str = "cuda") -> None:
     for other, variable in _VISIBLE.items():
         seen = os.environ.get(variable)  # the user's own choice: our numbers count within it
         names = seen.split(",") if seen else []
-        wanted = gpu if other == kind else None
-        os.environ[variable] = "" if wanted is None else names[wanted] if wanted < len(names) else str(wanted)
-    if kind == "rocm" and gpu is not None:
+        wanted = gpus if other == kind else ()
+        os.environ[variable] = ",".join(names[n] if n < len(names) else str(n) for n in wanted)
+    if kind == "rocm" and gpus:
         del os.environ[_VISIBLE["cuda"]]
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # llama.cpp's own debugger hangs where it fails
     keep_memory()

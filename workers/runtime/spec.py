@@ -14,8 +14,8 @@ from hetero.workers.wire.transfer import Origin
 class WorkerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One worker. ``index``: which of its role it is; ``engine``: a name in ``engines.registry``.
 
-    ``cores``: the CPU cores it is confined to (empty: all); ``gpu``: a GPU of that ``kind`` or None, ``gpu_layers`` of
-    the model on it (-1: all), the others on the cores; ``group``: layers whose attentions run at once for draft tokens;
+    ``cores``: the CPU cores it is confined to (empty: all); ``gpus``: GPUs of that ``kind``, ``gpu_layers`` of the
+    model on them (-1: all), the others on the cores; ``group``: layers whose attentions run at once for draft tokens;
     ``ranks``: processes that share the model; ``trace``: a file to append a trace to; ``host``, ``ports`` (first and
     last): where a verifier listens; ``secure``: whether both roles speak CURVE; ``cached``: tokens of finished
     sequences to keep as prefixes; ``origin``: where a model can be had that is not here.
@@ -27,7 +27,7 @@ class WorkerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     strategy: str
     gamma: int
     cores: list[int] = []
-    gpu: int | None = None
+    gpus: list[int] = []
     gpu_layers: int = -1
     kind: Literal["cuda", "rocm", "vulkan", "mps"] = "cuda"
     dtype: str = "float32"

@@ -80,7 +80,7 @@ def main() -> int:
     """One request."""
     request = msgspec.json.decode(sys.stdin.readline(), type=Request)
     spec = request.spec
-    pin(spec.cores, spec.gpu, spec.kind)
+    pin(spec.cores, spec.gpus, spec.kind)
     memory, began = psutil.Process().memory_info().rss, time.perf_counter()
     try:
         engine = find_engine(spec.engine).load(settings_of(spec))

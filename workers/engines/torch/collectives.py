@@ -1,4 +1,4 @@
-"""How the ranks of one engine meet within a forward: collectives of ``torch.distributed``, gloo on CPUs."""
+"""How the ranks of one engine meet within a forward: collectives of ``torch.distributed`` (gloo, or NCCL on GPUs)."""
 
 from __future__ import annotations
 
@@ -26,6 +26,10 @@ class Team:
     size: int
     tensor: bool
 
+    def device(self, kind: str) -> str:
+        """This rank's, by torch's name of its kind: each has the GPU of its number."""
+        return kind if kind == "cpu" else f"{kind.partition(':')[0]}:{self.rank}"
+
     def owner(self, layer: int) -> int:
         """Whose a layer's attention is, where layers are not split. (The first and the last layer are everybody's.)"""
         return (layer - 1) % self.size
@@ -46,13 +50,23 @@ class Team:
         return result
 
 
-def enter(team: Team, meeting: Path) -> None:
-    """Take part in the collectives of a team whose ranks meet at a file. Only over this machine's loopback."""
+def enter(team: Team, meeting: Path, device: str) -> None:
+    """Take part in the collectives of a team whose ranks meet at a file, each on its ``device``. By sockets only over
+    this machine's loopback."""
     os.environ |= {"RANK": str(team.rank), "WORLD_SIZE": str(team.size), "LOCAL_RANK": str(team.rank)}
     os.environ["GLOO_SOCKET_IFNAME"] = "lo0" if sys.platform == "darwin" else "lo"
     store = dist.FileStore(str(meeting), team.size)
+    os.environ["NCCL_SOCKET_IFNAME"] = os.environ["GLOO_SOCKET_IFNAME"]
+    where = torch.device(device)
+    if where.type == "cuda":
+        torch.cuda.set_device(where)
     dist.init_process_group(
-        "gloo", store=store, rank=team.rank, world_size=team.size, timeout=timedelta(seconds=LOADING)
+        "gloo" if where.type == "cpu" else "nccl",
+        store=store,
+        rank=team.rank,
+        world_size=team.size,
+        timeout=timedelta(seconds=LOADING),
+        device_id=None if where.type == "cpu" else where,
     )
 
 

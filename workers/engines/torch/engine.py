@@ -67,7 +67,7 @@ class TorchEngine:
         ``record`` makes ``extend`` replay forwards of fixed shapes (not in exact mode); ``team``: who else runs a part
         of this engine, and makes the same calls.
         """
-        self._device = torch.device(settings.device)
+        self._device = torch.device(team.device(settings.device) if team is not None else settings.device)
         self._model = load_model(path, settings.dtype, team.size if team is not None and team.tensor else 1)
         self._model = self._model.to(self._device)
         config = self._model.config.get_text_config()

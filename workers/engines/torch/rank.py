@@ -37,8 +37,9 @@ def main() -> None:
     team = Team(asked["rank"], asked["size"], asked["tensor"])
     keys = Keys(asked["public"], asked["secret"].encode())
     socket = connect_dealer(zmq.Context(), asked["endpoint"], b"rank-%d" % team.rank, keys)
-    enter(team, Path(asked["meeting"]))
-    engine = TorchEngine(Path(asked["path"]), TorchSettings(**asked["settings"]), team=team)
+    settings = TorchSettings(**asked["settings"])
+    enter(team, Path(asked["meeting"]), team.device(settings.device))
+    engine = TorchEngine(Path(asked["path"]), settings, team=team)
     loaded()
     socket.send(orders.encode_order(orders.Ready(team.rank)))
     while True:

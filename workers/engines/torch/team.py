@@ -70,7 +70,7 @@ class TeamEngine:
                 own = [cores[(rank * threads + n) % len(cores)] for n in range(threads)]
                 self._ranks.append(_spawn(path, settings, replace(team, rank=rank), meeting, endpoint, keys[rank], own))
             torch.set_num_threads(threads)
-            enter(team, meeting)
+            enter(team, meeting, team.device(settings.device))
             self._engine = TorchEngine(path, settings, team=team)
             self._wait_for_all(size)
             loaded()

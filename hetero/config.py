@@ -87,6 +87,17 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(description="How keys and values are kept: f16, or q8_0 in half the memory (llama_cpp and octet)."),
     ] = F16
     parallel: Annotated[int, Meta(ge=1, le=64, description="Sequences decoded at once; more wait.")] = 4
+    lookup: Annotated[
+        bool, Meta(description="Draft what stood behind the same words before, in the prompt or in answers.")
+    ] = True
+    lookup_past: Annotated[
+        int,
+        Meta(ge=0, le=1 << 24, description="Tokens of finished answers that are looked up, too, for whoever brings the "
+             "API key they were for (0: none)."),
+    ] = 65536  # fmt: skip
+    share_lookup: Annotated[
+        bool, Meta(description="Look up finished answers for everybody, whoever's API key they were for.")
+    ] = False
     context: Annotated[
         int,
         Meta(ge=0, le=1 << 20, description="Tokens of prompt and output a sequence may have (0: the model's)."),

@@ -120,7 +120,9 @@ def options_of(config: Config, plan: Plan) -> GatewayOptions:
     for origin in origins:
         if origin != "*" and "://" not in origin:
             raise ConfigError(f"cors_origin: {origin!r} is no origin, like https://chat.example.org")
-    return GatewayOptions(limits, api_keys(config), defaults_of(config, plan), config.strict, origins)
+    return GatewayOptions(
+        limits, api_keys(config), defaults_of(config, plan), config.strict, origins, config.share_lookup
+    )
 
 
 def defaults_of(config: Config, plan: Plan) -> SamplingDefaults:

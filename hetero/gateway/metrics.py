@@ -45,6 +45,8 @@ class Metrics:
         self._drafts = counter("spec_decode_num_drafts", "Windows that held draft tokens.")
         self._draft_tokens = counter("spec_decode_num_draft_tokens", "Draft tokens checked.")
         self._accepted = counter("spec_decode_num_accepted_tokens", "Draft tokens accepted.")
+        self._by_source = counter("draft_tokens", "Draft tokens checked, by who proposed them.", "source")
+        self._hits_by_source = counter("accepted_draft_tokens", "Those of them accepted.", "source")
         self._at = counter("spec_decode_num_accepted_tokens_per_pos", "Draft tokens accepted by place.", "position")
         self._forwards = counter("target_forwards", "Target forwards, counted once for each sequence in them.")
         self._prompt = counter("prompt_tokens", "Prompt tokens of finished sequences.")
@@ -90,6 +92,9 @@ class Metrics:
         self._drafts.inc(stats.drafts_n)
         self._draft_tokens.inc(stats.draft_n)
         self._accepted.inc(stats.draft_n_accepted)
+        for source, (count, hits) in stats.sources.items():
+            self._by_source.labels(source).inc(count)
+            self._hits_by_source.labels(source).inc(hits)
         for place, count in enumerate(stats.accepted_at):
             self._at.labels(str(place)).inc(count)
         self._forwards.inc(stats.forwards_n)

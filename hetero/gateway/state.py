@@ -24,13 +24,14 @@ from hetero.workers.models.tokenizer import Tokenizer
 @dataclass(frozen=True)
 class GatewayOptions:
     """How requests are met. ``defaults``: sampling where they say nothing; ``strict``: what is not known is refused;
-    ``origins``: pages from elsewhere that may ask ("*": any)."""
+    ``origins``: pages from elsewhere that may ask ("*": any); ``share_lookup``: answers are looked up for everybody."""
 
     limits: AdmissionLimits = field(default_factory=AdmissionLimits)
     keys: tuple[str, ...] = ()
     defaults: SamplingDefaults = field(default_factory=SamplingDefaults)
     strict: bool = False
     origins: tuple[str, ...] = ()
+    share_lookup: bool = False
 
 
 @dataclass

@@ -49,7 +49,11 @@ class Planner:
         self._inventory, self._fastest = inventory, fastest
         self._target = find_model(config.target, "target")
         asked = config.draft or ("builtin" if config.target == "builtin" else "none")
-        self._drafter = None if asked == "none" or config.strategy == "off" else find_model(asked, "drafter")
+        if asked == "lookup" and not config.lookup:
+            raise ConfigError("draft: lookup, and lookup is off: leave --no-lookup out")
+        self._drafter = (
+            None if asked in ("none", "lookup") or config.strategy == "off" else find_model(asked, "drafter")
+        )
         if self._drafter is not None:
             check_vocabularies(self._target, self._drafter)
         self._beside: Placement | None = None  # the drafter's place beside the target, where the plan had it there
@@ -264,6 +268,8 @@ class Planner:
             gamma=self._gamma(),
             sequences=config.parallel,
             secure=True,  # other users of this machine can reach its loopback, too
+            lookup=config.lookup and role == "target",
+            past=config.lookup_past,
             trace=str(Path(config.trace).resolve()) if config.trace else "",
             cores=list(device.indices if device.is_cpu else shared),
             gpu_layers=layers,

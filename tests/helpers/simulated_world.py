@@ -59,6 +59,7 @@ class World:
         cached: int = 0,
         verifiers: int = 1,
         draft_context: int = 4096,
+        past: int | None = None,
     ) -> None:
         self.random = random.Random(seed)
         self.faults = faults or Faults()
@@ -78,6 +79,7 @@ class World:
                 seed=seed,
                 tree_nodes=64,
                 cached=cached,
+                past=past,
                 twist=self._twist if self.faults.adversary else None,
             )
         )

@@ -70,6 +70,7 @@ def requests(world: World, seed: int) -> None:
                 "ignore_end": rng.random() < 0.2,
                 "thinking": rng.choice([None, None, thinking(rng)]),
                 "prompt_logprobs": rng.choice([-1, -1, 2]),
+                "owner": rng.choice(["", "a", "b"]),
                 "prediction": rng.choice([[], [], prompt, list(range(40))]),
             },
         )
@@ -156,6 +157,7 @@ def play_all(kind: str, strategy: str, seeds: range) -> None:
             faults=faults,
             draft_s=rng.choice([0.0001, 0.003, 0.05]),
             cached=rng.choice([0, 150, 2000]),
+            past=rng.choice([None, 0, 40, 5000]),
         )
         requests(world, seed)
         world.play()

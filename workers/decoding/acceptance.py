@@ -19,10 +19,11 @@ from hetero.workers.wire.messages import Logprob
 @dataclass(slots=True)
 class Walk:
     """What a window committed: ``tokens`` new ones, ``accepted`` of them drafted and checked in the window, by
-    ``sources``: how many each drafter had proposed.
+    ``sources``: how many each had proposed first.
 
-    Of the ``offered`` nodes it came by that had draft tokens below, the likeliest of them was right at ``agreed`` and
-    any of them at ``foreseen``. ``ended`` tells that the sequence is over; ``failure`` that a row could not be sampled.
+    Of the ``offered`` nodes it came by that model drafters had proposed tokens below, the likeliest of those was right
+    at ``agreed`` and any of them at ``foreseen``. ``ended`` tells that the sequence is over; ``failure`` that a row
+    could not be sampled.
     """
 
     tokens: int = 0
@@ -58,11 +59,12 @@ def walk(
         except EngineError as failure:
             walked.failure = failure
             return walked
-        likeliest = next(cursor.tree.chain(), None)
+        likeliest = cursor.tree.likeliest(node, drafted=True)
         if likeliest is not None:
             walked.offered += 1
             walked.agreed += likeliest.token == token
-            walked.foreseen += token in cursor.tree[node].children
+            known = cursor.tree[node].children.get(token)
+            walked.foreseen += known is not None and cursor.tree[known].drafted
         node = cursor.commit(token)
         walked.tokens += 1
         if node in rows:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
+
+from hetero.workers.decoding.proposers.proposer import name_of
 from hetero.workers.wire.messages import Stats
 
 
@@ -15,7 +19,9 @@ class Costs:
         self._resumed = resumed
         self._opened = now
         self._started: float | None = None
-        self._forwards = self._windows = self._drafted = self._accepted = 0
+        self._forwards = self._windows = 0
+        self._drafted: Counter[str] = Counter()  # by the name of who proposed them
+        self._accepted: Counter[str] = Counter()
         self._accepted_at: list[int] = []
         self._waited = 0.0
 
@@ -28,13 +34,17 @@ class Costs:
         if self._started is None:
             self._started = now
 
-    def checked(self, drafted: int, accepted: int, waited: float) -> None:
-        """A window was checked, for which the sequence was held back ``waited`` seconds."""
+    def checked(self, drafts: Mapping[int, int], hits: Mapping[int, int], waited: float) -> None:
+        """A window was checked, for which the sequence was held back ``waited`` seconds; ``drafts``: how many of its
+        draft tokens each source proposed, ``hits``: how many of those were accepted."""
         self._forwards += 1
         self._waited += waited
-        self._drafted += drafted
-        self._accepted += accepted
-        self._windows += drafted > 0
+        for source, count in drafts.items():
+            self._drafted[name_of(source)] += count
+        for source, count in hits.items():
+            self._accepted[name_of(source)] += count
+        accepted = sum(hits.values())
+        self._windows += bool(drafts)
         self._accepted_at += [0] * (accepted - len(self._accepted_at))
         for place in range(accepted):
             self._accepted_at[place] += 1
@@ -48,8 +58,8 @@ class Costs:
             prompt_ms=1e3 * (started - self._opened),
             predicted_n=output,
             predicted_ms=1e3 * (now - started),
-            draft_n=self._drafted,
-            draft_n_accepted=self._accepted,
+            draft_n=self._drafted.total(),
+            draft_n_accepted=self._accepted.total(),
             forwards_n=self._forwards,
             resumed_n=self._resumed,
             plain_n=plain,
@@ -59,4 +69,5 @@ class Costs:
             drafts_n=self._windows,
             accepted_at=self._accepted_at,
             plain_token_ms=1e3 * plain_s,
+            sources={name: (count, self._accepted[name]) for name, count in self._drafted.items()},
         )

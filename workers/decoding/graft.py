@@ -19,7 +19,7 @@ class _Place:
 
 
 def graft(tree: DraftTree, draft: Draft, since: Sequence[int], room: int, vocabulary: int, source: int) -> int:
-    """Add the nodes of a draft of ``source``; returns how many are new.
+    """Add the nodes of a draft of ``source``, a drafter; returns how many no drafter had proposed before.
 
     ``since``: tokens committed since the length it was made for; nodes that agree with them are behind the tree's root
     by now, nodes that do not are dropped, with all below them. ``room``: nodes the tree may hold. Draft tokens outside
@@ -27,7 +27,7 @@ def graft(tree: DraftTree, draft: Draft, since: Sequence[int], room: int, vocabu
     """
     if not len(draft.parents) == len(draft.tokens) == len(draft.chances):
         return 0
-    before = len(tree)
+    fresh = 0
 
     def reached(along: int) -> _Place:
         return _Place(along, tree.root if along == len(since) else None)
@@ -40,9 +40,8 @@ def graft(tree: DraftTree, draft: Draft, since: Sequence[int], room: int, vocabu
             pass
         elif above.node is None:
             place = reached(above.along + 1) if since[above.along] == token else None
-        elif (known := tree[above.node].children.get(token)) is not None:
-            place = _Place(above.along, known)
-        elif len(tree) < room:
+        elif (known := tree[above.node].children.get(token)) is not None or len(tree) < room:
+            fresh += known is None or not tree[known].drafted
             place = _Place(above.along, tree.add(above.node, token, chance, source))
         places.append(place)
-    return len(tree) - before
+    return fresh

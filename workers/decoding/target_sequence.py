@@ -10,7 +10,10 @@ from hetero.workers.decoding.graft import graft
 from hetero.workers.decoding.kv_cursor import KvCursor
 from hetero.workers.decoding.output import Output
 from hetero.workers.decoding.policy.speculation_switch import SpeculationSwitch
-from hetero.workers.decoding.prediction import Prediction
+from hetero.workers.decoding.proposers.indexed_text import IndexedText
+from hetero.workers.decoding.proposers.past import Past
+from hetero.workers.decoding.proposers.prediction import Prediction
+from hetero.workers.decoding.proposers.proposer import Proposer
 from hetero.workers.models.vocabulary import Vocabulary
 from hetero.workers.sampling.gumbel import prompt_digest
 from hetero.workers.sampling.logits_processors import LogitsProcessor
@@ -87,9 +90,17 @@ class TargetSequence:
     """The verifier's record of one choice of one request."""
 
     def __init__(
-        self, opening: Open, gateway: bytes, vocabulary: Vocabulary, limit: int, now: float, switch: SpeculationSwitch
+        self,
+        opening: Open,
+        gateway: bytes,
+        vocabulary: Vocabulary,
+        limit: int,
+        now: float,
+        switch: SpeculationSwitch,
+        past: Past | None = None,
     ) -> None:
-        """``limit``: output tokens at most, the context counted in. Raises GrammarError."""
+        """``limit``: output tokens at most, the context counted in; ``past``: who proposes what stood in a text before
+        (None: nobody does). Raises GrammarError."""
         self.opening = opening
         self.gateway = gateway
         self.switch = switch
@@ -101,7 +112,13 @@ class TargetSequence:
         self.waiting_since: float | None = None  # held back for more draft
         self.costs = Costs(len(opening.committed), now)
         self.draft_s = 0.0  # time of draft steps since the last window
-        self.prediction = Prediction(opening.prediction) if opening.prediction and not opening.plain else None
+        self.proposers: list[Proposer] = []
+        self._text: IndexedText | None = None
+        if opening.prediction and not opening.plain:
+            self.proposers.append(Prediction(opening.prediction))
+        if past is not None and not opening.plain:
+            self._text = IndexedText(opening.prompt)
+            self.proposers += past.lookups(opening.owner, self._text)
         self._vocabulary = len(vocabulary)
         for token in opening.committed:
             self.cursor.commit(token)
@@ -119,14 +136,16 @@ class TargetSequence:
 
     def take(self, token: int, logprob: Logprob | None = None) -> bool:
         """A token was decided; True when the text ends with it."""
-        if self.prediction is not None:
-            self.prediction.commit(token)
+        if self._text is not None:
+            self._text.append(token)
+        for proposer in self.proposers:
+            proposer.commit(token)
         return self.output.take(token, logprob)
 
-    def foresee(self, room: int) -> None:
-        """Have the draft tree, of ``room`` nodes at most, hold what was predicted, if anything was."""
-        if self.prediction is not None:
-            self.prediction.foresee(self.cursor.tree, room)
+    def propose(self, room: int) -> None:
+        """Have the draft tree, of ``room`` nodes at most, hold what is proposed beside the verifier."""
+        for proposer in self.proposers:
+            proposer.propose(self.cursor.tree, room)
 
     def graft(self, draft: Draft, room: int, source: int) -> int:
         """Add a drafted subtree, ``room`` nodes in the tree at most; returns how many nodes are new."""

@@ -18,7 +18,8 @@ _LEAST = 1e-9  # of a chance, so that its logarithm exists
 class DraftNode:
     """A draft token below its parent. ``position`` is its index in prompt + output; ``chance`` the calibrated one that
     the target takes it once at its parent; ``surprisal`` the sum of -log(chance) on the way here, which orders nodes by
-    reach and survives re-rooting; ``source``: who proposed it first."""
+    reach and survives re-rooting; ``source``: who proposed it first; ``drafted``: whether a model drafter did, first or
+    later (sources below 0 are none, see ``proposers``)."""
 
     id: int
     parent: int
@@ -27,6 +28,7 @@ class DraftNode:
     chance: float
     surprisal: float
     source: int = 0
+    drafted: bool = True
     children: dict[int, int] = field(default_factory=dict)
 
 
@@ -59,13 +61,20 @@ class DraftTree:
         return exp(self._nodes[self.root].surprisal - self._nodes[node].surprisal)
 
     def add(self, parent: int, token: int, chance: float, source: int = 0) -> int:
-        """Add ``token`` below ``parent``; returns its node (the present one if it was added before)."""
+        """Add ``token`` below ``parent``; returns its node. One that is there already is as likely as the surer of
+        those who proposed it says."""
         above = self._nodes[parent]
+        chance = max(chance, _LEAST)
         known = above.children.get(token)
         if known is not None:
+            old = self._nodes[known]
+            old.drafted = old.drafted or source >= 0
+            if chance > old.chance:
+                self._raise(known, log(chance / old.chance))
+                old.chance = chance
             return known
-        chance = max(chance, _LEAST)
-        node = DraftNode(self._next, parent, token, above.position + 1, chance, above.surprisal - log(chance), source)
+        surprisal = above.surprisal - log(chance)
+        node = DraftNode(self._next, parent, token, above.position + 1, chance, surprisal, source, source >= 0)
         self._next += 1
         self._nodes[node.id] = node
         above.children[token] = node.id
@@ -74,18 +83,25 @@ class DraftTree:
     def advance(self, token: int) -> int:
         """Commit ``token`` after the root: its node becomes the root, all other branches go. Returns it."""
         old = self.root
-        self.root = self.add(old, token, 1.0)
+        known = self._nodes[old].children.get(token)
+        self.root = self.add(old, token, 1.0) if known is None else known
         for sibling in self._nodes.pop(old).children.values():
             if sibling != self.root:
                 self._drop(sibling)
         return self.root
 
-    def chain(self) -> Iterator[DraftNode]:
-        """The likeliest path below the root, top down."""
-        node = self._nodes[self.root]
-        while node.children:
-            node = min((self._nodes[child] for child in node.children.values()), key=lambda n: (n.surprisal, n.id))
+    def chain(self, drafted: bool = False) -> Iterator[DraftNode]:
+        """The likeliest path below the root, top down; ``drafted``: of what model drafters proposed."""
+        node = self.likeliest(self.root, drafted)
+        while node is not None:
             yield node
+            node = self.likeliest(node.id, drafted)
+
+    def likeliest(self, node: int, drafted: bool = False) -> DraftNode | None:
+        """The likeliest child of a node; ``drafted``: of those that model drafters proposed."""
+        children = (self._nodes[child] for child in self._nodes[node].children.values())
+        own = (child for child in children if child.drafted or not drafted)
+        return min(own, key=lambda child: (child.surprisal, child.id), default=None)
 
     def tokens(self, node: int) -> list[int]:
         """The draft tokens on the way from the root to a node, it included."""
@@ -108,6 +124,14 @@ class DraftTree:
             node = self._nodes[heappop(waiting)[1]]
             found.append(node)
         return found
+
+    def _raise(self, top: int, nats: float) -> None:
+        """A node, and with it all below, is likelier by so much."""
+        waiting = [top]
+        while waiting:
+            node = self._nodes[waiting.pop()]
+            node.surprisal -= nats
+            waiting.extend(node.children.values())
 
     def _drop(self, top: int) -> None:
         waiting = [top]

@@ -16,6 +16,7 @@ from hetero.workers.decoding.policy.speeds import Speeds
 from hetero.workers.decoding.policy.strategy import Strategy
 from hetero.workers.decoding.policy.window import Window, WindowPolicy
 from hetero.workers.decoding.prefix_cache import PrefixCache
+from hetero.workers.decoding.proposers.past import Past
 from hetero.workers.decoding.protocol import Sends, Step
 from hetero.workers.decoding.roster import Roster
 from hetero.workers.decoding.scheduler import Flight, Scheduler
@@ -39,14 +40,16 @@ class Verifier:
         tree_nodes: int = 2048,
         trace: Trace | None = None,
         cached: int = 0,
+        past: Past | None = None,
     ) -> None:
         """``tree_nodes``: most draft tokens of a sequence; ``cached``: tokens of finished sequences to keep for the
-        prompts of later ones."""
+        prompts of later ones; ``past``: proposes what stood in a text before (None: nobody does)."""
         self.epoch = epoch
         self.dropped = 0  # messages that made no sense: unknown kind, stale draft
         self.speeds = Speeds()
         self.drafters = Drafters(epoch)
         self.prefixes = PrefixCache(cached if limits.prefixes else 0, limits.chunk if limits.exact else 1)
+        self._past = past
         self._limits = limits
         self._vocabulary = vocabulary
         self._strategy = strategy
@@ -182,7 +185,7 @@ class Verifier:
             return
         limit = min(opening.max_tokens, self._limits.context - len(opening.prompt))
         try:
-            sequence = TargetSequence(opening, peer, self._vocabulary, limit, now, self._switch())
+            sequence = TargetSequence(opening, peer, self._vocabulary, limit, now, self._switch(), self._past)
         except GrammarError as error:
             self._sends += self._gateways.failed(peer, opening.seq, "invalid_request", str(error))
             return
@@ -205,6 +208,8 @@ class Verifier:
         sequence = self._roster.end(seq)
         if sequence is None:
             return
+        if save and self._past is not None and not sequence.opening.plain:
+            self._past.learn(sequence.opening.owner, sequence.output.committed)
         self._scheduler.free(sequence, save)
         self._sends += self.drafters.close(sequence)
 
@@ -277,15 +282,15 @@ class Verifier:
         if not window.root:
             return 0
         walked = walk(sequence.cursor, window.rows, outcome, sequence.sampler, sequence.take)
-        sequence.costs.checked(window.drafted, walked.accepted, window.waited)
-        if not self.drafters and sequence.prediction is None:
+        sequence.costs.checked(window.sources, walked.sources, window.waited)
+        if not self.drafters and not window.drafted:
             sequence.costs.alone += walked.tokens
         for drafter in self.drafters:
             drafter.accepted += walked.sources[drafter.index]
         if flight.chunk is None:
             self._account(window, walked, len(flight.windows), elapsed, now)
         if not walked.ended:
-            sequence.foresee(self._tree_nodes)
+            sequence.propose(self._tree_nodes)
         self._publish(window, walked, elapsed, now)
         return walked.tokens
 

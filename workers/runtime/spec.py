@@ -18,7 +18,9 @@ class WorkerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model on them (-1: all), the others on the cores; ``group``: layers whose attentions run at once for draft tokens;
     ``ranks``: processes that share the model; ``trace``: a file to append a trace to; ``host``, ``ports`` (first and
     last): where a verifier listens; ``secure``: whether both roles speak CURVE; ``cached``: tokens of finished
-    sequences to keep as prefixes; ``origin``: where a model can be had that is not here.
+    sequences to keep as prefixes; ``origin``: where a model can be had that is not here;
+    ``lookup``: whether a verifier drafts what stood behind the same words before, in a sequence or in the last ``past``
+    tokens of answers.
     """
 
     role: Literal["target", "drafter"]
@@ -45,6 +47,8 @@ class WorkerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     trace: str = ""
     index: int = 0
     origin: Origin | None = None
+    lookup: bool = False
+    past: int = 0
 
     @property
     def path(self) -> Path:

@@ -24,6 +24,7 @@ from hetero.placement.errors import HeteroError, one_line
 from hetero.workers.decoding.drafter import Drafter
 from hetero.workers.decoding.peers import DrafterPeer
 from hetero.workers.decoding.policy.strategy import strategy
+from hetero.workers.decoding.proposers.past import Past
 from hetero.workers.decoding.protocol import Extend, Job
 from hetero.workers.decoding.verifier import Verifier
 from hetero.workers.engines.base import Engine, Outcome, Row
@@ -216,7 +217,8 @@ class Worker:
         if spec.role == "target":
             if chosen.hints and not limits.early_exit:
                 _log.warning("engine %s has no early exit: branches start at the drafter's candidates", spec.engine)
-            return Verifier(self.epoch, limits, vocabulary, chosen, trace=trace, cached=spec.cached)
+            past = Past(spec.past) if spec.lookup else None
+            return Verifier(self.epoch, limits, vocabulary, chosen, trace=trace, cached=spec.cached, past=past)
         return Drafter(self.epoch, limits, vocabulary.ends, chosen, trace=trace, cached=spec.cached, index=spec.index)
 
     def _loop(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from hetero.workers.decoding.drafter import Drafter
 from hetero.workers.decoding.policy.strategy import Strategy
 from hetero.workers.decoding.policy.tuning import MOST_LEAVES
+from hetero.workers.decoding.proposers.past import Past
 from hetero.workers.decoding.trace import Trace
 from hetero.workers.decoding.verifier import Verifier
 from hetero.workers.models.vocabulary import Vocabulary
@@ -27,8 +28,9 @@ class Setting:
     """What a pair is. Several ``drafters`` all serve all ``verifiers``.
 
     ``link`` lies between workers, ``client_link`` between them and the client. ``coded``: messages go through the
-    codec, which checks them and takes its time. ``tree_nodes``, ``leaves``, ``cached``: see ``Verifier``, ``Drafter``.
-    ``twist`` may change what a drafter says on its way; ``worker`` is what drives each machine.
+    codec, which checks them and takes its time. ``tree_nodes``, ``leaves``, ``cached``: see ``Verifier``, ``Drafter``;
+    ``past``: tokens of answers that verifiers look up (None: they look nothing up). ``twist`` may change what a drafter
+    says on its way; ``worker`` is what drives each machine.
     """
 
     strategy: Strategy
@@ -43,6 +45,7 @@ class Setting:
     tree_nodes: int = 2048
     leaves: int = MOST_LEAVES
     cached: int = 0
+    past: int | None = None
     trace: Trace | None = None
     twist: Callable[[Draft], Draft] | None = None
     worker: type[SimulatedWorker] = SimulatedWorker
@@ -84,7 +87,7 @@ class SimulatedPair:
         if name.startswith(b"verifier"):
             machine = Verifier(
                 self._epoch, device.limits, setting.vocabulary, setting.strategy, setting.tree_nodes, setting.trace,
-                setting.cached,
+                setting.cached, Past(setting.past) if setting.past is not None else None,
             )  # fmt: skip
         else:
             machine = Drafter(

@@ -80,7 +80,7 @@ class Open(_Message, frozen=True):
     wanted. It ends with a token of ``stop_ids``, too; with ``ignore_end`` not with those the model ends a text with.
     Control tokens among ``shown``, or any (``special``), are text by their names. ``prompt_logprobs``: how many
     likeliest tokens to report beside each of the prompt (-1: none at all). ``prediction``: what the output may be
-    like."""
+    like. ``owner``: whose it is; what others were told is never proposed to them."""
 
     seq: Seq
     epoch: Epoch
@@ -98,6 +98,7 @@ class Open(_Message, frozen=True):
     thinking: Thinking | None = None
     prompt_logprobs: Annotated[int, Meta(ge=-1, le=MAX_LOGPROBS)] = -1
     prediction: TokenList = []
+    owner: Annotated[str, Meta(max_length=64)] = ""
 
 
 class Resume(_Message, frozen=True):
@@ -204,9 +205,9 @@ class Stats(Struct, frozen=True, forbid_unknown_fields=True):
     ``resumed_n`` output tokens were decided by an earlier verifier; times and drafts are those since.
     ``plain_n`` tokens were decided with speculation switched off because it lost, ``alone_n`` while there was no
     drafter; ``waited_ms``: time the sequence was held back for a draft; ``cached_n`` prompt tokens were taken from a
-    cached prefix. ``drafts_n`` windows held
-    draft tokens; in ``accepted_at[i]`` of them draft token i of the path was accepted. ``plain_token_ms``: what a token
-    costs without speculation, 0 where it was not measured.
+    cached prefix. ``drafts_n`` windows held draft tokens; in ``accepted_at[i]`` of them draft token i of the path was
+    accepted. ``plain_token_ms``: what a token costs without speculation, 0 where it was not measured. ``sources``: by
+    who proposed them, how many draft tokens were checked, and how many of those accepted.
     """
 
     prompt_n: Count
@@ -224,6 +225,7 @@ class Stats(Struct, frozen=True, forbid_unknown_fields=True):
     drafts_n: Count = 0
     accepted_at: Annotated[list[Count], Meta(max_length=MAX_NODES)] = []
     plain_token_ms: float = 0.0
+    sources: Annotated[dict[Annotated[str, Meta(max_length=32)], tuple[Count, Count]], Meta(max_length=16)] = {}
 
 
 class Finished(_Message, frozen=True):

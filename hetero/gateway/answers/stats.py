@@ -33,7 +33,10 @@ def merged(stats: Sequence[Stats]) -> Stats:
     }
     times = {name: max(getattr(one, name) for one in stats) for name in Stats.__struct_fields__ if name.endswith("_ms")}
     places = [sum(one.accepted_at[n] for one in stats if n < len(one.accepted_at)) for n in range(longest)]
-    return Stats(**counts, **times, accepted_at=places)
+    names = {name for one in stats for name in one.sources}
+    both = [{name: sum(one.sources.get(name, (0, 0))[n] for one in stats) for name in names} for n in (0, 1)]
+    sources = {name: (both[0][name], both[1][name]) for name in names}
+    return Stats(**counts, **times, accepted_at=places, sources=sources)
 
 
 def timings(stats: Stats) -> dict[str, Any]:
@@ -54,6 +57,7 @@ def timings(stats: Stats) -> dict[str, Any]:
         "plain_per_second": rate(1, stats.plain_token_ms),
         "draft_n": stats.draft_n,
         "draft_n_accepted": stats.draft_n_accepted,
+        "draft_sources": {name: {"n": n, "accepted": hits} for name, (n, hits) in sorted(stats.sources.items())},
         "draft_wait_ms": round(stats.waited_ms, 3),
         "target_forwards_n": stats.forwards_n,
         "speculation": _speculation(stats),

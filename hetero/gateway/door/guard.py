@@ -69,7 +69,8 @@ class Guard:
     def _objection(self, scope: Scope, headers: Headers) -> tuple[int, str, dict[str, str]] | None:
         """Why a request is refused: status, words, headers."""
         open_ = scope["path"] in ("/health", "/ping")
-        if self._keys and not open_ and not self._known(headers):
+        scope.setdefault("state", {})["owner"] = owner = self._owner(headers)
+        if self._keys and not open_ and not owner:
             wanted = {"WWW-Authenticate": 'Basic realm="hetero: any name, the API key as password"'}
             return 401, "a valid API key is wanted: Authorization: Bearer KEY", wanted
         if not self._keys and not open_ and not is_loopback(host_of(headers.get("host", ""))):
@@ -82,20 +83,21 @@ class Guard:
             return 413, self._message, {}
         return None
 
-    def _known(self, headers: Headers) -> bool:
+    def _owner(self, headers: Headers) -> str:
+        """Whose request it is: a name for the key it brings, "" for none."""
         kind, _, given = headers.get("authorization", "").partition(" ")
         key = given.strip().encode("latin-1")  # as it came: headers are read so
         if (own := headers.get("x-api-key", "")) and kind.lower() != "basic":
-            key = key if kind.lower() == "bearer" and self._fits(key) else own.strip().encode("latin-1")
+            key = key if kind.lower() == "bearer" and self._named(key) else own.strip().encode("latin-1")
         elif kind.lower() == "basic":
             try:
                 key = base64.b64decode(key, validate=True).partition(b":")[2]
             except (binascii.Error, ValueError):
-                return False
+                return ""
         elif kind.lower() != "bearer":
-            return False
-        return self._fits(key)
+            return ""
+        return self._named(key)
 
-    def _fits(self, key: bytes) -> bool:
+    def _named(self, key: bytes) -> str:
         same = [hmac.compare_digest(key, known) for known in self._keys]  # all of them: in constant time
-        return any(same)
+        return f"key {same.index(True)}" if any(same) else ""

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import anyio
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from msgspec import structs
 from starlette.types import Receive, Scope, Send
 
 from hetero.errors import RequestError, SequenceFailed
@@ -125,7 +126,9 @@ async def respond(state: GatewayState, request: Request, asked: Asked) -> Respon
     tokens = sum(len(o.prompt) + min(o.max_tokens, state.context - len(o.prompt)) for o in asked.openings)
     reservation = state.admission.reserve(len(asked.openings), tokens)
     seconds = state.options.limits.seconds
-    sources = [state.metrics.watched(state.client.generate(opening, seconds)) for opening in asked.openings]
+    owner = "" if state.options.share_lookup else request.state.owner
+    openings = [structs.replace(opening, owner=owner) for opening in asked.openings]
+    sources = [state.metrics.watched(state.client.generate(opening, seconds)) for opening in openings]
     stream = merge(sources)
     if asked.stream:
         return _Events(asked, _stream(asked, stream), stream, reservation)

@@ -19,8 +19,13 @@ class SpeculationSwitch:
 
     @property
     def resting(self) -> bool:
-        """Whether to decode plainly now."""
+        """Whether to do without drafters now."""
         return self._left > 0
+
+    @property
+    def probing(self) -> bool:
+        """Whether to decode plainly now, to learn what it costs."""
+        return self._left > 0 and self._probing
 
     def round(self, tokens: int, seconds: float, plain: float) -> None:
         """A round took ``seconds`` for its tokens; plainly each of them takes ``plain`` (0: unknown)."""

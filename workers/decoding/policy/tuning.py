@@ -55,9 +55,19 @@ PROBE = 3  # tokens decided plainly to learn what plain decoding costs
 FIRST_REST, LONGEST_REST = 64, 1024  # tokens without drafts after a loss; each further one in a row doubles
 RENEW = 1024  # tokens of speculation after which plain decoding is measured again: 0.3 % of them
 
-# Predicted outputs (``decoding.prediction``): tokens of it that are drafted at once; the chance that the next one is
-# right, at first and at least and at most, and how much each token that came weighs in it. An edited file, the usual
-# case, agrees nearly everywhere and then not for a while.
+# Looking up what stood behind the same words before (``decoding.proposers``). Chosen
+
+# Tokens of a match that are told apart, and the buckets of their number; places that are looked at; the chance that the
+# next token is that of the longest match, or of another, by bucket, until something was seen; and the length from which
+# a match that goes on is followed without a look at others.
+MATCH, LENGTHS, MATCHES, SURE = 32, (3, 4, 5, 7, 10, 16), 16, 8
+TRUST = ((0.2, 0.3, 0.4, 0.55, 0.7, 0.8, 0.9), (0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1))
+LOOKED_UP = 24  # tokens that are drafted at once
+LOOKUP_FLOOR = 0.02  # nodes reached less often are not added
+
+# Predicted outputs (``decoding.proposers.prediction``): tokens of it that are drafted at once; the chance that the next
+# one is right, at first and at least and at most, and how much each token that came weighs in it. An edited file, the
+# usual case, agrees nearly everywhere and then not for a while.
 PREDICTED = 24
 PREDICTED_START, PREDICTED_LEAST, PREDICTED_MOST = 0.8, 0.1, 0.98
 PREDICTED_WEIGHT = 0.2

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from math import inf
 from typing import TypeAlias
@@ -22,7 +23,8 @@ from hetero.workers.engines.base import EngineLimits, Row
 class Window:
     """A sequence's part of the forward in flight: node -> row of the outcome, and how many are draft tokens.
 
-    ``root``: whether the newest committed token is among the rows; ``waited``: seconds it was held back.
+    ``root``: whether the newest committed token is among the rows; ``waited``: seconds it was held back; ``sources``:
+    how many of the draft tokens each proposed.
     """
 
     sequence: TargetSequence
@@ -30,6 +32,7 @@ class Window:
     drafted: int
     root: bool
     waited: float = 0.0
+    sources: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +81,8 @@ class WindowPolicy:
         """The window of a sequence: its rows, at most ``room``, are rows ``first``.. of the forward."""
         cursor = sequence.cursor
         due = len(cursor.pending)
-        drafts = [] if sequence.switch.resting else self._drafts(sequence, room - due)
-        if self._strategy.adapts or sequence.prediction is not None:
+        drafts = [] if sequence.switch.probing else self._drafts(sequence, room - due)
+        if self._strategy.adapts or not all(node.drafted for node in drafts):
             reaches = [cursor.tree.reach(node.id) for node in drafts]
             drafts = drafts[: rows_worth(reaches, self._speeds.forward, self._speeds.rate(), first + due)]
         rows = cursor.rows([node.id for node in drafts], room)
@@ -87,7 +90,10 @@ class WindowPolicy:
         waited = now - sequence.waiting_since if sequence.waiting_since is not None else 0.0
         sequence.waiting_since = None
         root = cursor.tree.root in index
-        return Window(sequence, index, len(drafts) if root else 0, root, waited), rows
+        sources = Counter(
+            cursor.tree[node].source for node in index if root and node in cursor.tree and node != cursor.tree.root
+        )
+        return Window(sequence, index, len(drafts) if root else 0, root, waited, sources), rows
 
     def _enough(self, sequence: TargetSequence, hopes: Hopes, now: float) -> bool:
         """Whether there is enough to check already, or the drafters hoped for bring too little."""
@@ -97,24 +103,36 @@ class WindowPolicy:
             case StartRule.AT_ONCE:
                 return True
             case StartRule.WITH_GAMMA:
+                tree = sequence.cursor.tree
                 most = min(self._strategy.gamma, sequence.output.remaining - 1, self._limits.rows - 1)
-                return sum(1 for _ in islice(sequence.cursor.tree.chain(), most)) >= most
+                if sum(1 for _ in islice(tree.chain(drafted=True), most)) >= most:
+                    return True
+                # As good as what a drafter would bring is good enough, whoever proposed it.
+                others = list(islice(tree.chain(), most))
+                return len(others) == most and tree.reach(others[-1].id) >= self._speeds.alpha**most
             case StartRule.GOODPUT:
                 return not self._pays(sequence, hopes, now)
 
     def _drafts(self, sequence: TargetSequence, room: int) -> list[DraftNode]:
-        """The draft tokens that could be checked now, likeliest first."""
-        rows = self._limits.rows if sequence.prediction is not None else self._rows
-        most = max(0, min(rows - 1, sequence.output.remaining - 1, room))
-        if sequence.prediction is not None:
-            most = min(most, max(self._rows - 1, tuning.PREDICTED))
-        elif self._strategy.start is StartRule.WITH_GAMMA:
-            most = min(most, self._strategy.gamma)
+        """The draft tokens that could be checked now, likeliest first: those of drafters as many as the strategy has
+        it, others as long as they are worth it."""
+        most = max(0, min(self._limits.rows - 1, sequence.output.remaining - 1, room))
+        bound = 0 if sequence.switch.resting else min(most, self._rows - 1)
+        if self._strategy.start is StartRule.WITH_GAMMA:
+            bound = min(bound, self._strategy.gamma)
         elif self._strategy.growth is GrowthRule.CHAIN and sequence.drafters:
             # PEARL: as many as are drafted while a window is checked.
             step = min(peer.speeds.step for peer in self._of(sequence))
-            most = min(most, max(1, round(self._speeds.forward(1 + self._strategy.gamma) / step)))
-        return self._likeliest(sequence.cursor.tree, most)
+            bound = min(bound, max(1, round(self._speeds.forward(1 + self._strategy.gamma) / step)))
+        if not sequence.proposers:
+            return self._likeliest(sequence.cursor.tree, bound)
+        found, held = [], {sequence.cursor.tree.root}
+        for node in self._likeliest(sequence.cursor.tree, min(most, bound + tuning.LOOKED_UP)):
+            if node.parent in held and (not node.drafted or bound > 0):
+                bound -= node.drafted
+                held.add(node.id)
+                found.append(node)
+        return found
 
     def _likeliest(self, tree: DraftTree, most: int) -> list[DraftNode]:
         return tree.best(most) if self._tree else list(islice(tree.chain(), most))
@@ -129,7 +147,7 @@ class WindowPolicy:
         most = min(self._rows - 1, sequence.output.remaining - 1)
         drafts = self._likeliest(tree, most)
         # The likeliest node without children is what the drafter expands next.
-        open_ = next((n for n in (tree[tree.root], *drafts) if not n.children and n.token not in self._ends), None)
+        open_ = next((n for n in (tree[tree.root], *drafts) if self._grows(tree, n)), None)
         if open_ is None or rate <= 0.0:
             return rate <= 0.0 and not drafts and most > 0
         pending = len(sequence.cursor.pending)
@@ -148,6 +166,11 @@ class WindowPolicy:
             room=room,
         )
         return outlook.pays(tuning.IMPATIENCE * rate)
+
+    def _grows(self, tree: DraftTree, node: DraftNode) -> bool:
+        """Whether a drafter may still expand a node."""
+        own = node.drafted or node.id == tree.root
+        return own and node.token not in self._ends and tree.likeliest(node.id, drafted=True) is None
 
     def _next_draft(self, hopes: Hopes) -> tuple[float, float]:
         """When the first of some drafters should bring more, and the seconds of that drafter's step."""

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hetero.workers.decoding.policy import tuning
+from hetero.workers.decoding.proposers.proposer import PREDICTION
 from hetero.workers.decoding.tree import DraftTree
-
-SOURCE = -1  # of its nodes in a draft tree: no drafter has that index
 
 
 class Prediction:
@@ -38,10 +37,9 @@ class Prediction:
         places = self._places.get(self._last, [])
         self._at = next((place for place in places if place > self._at), places[-1] if places else len(self._tokens))
 
-    def foresee(self, tree: DraftTree, room: int) -> None:
-        """Add what should come next below the root, while the tree holds less than ``room`` nodes."""
+    def propose(self, tree: DraftTree, room: int) -> None:
         node, chance = tree.root, min(max(self._chance, tuning.PREDICTED_LEAST), tuning.PREDICTED_MOST)
         for token in self._tokens[self._at : self._at + tuning.PREDICTED]:
             if len(tree) >= room:
                 return
-            node = tree.add(node, token, chance, SOURCE)
+            node = tree.add(node, token, chance, PREDICTION)

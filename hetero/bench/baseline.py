@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 
 from hetero.workers.engines.base import Row
 from hetero.workers.engines.llama_cpp import LlamaEngine, LlamaSettings
@@ -26,7 +27,8 @@ from hetero.workers.wire.messages import Sampling
 
 @dataclass(frozen=True)
 class BaselineSpec:
-    """One baseline. ``draft`` None: plain decoding."""
+    """One baseline. ``draft`` None: no drafter; ``lookup``: tokens that are looked up in the text so far, as
+    llama-cpp-python does (0: none are)."""
 
     target: str
     cores: list[int]
@@ -34,6 +36,7 @@ class BaselineSpec:
     n_max: int = 16
     p_min: float = 0.75
     context: int = 1024
+    lookup: int = 0
 
 
 class Baseline:
@@ -45,7 +48,7 @@ class Baseline:
         assert self._line() == {"ready": True}
 
     def ask(self, prompt: list[int], temperature: float, seed: int, count: int) -> dict[str, Any]:
-        """{"seconds", "tokens", "forwards", "accepted", "drafted"} of one sequence, its prompt not counted."""
+        """{"seconds", "tokens", "forwards", "accepted", "drafted", "output"} of one sequence but its prompt."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps([prompt, temperature, seed, count]) + "\n")
         self._process.stdin.flush()
@@ -69,6 +72,7 @@ class _Loop:
         self._spec = spec
         self._target = LlamaEngine(Path(spec.target), settings)
         self._drafter = LlamaEngine(Path(spec.draft), settings) if spec.draft else None
+        self._lookup = LlamaPromptLookupDecoding(num_pred_tokens=spec.lookup) if spec.lookup else None
 
     def run(self, prompt: list[int], temperature: float, seed: int, count: int) -> dict[str, Any]:
         sampler = Sampler(Sampling(temperature, seed=seed), prompt_digest(prompt))
@@ -86,6 +90,9 @@ class _Loop:
             drafts: list[int] = []
             if self._drafter is not None:
                 drafts, draft_tip, node = self._draft(output, known, draft_tip, node, count - len(output) - 1)
+            elif self._lookup is not None:
+                told = self._lookup(np.array([*prompt, *output], dtype=np.intc))
+                drafts = told.tolist()[: max(0, count - len(output) - 1)]
             rows = []
             parent = tip
             for token in (output[-1], *drafts):
@@ -107,7 +114,7 @@ class _Loop:
             known = len(output) - 1
         seconds = time.perf_counter() - began
         return {"seconds": seconds, "tokens": len(output) - 1, "forwards": forwards, "accepted": accepted,
-                "drafted": drafted}  # fmt: skip
+                "drafted": drafted, "output": output}  # fmt: skip
 
     def _draft(self, output: list[int], known: int, tip: int, node: int, room: int) -> tuple[list[int], int, int]:
         """Greedy draft tokens after ``output``, the drafter's committed node, and the last node id used."""

@@ -94,6 +94,31 @@ def pair(
 
 @bench.command()
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
+@click.option("--target", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=True,
+              help="A GGUF file with a chat template.")  # fmt: skip
+@click.option("--draft", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A drafter's GGUF file.")
+@click.option("--engine", default="octet", show_default=True)
+@click.option("--strategy", default="ahead", show_default=True, type=click.Choice([n for n in NAMES if n != "off"]))
+@click.option("--gamma", default=0, show_default=True, type=click.IntRange(0, 63))
+@click.option("--cores", default=2, show_default=True, type=click.IntRange(1), help="Cores all contenders have.")
+@click.option("--temperature", "temperatures", multiple=True, type=float, default=(0.0, 0.8), show_default=True)
+@click.option("--prompts", default=10, show_default=True, type=click.IntRange(1), help="Of each kind.")
+@click.option("--repeats", default=1, show_default=True, type=click.IntRange(1))
+def drafts(
+    json_file: Path | None, target: Path, draft: Path | None, engine: str, strategy: str, gamma: int, cores: int,
+    temperatures: tuple[float, ...], prompts: int, repeats: int,
+) -> None:  # fmt: skip
+    """Where drafts come from: lookup, a drafter, both, llama.cpp's ways; on chats, edits, summaries, extractions."""
+    from hetero.bench.drafts import run
+
+    run(
+        target, draft, engine, strategy, gamma, list(range(cores)), temperatures, prompts, repeats, json_file,
+        Console(),
+    )  # fmt: skip
+
+
+@bench.command()
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
 def box(json_file: Path | None) -> None:
     """A box of eight GPUs, simulated: layer-parallel drafts beside a drafter on a GPU of its own."""
     from hetero.bench.box import run

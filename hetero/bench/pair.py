@@ -15,12 +15,11 @@ from rich.console import Console
 
 from hetero.bench.baseline import Baseline, BaselineSpec
 from hetero.bench.processes import Pair
-from hetero.bench.quality import held_out, perplexity
+from hetero.bench.quality import engine_perplexities, held_out
 from hetero.bench.report import report
 from hetero.bench.servers import LlamaServer
 from hetero.bench.sizes import sized
 from hetero.errors import ConfigError
-from hetero.workers.engines.registry import EngineSettings, find_engine
 from hetero.workers.models.metadata import read_metadata
 from hetero.workers.models.tokenizer import GgufTokenizer
 from hetero.workers.runtime.spec import WorkerSpec
@@ -82,7 +81,7 @@ def run(
     found: dict[tuple[str, float], list[Figures]] = {}
     try:
         for own in files:
-            quality = _quality(own.target, len(cores), tokens[:_QUALITY])
+            quality = engine_perplexities(own.target, ("llama_cpp", "octet"), len(cores), tokens[:_QUALITY])
             contenders += _baselines(own, quality["llama_cpp"], cores)
             for named in servers.items():
                 contenders.append(_server(*named, own, quality["llama_cpp"], cores))
@@ -115,17 +114,6 @@ def run(
                 }
             )
     report("pair", rows, json_file, console)
-
-
-def _quality(target: Path, threads: int, tokens: list[int]) -> dict[str, float]:
-    """Perplexity by engine."""
-    context = len(tokens) + 64
-    found = {}
-    for name in ("llama_cpp", "octet"):
-        engine = find_engine(name).load(EngineSettings(target, threads, sequences=1, context=context))
-        found[name] = perplexity(engine, tokens)
-        engine.shutdown()
-    return found
 
 
 def _baselines(files: Files, quality: float, cores: list[int]) -> list[Contender]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from hetero.data import HELD_OUT
 from hetero.workers.engines.base import Engine, Row
+from hetero.workers.engines.registry import EngineSettings, find_engine
 from hetero.workers.models.tokenizer import Tokenizer
 
 _WINDOW = 32  # rows a forward
@@ -18,6 +20,16 @@ def held_out(tokenizer: Tokenizer, count: int) -> list[int]:
     """Tokens of a text that no model of ours was trained on, and that never changes: Python, as hetero's own source was
     in November 2026."""
     return tokenizer.encode(HELD_OUT.read_text()[: count * 16])[:count]
+
+
+def engine_perplexities(target: Path, engines: Sequence[str], threads: int, tokens: Sequence[int]) -> dict[str, float]:
+    """Perplexity of a file on ``tokens``, by engine."""
+    found = {}
+    for name in engines:
+        engine = find_engine(name).load(EngineSettings(target, threads, sequences=1, context=len(tokens) + 64))
+        found[name] = perplexity(engine, tokens)
+        engine.shutdown()
+    return found
 
 
 def perplexity(engine: Engine, tokens: Sequence[int]) -> float:

@@ -7,5 +7,6 @@ from pathlib import Path
 
 PAIR = Path(__file__).parent / "pair"
 HELD_OUT = Path(__file__).parent / "held_out.txt"
+PROMPTS = Path(__file__).parent / "prompts.jsonl"  # of several kinds, as Spec-Bench writes them
 GALLERY = Path(__file__).parent / "gallery"  # described hardware
 SHAPES = Path(__file__).parent / "shapes.yaml"  # models by their sizes

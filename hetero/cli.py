@@ -74,15 +74,17 @@ def settings(command: _Command, without: tuple[str, ...] = ()) -> _Command:
             more["type"] = click.Choice([str(value) for value in kind.values])
         elif isinstance(kind, msgspec.inspect.FloatType):
             more["type"] = float
+        elif isinstance(kind, msgspec.inspect.ListType):
+            more["multiple"] = True
         help_text = (field.type.extra_json_schema or {}).get("description", "")
         option = click.option(
             flag,
             field.name,
-            default=field.default,
+            default=() if "multiple" in more else field.default,
             help=help_text,
             envvar=f"HETERO_{field.name.upper()}",
             show_envvar=True,
-            show_default=bool(field.default),
+            show_default="multiple" not in more and bool(field.default),
             **more,
         )
         command = option(command)

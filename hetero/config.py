@@ -29,6 +29,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     draft: Annotated[
         str, Meta(description="Drafter model, likewise, or 'none'. Default: 'builtin' for the built-in target.")
     ] = ""
+    also_draft: Annotated[
+        list[Annotated[str, Meta(max_length=4096)]],
+        Meta(max_length=15, description="A further drafter, MODEL@DEVICE, on this machine; repeatable."),
+    ] = []
     target_device: Annotated[
         str,
         Meta(description="Where the target runs: cpu, cpu:0-3, cuda:0, cuda:0-3 (several as one), rocm:0, "

@@ -23,7 +23,7 @@ _STOP_HERE, _STOP_AWAY = 8.0, 1.5  # seconds a worker may take to stop: one of a
 
 
 class Coordinator:
-    """Keeps a verifier and perhaps a drafter running. Callbacks come from threads of its own."""
+    """Keeps a verifier and perhaps drafters running. Callbacks come from threads of its own."""
 
     def __init__(
         self,
@@ -63,6 +63,8 @@ class Coordinator:
         self._keepers = {"target": Keeper("target", plan.target, self._target_again, cluster, library, self)}
         if plan.drafter is not None or plan.awaited:
             self._keepers["drafter"] = Keeper("drafter", plan.drafter, self._drafter_again, cluster, library, self)
+        for other in plan.others:  # they stay where they are
+            self._keepers[other.name] = Keeper(other.name, other, lambda last, barred: last, cluster, library, self)
 
     def start(self) -> None:
         """Start or join Ray and create the actors; returns while they load. Raises ClusterError."""
@@ -214,14 +216,14 @@ class Coordinator:
         self._say(f"{line}; it is given up")
 
     def _introduce(self) -> None:
-        """Tell the verifier whom to let in, then the drafter where to go."""
-        verifier, drafter = self._ready.get("target"), self._ready.get("drafter")
-        if verifier is None:
+        """Tell the verifier whom to let in, then the drafters where to go."""
+        drafters = dict(self._ready)
+        if (verifier := drafters.pop("target", None)) is None:
             return
-        keys = [self._key, self.statuses["drafter"].public if drafter is not None else ""]
+        keys = [self._key, *(self.statuses[name].public for name in drafters)]
         with contextlib.suppress(ClusterError):  # it is gone already: its own keeper sees to that
             verifier.allow([key for key in keys if key])
-            if drafter is not None:
+            for drafter in drafters.values():
                 drafter.link(self.statuses["target"].endpoint)
 
     def _rests(self, role: str) -> None:

@@ -30,10 +30,11 @@ from hetero.models import find_model
 from hetero.placement.device import Device
 from hetero.planning.fastest import Fastest
 from hetero.planning.planner import Planner
+from hetero.planning.vocabularies import shared
 from hetero.workers.engines.accelerators import install_line, llama_gpus, llama_kinds, torch_kinds
 from hetero.workers.engines.registry import ENGINES
 from hetero.workers.models.cache import cache_root
-from hetero.workers.models.model import Model, check_vocabularies
+from hetero.workers.models.model import Model
 
 # Each with the extra that brings it; "": it is always needed.
 _PACKAGES = {
@@ -248,8 +249,15 @@ def models(config: Config) -> Iterator[Finding]:
     if asked != "none":
         drafter = find_model(asked, "drafter")
         yield _model("drafter", drafter)
-        check_vocabularies(target, drafter)
-        yield Finding("vocabularies", GOOD, f"{len(target.tokenizer.vocabulary)} tokens, the same in both")
+        found = shared(target, drafter)
+        if found.difference:
+            text = f"{found.difference}; {found.share:.0%} of a text's tokens are tokens of both"
+            promise = (
+                "the drafter proposes those only, which costs agreement: one of the target's family would do better"
+            )
+            yield Finding("vocabularies", ODD, text, promise)
+        else:
+            yield Finding("vocabularies", GOOD, f"{len(target.tokenizer.vocabulary)} tokens, the same in both")
         if drafter.context < target.context:
             text = f"the drafter's {drafter.context} tokens end before the target's {target.context}"
             yield Finding("context", ODD, text, "longer sequences go on without drafts")

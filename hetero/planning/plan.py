@@ -22,6 +22,11 @@ class Placement:
     node: Node | None = None  # None: this machine, alone
 
     @property
+    def name(self) -> str:
+        """What its worker is called: target, drafter, drafter-1, ..."""
+        return self.spec.role + (f"-{self.spec.index}" if self.spec.index else "")
+
+    @property
     def parts(self) -> list[tuple[str, Footprint]]:
         """The memory of each device it takes, by the device's name; all cores of a machine share theirs."""
         device = self.device
@@ -37,7 +42,8 @@ class Placement:
 class Plan:
     """Who does what where; ``awaited``: the machine a drafter waits for, "" where it has one or none is wanted;
     ``alone``: whether it runs beside the target only until another machine comes; ``cut``: whether the context is less
-    than the model's for want of memory; ``foreseen``: the plans it was chosen from, the fastest first."""
+    than the model's for want of memory; ``foreseen``: the plans it was chosen from, the fastest first; ``others``:
+    further drafters."""
 
     target: Placement
     drafter: Placement | None
@@ -48,8 +54,9 @@ class Plan:
     alone: bool = False
     cut: bool = False
     foreseen: tuple[dict[str, object], ...] = ()
+    others: tuple[Placement, ...] = ()
 
     @property
     def placements(self) -> list[Placement]:
         """Those that there are."""
-        return [self.target] + ([self.drafter] if self.drafter else [])
+        return [self.target, *([self.drafter] if self.drafter else []), *self.others]

@@ -13,14 +13,16 @@ from hetero.config import Config
 from hetero.errors import ConfigError
 from hetero.models import find_model
 from hetero.placement.device import Device, Gpu, Inventory, check_device, default_devices, parse_device
-from hetero.placement.memory import F16, Footprint, KvCache, footprint, kv_bytes
+from hetero.placement.memory import F16, KvCache, footprint, kv_bytes
 from hetero.placement.nodes import TARGET, Node, drafter_node, find_node, returned, target_node
 from hetero.planning.fastest import Fastest
 from hetero.planning.fitting import check_fit, fitting, free_memory
 from hetero.planning.plan import Placement, Plan
+from hetero.planning.sharing import check_shared, copies, footprint_of
+from hetero.planning.vocabularies import shared
 from hetero.workers.decoding.policy.strategy import AUTO, NAMES
 from hetero.workers.engines.registry import ENGINES, GGUF, SAFETENSORS, EngineEntry, default_engine, find_engine
-from hetero.workers.models.model import Model, check_vocabularies
+from hetero.workers.models.model import Model
 from hetero.workers.runtime.spec import WorkerSpec
 
 _WORKER_PORTS = "20000-20009"  # for other machines; as cluster.yaml tells firewalls
@@ -54,8 +56,14 @@ class Planner:
         self._drafter = (
             None if asked in ("none", "lookup") or config.strategy == "off" else find_model(asked, "drafter")
         )
-        if self._drafter is not None:
-            check_vocabularies(self._target, self._drafter)
+        self._speaks = ""  # whose tokens the drafter is asked in, where they are not its own
+        if self._drafter is not None and shared(self._target, self._drafter).difference:
+            self._speaks = str(self._target.path.resolve())
+        self._others = [_other(text, self._target) for text in config.also_draft]
+        if self._others and self._drafter is None:
+            raise ConfigError(
+                "also_draft: further drafters go beside a first one, which --draft names"
+            )
         self._beside: Placement | None = None  # the drafter's place beside the target, where the plan had it there
         self.foreseen: tuple[dict[str, object], ...] = ()  # the plans this one's was chosen from
         self._settle(config)
@@ -82,7 +90,7 @@ class Planner:
         """One of the same models with some settings changed; strategy "off": without a drafter. Raises HeteroError."""
         found = copy(self)
         if changes.get("strategy") == "off":
-            found._drafter = None
+            found._drafter, found._others = None, []
         found._settle(msgspec.structs.replace(self._config, **changes))
         return found
 
@@ -94,7 +102,9 @@ class Planner:
         devices = self._devices([target_at, drafter_at], self._drafter is not None and not awaited)
         target = self._place_target(target_at, devices[0])
         drafter = self._place_drafter(drafter_at, devices[1], target) if self._drafter and not awaited else None
-        placements, free = [target] + ([drafter] if drafter else []), free_memory(self._inventory, nodes)
+        others = tuple(self._place_other(n, *other, target) for n, other in enumerate(self._others, 1))
+        placements = [target, *([drafter] if drafter else []), *others]
+        free = free_memory(self._inventory, nodes)
         if not self._config.context and (tokens := fitting(placements, self._context, free)) < self._context:
             self._context = tokens
             return self.plan(nodes, fits)
@@ -104,7 +114,7 @@ class Planner:
         self._beside = drafter if alone else None
         name = self._config.alias or self._target.name
         cut = not self._config.context and self._context < self._target.context
-        return Plan(target, drafter, self._strategy, name, self._context, awaited, alone, cut, self.foreseen)
+        return Plan(target, drafter, self._strategy, name, self._context, awaited, alone, cut, self.foreseen, others)
 
     def target_again(self, last: Placement, nodes: Sequence[Node]) -> Placement | None:
         """Where the target goes on that was placed so last: None while its machine is not there."""
@@ -214,8 +224,20 @@ class Planner:
     def _place_drafter(self, node: Node | None, device: Device, target: Placement) -> Placement:
         assert self._drafter is not None
         own: dict[str, object] = {"context": min(self._context, self._drafter.context)}
-        own |= {"host": target.spec.host, "ports": target.spec.ports}
+        own |= {"host": target.spec.host, "ports": target.spec.ports, "vocabulary": self._speaks}
+        if self._speaks and node is not None and not node.here:
+            raise ConfigError(f"draft: {self._drafter.name} has other tokens than {self._target.name}: such a drafter "
+                              "runs on this machine only, name a --draft-device here")  # fmt: skip
         return self._place("drafter", self._config.draft_engine, self._drafter, device, False, node, own)
+
+    def _place_other(self, index: int, model: Model, device: Device, speaks: str, target: Placement) -> Placement:
+        """A further drafter, on this machine."""
+        node = target.node if target.node is not None and target.node.here else None
+        if target.node is not None and node is None:
+            raise ConfigError("also_draft: further drafters run on this machine, and the target does not")
+        own: dict[str, object] = {"context": min(self._context, model.context), "index": index, "vocabulary": speaks}
+        own |= {"host": target.spec.host, "ports": target.spec.ports}
+        return self._place("drafter", "", model, check_device(device, self._inventory), False, node, own)
 
     def _may_be_away(self) -> bool:
         """Whether the drafter of a cluster may be, or come to be, on another machine than this one."""
@@ -236,8 +258,9 @@ class Planner:
         config = self._config
         field = "target_engine" if role == "target" else "draft_engine"
         form, here = GGUF if model.is_gguf else SAFETENSORS, device.node is None
-        group = config.draft_group if role == "drafter" else 1
-        asked = config.draft_ranks if role == "drafter" else config.target_ranks
+        first = role == "drafter" and "index" not in own
+        group = config.draft_group if first else 1
+        asked = config.draft_ranks if first else config.target_ranks if role == "target" else 1
         if engine:
             chosen = find_engine(engine, field)
         elif group > 1 or asked > 1:
@@ -254,7 +277,7 @@ class Planner:
         if (reason := chosen.objection(device.kind, here)) is not None:
             raise ConfigError(f"{field}: {reason}")
         ranks = len(device.gpus) if asked == 1 and chosen.layer_parallel and device.gpus else asked
-        _check_shared(role, group, ranks, chosen, model, device, exact)
+        check_shared(role, group, ranks, chosen, model, device, exact)
         layers = self._gpu_layers(role, chosen, device)
         shared = self._inventory.topology.fast if layers >= 0 and here else ()
         dtype = torch_dtype(device, exact)
@@ -281,10 +304,10 @@ class Planner:
             group=group,
             ranks=ranks,
             exact=exact,
-            cached=(config.prefix_cache << 20) // cell // _copies(role, ranks),
+            cached=(config.prefix_cache << 20) // cell // copies(role, ranks),
             **{"ports": _ports(config.worker_ports), **own},  # type: ignore[arg-type]
         )
-        return Placement(device, model, spec, _footprint(model, spec), node)
+        return Placement(device, model, spec, footprint_of(model, spec), node)
 
     def _kv_cache(self, role: str, engine: EngineEntry, model: Model) -> KvCache:
         """How a role's cache keeps its numbers. A drafter's is its own affair where its engine knows no other way."""
@@ -318,6 +341,16 @@ class Planner:
         return min(config.gamma, _EXACT_MOST) if padded else config.gamma
 
 
+def _other(text: str, target: Model) -> tuple[Model, Device, str]:
+    """A further drafter, MODEL@DEVICE: the model, the device, and whose tokens it is asked in. Raises HeteroError."""
+    name, at, where = text.rpartition("@")
+    device = parse_device(where) if at and name else None
+    if device is None or device.node:
+        raise ConfigError(f"also_draft: {text!r}: write MODEL@DEVICE, a device of this machine")
+    model = find_model(name, "drafter")
+    return model, device, str(target.path.resolve()) if shared(target, model).difference else ""
+
+
 def _here(nodes: Sequence[Node]) -> Node | None:
     return next((node for node in nodes if node.here), None)
 
@@ -340,45 +373,6 @@ def _ports(text: str) -> list[int]:
     return [int(first), int(last)]
 
 
-def _check_shared(
-    role: str, group: int, ranks: int, engine: EngineEntry, model: Model, device: Device, exact: bool
-) -> None:
-    """Raises ConfigError where an engine cannot run layers in parallel, or not on so many ranks."""
-    field = "draft_group" if group > 1 else f"{'draft' if role == 'drafter' else 'target'}_ranks"
-    if group == ranks == 1:
-        return
-    if not engine.layer_parallel:
-        able = ", ".join(entry.name for entry in ENGINES.values() if entry.layer_parallel)
-        flag = "target" if role == "target" else "draft"
-        raise ConfigError(f"{field}: {engine.name} runs on one device, layer by layer: take --{flag}-engine {able}")
-    field = f"{'draft' if role == 'drafter' else 'target'}_ranks"
-    if device.gpus and ranks != len(device.gpus):
-        raise ConfigError(
-            f"{field}: each rank has a GPU of its own: {ranks} ranks, and {device} names {len(device.gpus)}"
-        )
-    if role == "target" and ranks > 1 and exact:
-        raise ConfigError("target_ranks: exact mode of torch runs on one rank, and one GPU: --no-exact, or one of each")
-    if role == "target" and model.shape.kv_heads % ranks:
-        heads = model.shape.kv_heads
-        raise ConfigError(f"target_ranks: {model.name} has {heads} heads of keys, which {ranks} ranks cannot share: "
-                          "take another number, or a GGUF file on llama_cpp, which splits by layers")  # fmt: skip
-
-
 def torch_dtype(device: Device, exact: bool) -> str:
     """What the torch engine computes in on a device."""
     return "float32" if device.is_cpu or exact else "float16" if device.kind == "mps" else "bfloat16"
-
-
-def _footprint(model: Model, spec: WorkerSpec) -> Footprint:
-    engine = find_engine(spec.engine)
-    found = footprint(
-        model.shape, spec.sequences * (spec.context + 128), engine.kv_width(spec.dtype, spec.kv_cache), 128
-    )
-    # Of a team that shares layers each rank has all weights (MLPs run everywhere) and room for all keys and values.
-    copies, weights = _copies(spec.role, spec.ranks), engine.weight_bytes(model.shape, spec.dtype)
-    return Footprint(copies * weights, copies * found.kv, copies * found.work)
-
-
-def _copies(role: str, ranks: int) -> int:
-    """How often a role's model is in memory."""
-    return ranks if role == "drafter" else 1

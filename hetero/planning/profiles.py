@@ -79,7 +79,16 @@ class Profiles:
         spec = placement.spec
         where = [spec.cores, spec.kind, [self._gpus.get(str(gpu)) for gpu in placement.device.gpus], spec.gpu_layers]
         how = [spec.role, spec.engine, library_version(find_engine(spec.engine).package), spec.dtype, spec.weights]
-        return [model_facts(placement.model.path), *where, *how, spec.kv_cache, spec.group, spec.ranks, spec.exact]
+        return [
+            model_facts(placement.model.path),
+            *where,
+            *how,
+            spec.kv_cache,
+            spec.group,
+            spec.ranks,
+            spec.exact,
+            model_facts(Path(spec.vocabulary)) if spec.vocabulary else None,
+        ]
 
 
 def profile_of(trial: Trial, spared: float) -> Profile:

@@ -18,10 +18,10 @@ def running(
     this one was chosen from, where it was, with what has been ``revised`` since."""
     roles = []
     for placement in placements:
-        spec, status = placement.spec, statuses.get(placement.spec.role)
+        spec, status = placement.spec, statuses.get(placement.name)
         roles.append(
             {
-                "role": spec.role,
+                "role": placement.name,
                 "device": str(placement.device),
                 "engine": spec.engine,
                 "model": placement.model.name,

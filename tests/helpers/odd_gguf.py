@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import gguf
 
 
-def rewritten(source: Path, target: Path, **changes: object) -> Path:
-    """A copy with other metadata. Keys with ``__`` for dots (``tokenizer__ggml__pre``); new ones are written as int."""
+def other_vocabulary(source: Path, target: Path, order: Sequence[int], renamed: Collection[int] = ()) -> Path:
+    """A copy whose token n is ``order[n]`` of the source (of tied embeddings), those ``renamed`` under another text."""
+    fields = gguf.GGUFReader(source).fields
+    tokens, kinds = (fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "token_type"))
+    ends = {
+        f"tokenizer__ggml__{name}_token_id": order.index(fields[f"tokenizer.ggml.{name}_token_id"].contents())
+        for name in ("bos", "eos")
+    }
+    return rewritten(
+        source,
+        target,
+        {"token_embd.weight": order},
+        tokenizer__ggml__tokens=[f"~{old}~" if old in renamed else tokens[old] for old in order],
+        tokenizer__ggml__token_type=[kinds[old] for old in order],
+        **ends,
+    )
+
+
+def rewritten(
+    source: Path, target: Path, rows: Mapping[str, Sequence[int]] | None = None, /, **changes: object
+) -> Path:
+    """A copy with other metadata. Keys with ``__`` for dots (``tokenizer__ggml__pre``); new ones are written as int.
+    ``rows``: of tensors by their names, which of the source's, in which order."""
     wanted = {key.replace("__", "."): value for key, value in changes.items()}
     reader = gguf.GGUFReader(source)
     writer = gguf.GGUFWriter(target, str(reader.fields["general.architecture"].contents()))
@@ -20,7 +42,8 @@ def rewritten(source: Path, target: Path, **changes: object) -> Path:
     for name, value in wanted.items():
         writer.add_key_value(name, value, gguf.GGUFValueType.UINT32)
     for tensor in reader.tensors:
-        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+        data = tensor.data[list(rows[tensor.name])] if rows and tensor.name in rows else tensor.data
+        writer.add_tensor(tensor.name, data, raw_dtype=tensor.tensor_type)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -12,6 +12,11 @@ from helpers.builtin_pair import PROMPTS
 from helpers.running_server import RunningServer
 
 
+def from_drafter(timings: dict) -> int:
+    """Draft tokens of the drafter that were accepted; what was looked up does not count."""
+    return timings["draft_sources"].get("drafter", {"accepted": 0})["accepted"]
+
+
 def streams(
     server: RunningServer,
     max_tokens: int,

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from helpers.builtin_pair import DRAFTER
+from helpers.builtin_pair import DRAFTER, TARGET
 
 from hetero.bench.quality import held_out
 from hetero.bench.speed import read_questions
@@ -119,6 +119,19 @@ def test_bench_pair(tmp_path, monkeypatch, quantised):
     assert all(row["tokens/s"] > 0 for row in rows) and len(serial) == 4
     assert all(row["tokens/forward"] > 1.2 and row["accepted %"] > 10 for row in serial)
     assert all(row["tokens/forward"] == 1 for row in rows if "alone" in row["contender"] or " off" in row["contender"])
+
+
+def test_bench_drafts(tmp_path):
+    pair = ["--target", str(TARGET), "--draft", str(DRAFTER), "--prompts", "1", "--temperature", "0"]
+    output, report = run(tmp_path, "drafts", *pair)
+    rows = report["rows"]
+    assert len(rows) % 7 == 0 and {row["prompts"] for row in rows} <= {"edit", "chat", "summary", "extraction"}
+    by_name = {name: [row for row in rows if row["drafts from"] == name] for name in (r["drafts from"] for r in rows)}
+    assert all(row["x plain"] == row["tokens/forward"] == 1 and row["accepted"] == "" for row in by_name["plain"])
+    assert all(row["tokens/forward"] == 1 for row in by_name["llama.cpp"])
+    assert any("lookup" in row["accepted"] for row in by_name["lookup"])
+    assert any("drafter" in row["accepted"] for row in by_name["drafter + lookup"])
+    assert "us for each token" in output
 
 
 def test_bench_plans(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from helpers.builtin_pair import DRAFTER
+from helpers.odd_gguf import other_vocabulary
 
 from hetero.cli import hide, main
 from hetero.config import Config
@@ -109,16 +110,11 @@ def test_mistakes_in_the_file_name_the_file_and_the_key(tmp_path, text, words):
 
 
 def test_a_vocabulary_mismatch_is_told_before_weights_load(tmp_path):
-    """A drafter whose token 100 reads differently: found from the tokenizers alone."""
-    data = DRAFTER.read_bytes()
-    from hetero.workers.models.tokenizer import GgufTokenizer
-
-    piece = next(p for p in GgufTokenizer(DRAFTER).vocabulary.pieces[300:] if len(p) >= 5 and p.isalpha())
-    at = data.index(len(piece).to_bytes(8, "little") + piece)
-    other = tmp_path / "other.gguf"
-    other.write_bytes(data[: at + 8] + piece[::-1] + data[at + 8 + len(piece) :])
+    """A drafter most of whose tokens read differently: found from the tokenizers alone."""
+    other = other_vocabulary(DRAFTER, tmp_path / "other.gguf", range(4096), renamed=range(300, 4096))
     found = run("serve", "--draft", str(other))
     assert found.exit_code == 1 and "vocabulary mismatch" in found.stderr and "--draft none" in found.stderr
+    assert "% of the tokens of a text are tokens of both" in found.stderr
 
 
 def test_too_little_memory_is_told(monkeypatch):

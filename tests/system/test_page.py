@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import pytest
@@ -98,6 +99,7 @@ def test_a_chat_with_its_lanes(page):
     assert len(page.locator(".assistant .body").first.text_content().strip()) > 10
     assert float(page.text_content("#with")) > 0 and float(page.text_content("#length")) > 1
     assert int(page.text_content("#accepted")) > 0 and int(page.text_content("#rejected")) > 0
+    assert re.search(r"drafter \d+ of \d+", page.text_content("#sources"))
     assert page.text_content("#state") == "on"
     painted = page.evaluate(
         "() => { const c = document.getElementById('lanes');"

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from helpers.served_host import ON, Serving, until
+from helpers.streams import from_drafter
 from helpers.two_hosts import ROOT, Host, TwoHosts, lacking
 
 pytestmark = [pytest.mark.hosts, pytest.mark.timeout(600)]
@@ -38,7 +39,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoHosts]:
 
 
 def accepted(found: list[dict]) -> int:
-    return sum(one["timings"]["draft_n_accepted"] for one in found)
+    return sum(from_drafter(one["timings"]) for one in found)
 
 
 def ray(*where: Host) -> list[str]:

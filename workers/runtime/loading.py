@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from hetero.workers.engines.base import Engine
 from hetero.workers.engines.registry import EngineSettings, Progress, find_engine, unheard
+from hetero.workers.engines.translated import TranslatedEngine
 from hetero.workers.models.tokenizer import load_tokenizer
+from hetero.workers.models.translation import translation
 from hetero.workers.models.vocabulary import Vocabulary
 from hetero.workers.runtime.spec import WorkerSpec
 
@@ -25,10 +28,19 @@ class Loaded:
 
 def load_model(spec: WorkerSpec, progress: Progress = unheard) -> Loaded:
     """Load the model; ``progress`` is told the share that is done. Raises HeteroError."""
-    engine = find_engine(spec.engine).load(replace(settings_of(spec), progress=progress))
-    known = load_tokenizer(spec.path).vocabulary
+    engine = load_engine(spec, progress)
+    known = load_tokenizer(Path(spec.vocabulary) if spec.vocabulary else spec.path).vocabulary
     padding = [b""] * (engine.limits.vocabulary - len(known))
     return Loaded(engine, Vocabulary([*known.pieces, *padding], known.ends, known.encode, known.names))
+
+
+def load_engine(spec: WorkerSpec, progress: Progress = unheard) -> Engine:
+    """The engine, asked in the tokens that the spec names. Raises HeteroError."""
+    engine = find_engine(spec.engine).load(replace(settings_of(spec), progress=progress))
+    if not spec.vocabulary:
+        return engine
+    asked, own = (load_tokenizer(path).vocabulary for path in (Path(spec.vocabulary), spec.path))
+    return TranslatedEngine(engine, translation(asked, own))
 
 
 def settings_of(spec: WorkerSpec) -> EngineSettings:

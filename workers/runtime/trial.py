@@ -22,9 +22,8 @@ import psutil
 from hetero.placement.errors import HeteroError
 from hetero.workers.decoding.policy.tuning import RANKS
 from hetero.workers.engines.base import Engine, Outcome, Row
-from hetero.workers.engines.registry import find_engine
 from hetero.workers.errors import Unsupported
-from hetero.workers.runtime.loading import settings_of
+from hetero.workers.runtime.loading import load_engine
 from hetero.workers.runtime.pinning import pin
 from hetero.workers.runtime.spec import WorkerSpec
 from hetero.workers.sampling.gumbel import prompt_digest
@@ -83,7 +82,7 @@ def main() -> int:
     pin(spec.cores, spec.gpus, spec.kind)
     memory, began = psutil.Process().memory_info().rss, time.perf_counter()
     try:
-        engine = find_engine(spec.engine).load(settings_of(spec))
+        engine = load_engine(spec)
     except HeteroError as error:
         print(error)
         return NOT_THIS_MODEL if isinstance(error, Unsupported) else 1

@@ -220,6 +220,8 @@ function settled(timings) {
   $("length").textContent = (timings.predicted_n / Math.max(1, timings.target_forwards_n)).toFixed(2);
   $("accepted").textContent = timings.draft_n_accepted;
   $("rejected").textContent = timings.draft_n - timings.draft_n_accepted;
+  $("sources").textContent = Object.entries(timings.draft_sources || {})
+    .map(([name, found]) => `${name} ${found.accepted} of ${found.n}`).join(", ") || "-";
   $("state").textContent = timings.speculation;
 }
 

@@ -15,8 +15,8 @@ _NAMES = {PREDICTION: "prediction", LOOKUP: "lookup", PAST: "past"}
 
 
 def name_of(source: int) -> str:
-    """What a source is called in answers and metrics; all model drafters by one name."""
-    return _NAMES.get(source, "drafter")
+    """What a source is called in answers and metrics."""
+    return _NAMES.get(source) or (f"drafter-{source}" if source else "drafter")
 
 
 class Proposer(Protocol):

@@ -300,7 +300,7 @@ def test_a_call_streams_and_may_be_cut_short(stack):
     with httpx.stream("POST", stack.url + CHAT, json={**body, "stream": True}, timeout=60) as found:
         deltas = [json.loads(line[6:])["choices"][0] for line in found.iter_lines() if line.startswith("data: {")]
     calls = [delta["delta"]["tool_calls"][0] for delta in deltas if delta["delta"].get("tool_calls")]
-    assert calls[0]["function"]["name"] == "say" and calls[0]["id"] and len(calls) > 5
+    assert calls[0]["function"]["name"] == "say" and calls[0]["id"] and len(calls) > 1
     assert "".join(c["function"]["arguments"] for c in calls) == call["arguments"]
     assert deltas[-1]["finish_reason"] == "length"
 

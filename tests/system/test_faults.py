@@ -18,7 +18,7 @@ from hetero.workers.wire.messages import Cancel
 
 @pytest.fixture(scope="module")
 def exact():
-    stack = RunningServer(exact=True, strategy="serial", port=0)
+    stack = RunningServer(exact=True, strategy="serial", lookup=False, port=0)
     yield stack
     stack.close()
 

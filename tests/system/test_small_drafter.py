@@ -17,7 +17,7 @@ def test_it_drafts_from_the_last_tokens(monkeypatch):
         return replace(model, metadata=replace(model.metadata, context=192)) if role == "drafter" else model
 
     monkeypatch.setattr("hetero.planning.planner.find_model", found)
-    stack = RunningServer(strategy="serial", port=0)
+    stack = RunningServer(strategy="serial", lookup=False, port=0)
     try:
         assert stack.plan.drafter.spec.context == 192 < stack.plan.target.spec.context
         prompt = (PROMPTS[0] * 40)[:3000]

@@ -11,7 +11,7 @@ import pytest
 from helpers.running_server import RunningServer
 from helpers.streams import from_drafter, streams
 
-SETTINGS = {"target_engine": "torch", "port": 0, "context": 600, "parallel": 2}
+SETTINGS = {"lookup": False, "target_engine": "torch", "port": 0, "context": 600, "parallel": 2}
 SEEDS = [11, 12]
 
 

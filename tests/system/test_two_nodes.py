@@ -35,7 +35,9 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def stack(cluster):
-    made = RunningServer(address=cluster.address, exact=True, strategy="serial", port=0, worker_ports="21800-21849")
+    made = RunningServer(
+        address=cluster.address, exact=True, strategy="serial", lookup=False, port=0, worker_ports="21800-21849"
+    )
     yield made
     made.close()
 

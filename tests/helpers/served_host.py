@@ -30,7 +30,9 @@ class Serving:
     def __init__(self, host: Host, folder: Path, flags: str, before: str = "", port: int = 8000) -> None:
         self.host, self.url = host, f"http://127.0.0.1:{port}"
         self.log = folder / f"serve-{time.monotonic_ns()}.log"
-        self.process = host.start(f"{ON}{before}hetero serve --exact --strategy serial --no-lookup --port {port} {flags}", self.log)
+        self.process = host.start(
+            f"{ON}{before}hetero serve --exact --strategy serial --no-lookup --port {port} {flags}", self.log
+        )
         until(lambda: "Ctrl-C stops" in self.text or self.process.poll() is not None)
         assert "Ctrl-C stops" in self.text, self.text
 

@@ -14,7 +14,7 @@ import pytest
 from helpers.builtin_pair import PROMPTS
 from helpers.running_server import RunningServer
 
-LONG = 180.0  # seconds of the soak
+LONG = 120.0  # seconds of the soak
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def memory(stack) -> dict[str, int]:
 @pytest.mark.long
 @pytest.mark.timeout(LONG + 300)
 def test_soak_with_faults_does_not_grow(stack):
-    """Streams of all kinds, cuts and kills for three minutes. A worker's memory is compared within an incarnation."""
+    """Streams of all kinds, cuts and kills for two minutes. A worker's memory is compared within an incarnation."""
     rng = random.Random(3)
     end = time.monotonic() + LONG
     count = {"whole": 0, "cut": 0, "killed": 0}
@@ -93,14 +93,14 @@ def test_soak_with_faults_does_not_grow(stack):
         seen = []
         killing = time.monotonic() + LONG / 2
         while time.monotonic() < end:
-            await asyncio.sleep(LONG / 30)
+            await asyncio.sleep(LONG / 20)
             if time.monotonic() < killing:  # the first half kills, the second measures
                 # In turn, so that none ends five times within a minute each: it would be given up.
                 role = ["target", "drafter"][count["killed"] % 2]
                 status = await asyncio.to_thread(stack.status, role)
                 os.kill(status.pid, signal.SIGKILL)
                 count["killed"] += 1
-                await asyncio.sleep(LONG / 30)
+                await asyncio.sleep(LONG / 20)
             else:
                 seen.append(await asyncio.to_thread(memory, stack))
         return seen
@@ -114,7 +114,7 @@ def test_soak_with_faults_does_not_grow(stack):
 
     seen = asyncio.run(run())
     stack.settled(60)
-    assert count["whole"] > 100 and count["cut"] > 30 and count["killed"] >= 5, count
+    assert count["whole"] > 100 and count["cut"] > 30 and count["killed"] >= 3, count
     third = len(seen) // 3
     for name in seen[0]:
         early = sum(found[name] for found in seen[third : 2 * third]) / third

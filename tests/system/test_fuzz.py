@@ -230,7 +230,7 @@ def test_odd_schemas(stack):
 def test_thousands_of_odd_schemas(stack):
     before = dict(stack.session.coordinator.restarts)
     with nothing_left(stack):
-        print(schemas(stack, 2, 800))
+        print(schemas(stack, 2, 500))
     assert dict(stack.session.coordinator.restarts) == before
 
 

@@ -138,7 +138,7 @@ def announcement(plan: Plan) -> list[str]:
     for placement in plan.placements:
         size = placement.memory.total / 2**20
         lines.append(
-            f"loading {placement.spec.role} {placement.model.name} on {placement.device} "
+            f"loading {placement.name} {placement.model.name} on {placement.device} "
             f"with {placement.spec.engine} (about {size:,.0f} MiB)"
         )
     return lines
@@ -178,7 +178,7 @@ def plan_table(plan: Plan, statuses: dict[str, WorkerStatus], url: str) -> Table
         table.add_column(name, overflow="fold")
     for placement in plan.placements:
         spec = placement.spec
-        status = statuses.get(spec.role)
+        status = statuses.get(placement.name)
         if status is None:  # its machine left while it loaded
             continue
         exact = ", exact" if spec.exact else ""
@@ -187,7 +187,7 @@ def plan_table(plan: Plan, statuses: dict[str, WorkerStatus], url: str) -> Table
         )
         table.add_row(
             str(placement.device),
-            spec.role,
+            placement.name,
             spec.engine,
             placement.model.name,
             f"{status.memory / 2**20:,.0f} MiB",

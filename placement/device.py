@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hetero.placement.errors import DeviceError
@@ -103,8 +103,11 @@ def check_device(device: Device, inventory: Inventory) -> Device:
     return device
 
 
-def default_devices(inventory: Inventory, target_bytes: int, drafting: bool) -> tuple[Device, Device]:
-    """Choose (target, drafter) devices where the user named none.
+def default_devices(
+    inventory: Inventory, target_bytes: int, drafting: bool, shares: Callable[[int], bool] = lambda count: True
+) -> tuple[Device, Device]:
+    """Choose (target, drafter) devices where the user named none. ``shares``: whether so many GPUs can share the
+    target.
 
     A GPU that holds the whole target takes it; where none does, the fewest together that do; a smaller one drafts for a
     CPU target (Dovetail's split). With CPUs only, the drafter gets the slow cores, or the last of the fast ones, and
@@ -117,7 +120,7 @@ def default_devices(inventory: Inventory, target_bytes: int, drafting: bool) -> 
         # The same card may be there twice, under two kinds.
         alike = [gpu for gpu in inventory.gpus if gpu.kind == first.kind]
         most = min(len(alike), _GPUS) if first.kind != "mps" else 1
-        for count in range(1, most + 1):
+        for count in (1, *filter(shares, range(2, most + 1))):
             if min(gpu.free for gpu in alike[:count]) * count * (_EVEN if count > 1 else 1) > target_bytes:
                 target = Device(first.kind, tuple(gpu.number for gpu in alike[:count]))
                 return target, alike[count].device if count < len(alike) else every

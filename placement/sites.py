@@ -154,8 +154,9 @@ def _spread(site: Site, drafter: Site | None, sites: Sequence[Site], demand: Dem
     for each in alike:
         shares.append((each, min(left, room(each))))
         left -= shares[-1][1]
-        if left <= 0 and len(shares) > 2:
-            yield tuple(shares), False
+        if left <= 0:
+            if len(shares) > 2:
+                yield tuple(shares), False
             break
     first = next(each for each in sites if each.machine == site.machine and each.kind == site.kind)
     for count in (2, 4, 8):

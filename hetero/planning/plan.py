@@ -20,6 +20,7 @@ class Placement:
     spec: WorkerSpec
     memory: Footprint
     node: Node | None = None  # None: this machine, alone
+    shares: tuple[float, ...] = ()  # of several GPUs, what each holds; (): all alike
 
     @property
     def name(self) -> str:
@@ -35,7 +36,10 @@ class Placement:
             return [(main, self.memory)]
         share = self.spec.gpu_layers / self.model.shape.layers if self.spec.gpu_layers >= 0 else 1.0
         rest = [(main, self.memory.scaled(1.0 - share))] if share < 1.0 else []
-        return [(str(gpu), self.memory.scaled(share / len(device.gpus))) for gpu in device.gpus] + rest
+        shares = self.shares or (1.0 / len(device.gpus),) * len(device.gpus)
+        return [
+            (str(gpu), self.memory.scaled(share * own)) for gpu, own in zip(device.gpus, shares, strict=True)
+        ] + rest
 
 
 @dataclass(frozen=True)

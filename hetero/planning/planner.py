@@ -51,19 +51,14 @@ class Planner:
         self._inventory, self._fastest = inventory, fastest
         self._target = find_model(config.target, "target")
         asked = config.draft or ("builtin" if config.target == "builtin" else "none")
-        if asked == "lookup" and not config.lookup:
-            raise ConfigError("draft: lookup, and lookup is off: leave --no-lookup out")
-        self._drafter = (
-            None if asked in ("none", "lookup") or config.strategy == "off" else find_model(asked, "drafter")
-        )
+        self._drafter = None if asked == "none" or config.strategy == "off" else find_model(asked, "drafter")
         self._speaks = ""  # whose tokens the drafter is asked in, where they are not its own
         if self._drafter is not None and shared(self._target, self._drafter).difference:
             self._speaks = str(self._target.path.resolve())
-        self._others = [_other(text, self._target) for text in config.also_draft]
+        asked_too = config.also_draft if config.strategy != "off" else []
+        self._others = [_other(text, self._target) for text in asked_too]
         if self._others and self._drafter is None:
-            raise ConfigError(
-                "also_draft: further drafters go beside a first one, which --draft names"
-            )
+            raise ConfigError("also_draft: further drafters go beside a first one, which --draft names")
         self._beside: Placement | None = None  # the drafter's place beside the target, where the plan had it there
         self.foreseen: tuple[dict[str, object], ...] = ()  # the plans this one's was chosen from
         self._settle(config)
@@ -195,7 +190,7 @@ class Planner:
         it. (A GGUF target is not unpacked to 16 bits because llama.cpp was not built for the GPU.)"""
         needed = footprint(self._target.shape, self._config.parallel * self._context, 2, 128).total
         mine = replace(self._inventory, gpus=self._usable(self._target, self._config.target_engine))
-        target, drafter = default_devices(mine, needed, drafting)
+        target, drafter = default_devices(mine, needed, drafting, self._shared_by)
         if drafting and self._drafter is not None:
             usable = self._usable(self._drafter, self._config.draft_engine)
             theirs = [gpu.device for gpu in usable if gpu.device != target]
@@ -204,6 +199,11 @@ class Planner:
             if not drafter.is_cpu and drafter not in theirs:
                 drafter = Device("cpu", self._inventory.topology.fast)
         return target, drafter
+
+    def _shared_by(self, count: int) -> bool:
+        """Whether so many GPUs can share the target: llama.cpp's any, torch's its heads of keys."""
+        by_layers = self._target.is_gguf and self._config.target_engine in ("", "llama_cpp")
+        return by_layers or (not self._config.exact and self._target.shape.kv_heads % count == 0)
 
     def _usable(self, model: Model, engine: str) -> tuple[Gpu, ...]:
         """The GPUs of this machine that an engine, or the usual one, can run a model on."""
@@ -307,7 +307,10 @@ class Planner:
             cached=(config.prefix_cache << 20) // cell // copies(role, ranks),
             **{"ports": _ports(config.worker_ports), **own},  # type: ignore[arg-type]
         )
-        return Placement(device, model, spec, footprint_of(model, spec), node)
+        free = [gpu.free for gpu in self._inventory.gpus if gpu.device in device.gpus]
+        split = chosen.splits and len(device.gpus) > 1 and here and min(free, default=0) > 0  # as llama.cpp does
+        shares = tuple(each / sum(free) for each in free) if split else ()
+        return Placement(device, model, spec, footprint_of(model, spec), node, shares)
 
     def _kv_cache(self, role: str, engine: EngineEntry, model: Model) -> KvCache:
         """How a role's cache keeps its numbers. A drafter's is its own affair where its engine knows no other way."""

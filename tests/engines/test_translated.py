@@ -11,9 +11,13 @@ from helpers.engines import prefill, tokens
 from helpers.odd_gguf import other_vocabulary
 from helpers.real_workers import Client, opening, until, workers
 
+from hetero.cluster.inventory import take_inventory
+from hetero.config import make_config
 from hetero.data import HELD_OUT
 from hetero.errors import ModelError
 from hetero.models import find_model
+from hetero.planning.planner import make_plan
+from hetero.planning.profiles import Profiles, agreement_of
 from hetero.planning.vocabularies import shared
 from hetero.workers.engines.base import Row
 from hetero.workers.errors import UnknownNode
@@ -130,6 +134,29 @@ def test_a_vocabulary_in_another():
     assert both.spelt(3) == [3, 0] and both.of([3, 2, 1]) == [3, 0, 0, 3]
     assert both.spelt(5) == [0]  # there is no z in it at all: something must stand there
     assert both.share([1, 2, 3, 3]) == 0.5
+
+
+def test_tokens_for_bare_bytes_stand_for_what_has_no_other():
+    """As SentencePiece has them: 256 in a row, beside the letters' own."""
+    bare = [bytes([n]) for n in range(256)]
+    spm = Vocabulary([b"", *bare, b".", b"a", b"ab"], frozenset({0}))
+    bpe = Vocabulary([b"a", b".", b"ab", b"\n", b"b", b""], frozenset({5}), None, {5: b"<end>"})
+    into, out_of = translation(bpe, spm), translation(spm, bpe)
+    assert into.same.tolist() == [258, 257, 259, 1 + 10, 1 + ord("b"), 0]
+    assert out_of.same[257] == 1 and out_of.same[258] == 0 and out_of.same[1 + ord(".")] == -1
+    assert out_of.same[1 + 10] == 3 and out_of.spelt(1 + ord(".")) == [1]
+
+
+def test_a_plan_knows_what_it_would_do(files, monkeypatch, tmp_path):
+    """Tried as any other drafter: every position of a text asked at once."""
+    monkeypatch.setenv("HETERO_CACHE", str(tmp_path))
+    config = make_config({"draft": str(files["shuffled"]), "target_engine": "octet", "draft_engine": "octet"})
+    inventory = take_inventory()
+    target, drafter = make_plan(config, inventory).placements
+    profiles = Profiles(GgufTokenizer(TARGET).encode(HELD_OUT.read_text()[5_000:7_000], False)[:200], {}, print)
+    found = profiles.of(target), profiles.of(drafter)
+    assert all(found)
+    assert 0.3 < agreement_of(*found).alpha < 1.0
 
 
 def test_what_two_models_share_is_told(files):

@@ -63,6 +63,8 @@ def test_several_gpus_take_a_target_that_none_holds_alone():
     for size, want in ((20, "cuda:0"), (30, "cuda:0-1"), (60, "cuda:0-2"), (80, "cuda:0-3"), (95, "cpu:0-1")):
         assert str(default_devices(box, size << 30, True)[0]) == want
     assert str(default_devices(box, 30 << 30, True)[1]) == "cuda:2"
+    assert str(default_devices(box, 60 << 30, True, lambda count: 8 % count == 0)[0]) == "cuda:0-3"
+    assert str(default_devices(box, 60 << 30, True, lambda count: False)[0]) == "cpu:0-1"
     assert str(default_devices(box, 80 << 30, True)[1]) == "cpu:0-1"
     assert check_device(parse_device("cuda:1-3"), box) == Device("cuda", (1, 2, 3))
     with pytest.raises(DeviceError, match="cuda:3-4: not on this machine, which has cuda:0, cuda:1"):
@@ -82,6 +84,9 @@ def test_an_engine_on_several_gpus(monkeypatch):
         assert (placement.spec.engine, placement.spec.gpus, placement.spec.ranks) == ("llama_cpp", gpus, 1)
         assert [name for name, _ in placement.parts] == [f"cuda:{n}" for n in gpus]
         assert sum(memory.weights for _, memory in placement.parts) == pytest.approx(placement.memory.weights, rel=0.01)
+    uneven = Inventory((0, 1), 64 << 30, (Gpu("cuda", 0, "a card", 3 << 30), Gpu("cuda", 1, "a card", 1 << 30)))
+    parts = make_plan(make_config({"target_device": "cuda:0-1", "draft": "none"}), uneven).target.parts
+    assert parts[0][1].weights == pytest.approx(3 * parts[1][1].weights, rel=0.01)
     shared = make_plan(make_config({**asked, "target_engine": "torch", "draft_engine": "torch", "draft_group": 2}), box)
     assert (shared.target.spec.ranks, shared.drafter.spec.ranks, shared.drafter.spec.group) == (2, 2, 2)
     whole = make_plan(make_config({"target_engine": "torch", "target_device": "cuda:0", "draft": "none"}), box).target

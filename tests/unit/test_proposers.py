@@ -133,9 +133,13 @@ def test_an_owner_finds_only_what_it_was_told():
         for proposer in past.lookups(owner, IndexedText([1, 2])):
             proposer.propose(tree, 3)
         assert [node.token for node in tree.chain()] == want[: len(tree)] and bool(want) == bool(len(tree))
-    for n in range(30):
-        past.learn(f"owner {n}", list(range(40)))
+    for _ in range(30):
+        past.learn("busy", list(range(40)))
         assert len(past) <= 100
+    tree = DraftTree(1, 2)
+    for proposer in past.lookups("a", IndexedText([1, 2])):
+        proposer.propose(tree, 3)
+    assert len(tree)  # a busy owner costs a quiet one nothing
     past.learn("long", list(range(1000)))
     assert len(past) <= 100
     assert [name_of(source) for source in (LOOKUP, PAST, 0, 7)] == ["lookup", "past", "drafter", "drafter-7"]

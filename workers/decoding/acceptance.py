@@ -19,7 +19,7 @@ from hetero.workers.wire.messages import Logprob
 @dataclass(slots=True)
 class Walk:
     """What a window committed: ``tokens`` new ones, ``accepted`` of them drafted and checked in the window, by
-    ``sources``: how many each had proposed first.
+    ``sources``: how many each had proposed first, by ``drafters``: how many each model drafter had, first or not.
 
     Of the ``offered`` nodes it came by that model drafters had proposed tokens below, the likeliest of those was right
     at ``agreed`` and any of them at ``foreseen``. ``ended`` tells that the sequence is over; ``failure`` that a row
@@ -34,6 +34,7 @@ class Walk:
     ended: bool = False
     failure: EngineError | None = None
     sources: Counter[int] = field(default_factory=Counter)
+    drafters: Counter[int] = field(default_factory=Counter)
 
 
 def walk(
@@ -70,6 +71,7 @@ def walk(
         if node in rows:
             walked.accepted += 1
             walked.sources[cursor.tree[node].source] += 1
+            walked.drafters[cursor.tree[node].drafter] += 1
         if take(token, logprob):
             walked.ended = True
             return walked

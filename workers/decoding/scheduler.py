@@ -67,14 +67,16 @@ class Scheduler:
         self._decoded_last = True
         rows: list[Row] = []
         self.flight = Flight()
-        for sequence in ready:
+        for n, sequence in enumerate(ready):
             room = self._limits.rows - len(rows)
             if room <= 0:
                 break
+            # The others' committed tokens come first: drafts must not keep them out of the forward.
+            others = sum(len(other.cursor.pending) for other in ready[n + 1 :])
             keep = sequence.cursor.keep(drafts=False)
             if keep is not None:
                 before.append(keep)
-            window, own = self._windows.window(sequence, room, len(rows), now)
+            window, own = self._windows.window(sequence, room, len(rows), now, others)
             rows.extend(own)
             self.flight.windows.append(window)
             self._roster.serve(sequence)

@@ -116,9 +116,7 @@ class TargetSequence:
         self._text: IndexedText | None = None
         if opening.prediction and not opening.plain:
             self.proposers.append(Prediction(opening.prediction))
-        if past is not None and not opening.plain:
-            self._text = IndexedText(opening.prompt)
-            self.proposers += past.lookups(opening.owner, self._text)
+        self._past = past if not opening.plain else None
         self._vocabulary = len(vocabulary)
         for token in opening.committed:
             self.cursor.commit(token)
@@ -144,6 +142,9 @@ class TargetSequence:
 
     def propose(self, room: int) -> None:
         """Have the draft tree, of ``room`` nodes at most, hold what is proposed beside the verifier."""
+        if self._past is not None and self._text is None:  # not sooner: those that wait for a place take no memory
+            self._text = IndexedText([*self.opening.prompt, *self.output.committed])
+            self.proposers += self._past.lookups(self.opening.owner, self._text)
         for proposer in self.proposers:
             proposer.propose(self.cursor.tree, room)
 

@@ -18,8 +18,8 @@ _LEAST = 1e-9  # of a chance, so that its logarithm exists
 class DraftNode:
     """A draft token below its parent. ``position`` is its index in prompt + output; ``chance`` the calibrated one that
     the target takes it once at its parent; ``surprisal`` the sum of -log(chance) on the way here, which orders nodes by
-    reach and survives re-rooting; ``source``: who proposed it first; ``drafted``: whether a model drafter did, first or
-    later (sources below 0 are none, see ``proposers``)."""
+    reach and survives re-rooting; ``source``: who proposed it first, ``drafter``: which model drafter, first or
+    later (-1: none; sources below 0 are none, see ``proposers``)."""
 
     id: int
     parent: int
@@ -28,8 +28,13 @@ class DraftNode:
     chance: float
     surprisal: float
     source: int = 0
-    drafted: bool = True
+    drafter: int = 0
     children: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def drafted(self) -> bool:
+        """Whether a model drafter proposed it."""
+        return self.drafter >= 0
 
 
 class DraftTree:
@@ -68,13 +73,13 @@ class DraftTree:
         known = above.children.get(token)
         if known is not None:
             old = self._nodes[known]
-            old.drafted = old.drafted or source >= 0
+            old.drafter = old.drafter if old.drafted else max(source, -1)
             if chance > old.chance:
                 self._raise(known, log(chance / old.chance))
                 old.chance = chance
             return known
         surprisal = above.surprisal - log(chance)
-        node = DraftNode(self._next, parent, token, above.position + 1, chance, surprisal, source, source >= 0)
+        node = DraftNode(self._next, parent, token, above.position + 1, chance, surprisal, source, max(source, -1))
         self._next += 1
         self._nodes[node.id] = node
         above.children[token] = node.id

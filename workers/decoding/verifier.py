@@ -259,7 +259,8 @@ class Verifier:
         flight = self._scheduler.flight
         windows = flight.windows if started and flight is not None and flight.chunk is None else []
         due = self.speeds.forward(sum(len(window.rows) for window in windows))
-        checked = {window.sequence.seq for window in windows if window.drafted} if self._strategy.adapts else set()
+        drafted = [window.sequence for window in windows if window.drafted] if self._strategy.adapts else []
+        checked = {sequence.seq for sequence in drafted if not sequence.switch.resting}
         for sequence in self._roster.active.values():
             self._sends += self.drafters.tell(sequence, now, due, sequence.seq in checked)
 
@@ -286,7 +287,7 @@ class Verifier:
         if not self.drafters and not window.drafted:
             sequence.costs.alone += walked.tokens
         for drafter in self.drafters:
-            drafter.accepted += walked.sources[drafter.index]
+            drafter.accepted += walked.drafters[drafter.index]
         if flight.chunk is None:
             self._account(window, walked, len(flight.windows), elapsed, now)
         if not walked.ended:

@@ -17,7 +17,7 @@ from hetero.workers.models.translation import Translation
 from hetero.workers.sampling.logits_processors import Logits
 
 _SPELT = 64  # further draft tokens an engine holds for committed ones that are several of its own
-_STRETCH = 1.15  # own tokens that one of a text takes, at most, or a sequence fills before its context is full
+STRETCH = 1.15  # own tokens that one of a text takes, at most, or a sequence fills before its context is full
 
 
 @dataclass(slots=True)
@@ -33,28 +33,47 @@ class TranslatedEngine:
 
     limits: EngineLimits
 
-    def __init__(self, engine: Engine, translation: Translation) -> None:
+    def __init__(
+        self, engine: Engine, translation: Translation, begins: tuple[Sequence[int], Sequence[int]] = ((), ())
+    ) -> None:
+        """``begins``: what a text begins with, in the tokens it is asked in and in its own."""
         self._engine, self._translation = engine, translation
+        self._begins = begins
         own = engine.limits
         self.limits = replace(
             own,
             vocabulary=len(translation.asked),
-            context=int(own.context / _STRETCH),
-            draft_nodes=max(1, own.draft_nodes - _SPELT),
+            context=int(own.context / STRETCH),
+            draft_nodes=own.draft_nodes - min(_SPELT, own.draft_nodes // 4),
             early_exit=False,
             prefixes=False,
         )
         self._sequences: dict[int, _Sequence] = {}
 
     def prefill(self, seq: int, tokens: Sequence[int], every: bool = False) -> Outcome:
-        """``every``: not to be asked of it."""
-        assert not every
-        own = self._translation.of(tokens)
-        chunk = self._engine.limits.chunk
-        for first in range(0, len(own), chunk):
-            outcome = self._engine.prefill(seq, own[first : first + chunk])
+        asked, begin = self._begins
+        text, own = list(tokens), list[int]()
+        if seq not in self._sequences:
+            own += begin
+            if asked and text[: len(asked)] == list(asked) and not every:
+                text = text[len(asked) :]
+        last: list[int] = []  # of each token its last own one
+        if every:
+            for token in text:
+                own += self._translation.spelt(token)
+                last.append(len(own) - 1)
+        else:
+            own += self._translation.of(text) if text else []
+            last.append(len(own) - 1)
+        most = self._engine.limits.chunk
+        parts: list[Outcome] = []
+        for first in range(0, len(own), most):
+            outcome = self._engine.prefill(seq, own[first : first + most], every)
+            more = every and first + most < len(own)
+            parts.append(_Kept({at: outcome.logits(at).copy() for at in range(most)}) if more else outcome)
         self._sequences.setdefault(seq, _Sequence())
-        return _Translated([outcome], [(0, 0)], self._translation)
+        places = [divmod(at, most) for at in last] if every else [(len(parts) - 1, 0)]
+        return _Translated(parts, places, self._translation)
 
     def extend(self, rows: Sequence[Row], on_early_exit: OnEarlyExit | None = None) -> Outcome:
         own: list[Row] = []

@@ -64,8 +64,10 @@ def translation(asked: Vocabulary, own: Vocabulary) -> Translation:
     """From one vocabulary to another."""
     ids, names = _ids(own), {name: token for token, name in own.names.items()}
     same = np.full(len(asked), -1, np.int64)
+    bytes_, usual = _bytes(asked), _ids(asked)
     for token, piece in enumerate(asked.pieces):
-        same[token] = ids.get(piece, -1) if piece else names.get(asked.names.get(token, b""), -1)
+        if token not in bytes_ or usual[piece] == token:  # a byte that has another token is spelt so by accident only
+            same[token] = ids.get(piece, -1) if piece else names.get(asked.names.get(token, b""), -1)
     # What ends a text in one ends it in the other, under whatever name.
     free = sorted(own.ends - set(same[sorted(asked.ends)].tolist()))
     for end in sorted(asked.ends):
@@ -75,9 +77,20 @@ def translation(asked: Vocabulary, own: Vocabulary) -> Translation:
 
 
 def _ids(vocabulary: Vocabulary) -> dict[bytes, int]:
-    """The token of each piece; of several alike the first."""
+    """The token of each piece; of several alike the first, one for a bare byte only where there is no other."""
     found: dict[bytes, int] = {}
-    for token, piece in enumerate(vocabulary.pieces):
-        if piece:
+    bytes_ = _bytes(vocabulary)
+    every = range(len(vocabulary))
+    for token in (*(t for t in every if t not in bytes_), *bytes_):
+        if piece := vocabulary.pieces[token]:
             found.setdefault(piece, token)
     return found
+
+
+def _bytes(vocabulary: Vocabulary) -> range:
+    """The tokens for bare bytes that SentencePiece sets beside those of words: 256 in a row."""
+    pieces = vocabulary.pieces
+    for first in range(len(pieces) - 255):
+        if pieces[first] == b"\x00" and all(pieces[first + n] == bytes([n]) for n in range(256)):
+            return range(first, first + 256)
+    return range(0)

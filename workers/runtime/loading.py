@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 
 from hetero.workers.engines.base import Engine
 from hetero.workers.engines.registry import EngineSettings, Progress, find_engine, unheard
-from hetero.workers.engines.translated import TranslatedEngine
+from hetero.workers.engines.translated import STRETCH, TranslatedEngine
 from hetero.workers.models.tokenizer import load_tokenizer
 from hetero.workers.models.translation import translation
 from hetero.workers.models.vocabulary import Vocabulary
@@ -36,11 +37,13 @@ def load_model(spec: WorkerSpec, progress: Progress = unheard) -> Loaded:
 
 def load_engine(spec: WorkerSpec, progress: Progress = unheard) -> Engine:
     """The engine, asked in the tokens that the spec names. Raises HeteroError."""
-    engine = find_engine(spec.engine).load(replace(settings_of(spec), progress=progress))
+    settings = replace(settings_of(spec), progress=progress)
     if not spec.vocabulary:
-        return engine
-    asked, own = (load_tokenizer(path).vocabulary for path in (Path(spec.vocabulary), spec.path))
-    return TranslatedEngine(engine, translation(asked, own))
+        return find_engine(spec.engine).load(settings)
+    asked, own = (load_tokenizer(path) for path in (Path(spec.vocabulary), spec.path))
+    engine = find_engine(spec.engine).load(replace(settings, context=ceil(STRETCH * spec.context)))
+    begins = asked.encode("", True), own.encode("", True)
+    return TranslatedEngine(engine, translation(asked.vocabulary, own.vocabulary), begins)
 
 
 def settings_of(spec: WorkerSpec) -> EngineSettings:

@@ -225,7 +225,7 @@ class Stats(Struct, frozen=True, forbid_unknown_fields=True):
     drafts_n: Count = 0
     accepted_at: Annotated[list[Count], Meta(max_length=MAX_NODES)] = []
     plain_token_ms: float = 0.0
-    sources: Annotated[dict[Annotated[str, Meta(max_length=32)], tuple[Count, Count]], Meta(max_length=16)] = {}
+    sources: Annotated[dict[Annotated[str, Meta(max_length=32)], tuple[Count, Count]], Meta(max_length=32)] = {}
 
 
 class Finished(_Message, frozen=True):

@@ -77,12 +77,16 @@ class WindowPolicy:
             until = max(until, end)
         return Hold(until) if now < until else Start()
 
-    def window(self, sequence: TargetSequence, room: int, first: int, now: float) -> tuple[Window, list[Row]]:
-        """The window of a sequence: its rows, at most ``room``, are rows ``first``.. of the forward."""
+    def window(
+        self, sequence: TargetSequence, room: int, first: int, now: float, others: int = 0
+    ) -> tuple[Window, list[Row]]:
+        """The window of a sequence: its rows, at most ``room``, are rows ``first``.. of the forward. ``others``: of
+        them those that draft tokens must leave to other sequences."""
         cursor = sequence.cursor
         due = len(cursor.pending)
-        drafts = [] if sequence.switch.probing else self._drafts(sequence, room - due)
-        if self._strategy.adapts or not all(node.drafted for node in drafts):
+        probing = sequence.switch.probing and len(self._drafters) > 0
+        drafts = [] if probing else self._drafts(sequence, room - due - others)
+        if self._strategy.adapts or any(node.source < 0 for node in drafts):
             reaches = [cursor.tree.reach(node.id) for node in drafts]
             drafts = drafts[: rows_worth(reaches, self._speeds.forward, self._speeds.rate(), first + due)]
         rows = cursor.rows([node.id for node in drafts], room)
@@ -128,8 +132,8 @@ class WindowPolicy:
             return self._likeliest(sequence.cursor.tree, bound)
         found, held = [], {sequence.cursor.tree.root}
         for node in self._likeliest(sequence.cursor.tree, min(most, bound + tuning.LOOKED_UP)):
-            if node.parent in held and (not node.drafted or bound > 0):
-                bound -= node.drafted
+            if node.parent in held and (node.source < 0 or bound > 0):
+                bound -= node.source >= 0
                 held.add(node.id)
                 found.append(node)
         return found

@@ -50,7 +50,7 @@ class IndexedText:
         for token in tokens:
             self.append(token)
         if self._room and len(self._tokens) > self._room:
-            self._forget(len(self._tokens) - self._room * 3 // 4)
+            self.forget(len(self._tokens) - self._room * 3 // 4)
 
     def part(self) -> None:
         """What comes next is another text."""
@@ -91,8 +91,8 @@ class IndexedText:
             place = self._earlier[at - 1]
         return sorted(found.values(), reverse=True)
 
-    def _forget(self, count: int) -> None:
-        """The oldest tokens."""
+    def forget(self, count: int) -> None:
+        """Forget the oldest ``count`` tokens."""
         for at in range(1, min(count + 1, len(self._tokens))):
             pair = self._tokens[at - 1], self._tokens[at]
             if self._latest.get(pair) == self._first + at + 1:

@@ -38,11 +38,14 @@ class Lookup:
         if not found:
             return
         nexts = [next(iter(self._text.following(place, 1)), None) for _, place in found]
+        if None in nexts:  # it was at the end of that text: nothing was proposed
+            return
         taken = nexts.index(token) if token in nexts else None
         lengths = [length for length, _ in found]
         for calibration in (self._trust, self._trusted):
             calibration.observe(lengths, taken)
-        if taken == 0 and lengths[0] >= tuning.SURE:  # it goes on, no need to look elsewhere
+        goes_on = taken == 0 and lengths[0] >= tuning.SURE and bool(self._text.following(found[0][1] + 1, 1))
+        if goes_on:  # no need to look elsewhere
             self._found, self._searched = [(min(lengths[0] + 1, tuning.MATCH), found[0][1] + 1)], True
 
     def propose(self, tree: DraftTree, room: int) -> None:

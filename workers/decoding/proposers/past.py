@@ -25,7 +25,7 @@ class Past:
     """Finished answers of each owner."""
 
     def __init__(self, room: int) -> None:
-        """``room``: tokens to keep, of all owners together."""
+        """``room``: tokens to keep, of all owners together; beyond, the oldest of whoever has most are forgotten."""
         self._room = room
         self._memories: OrderedDict[str, _Memory] = OrderedDict()
 
@@ -48,8 +48,9 @@ class Past:
         memory = self._of(owner)
         memory.answers.part()
         memory.answers.extend(answer[-self._room :])
-        while len(self) > self._room and len(self._memories) > 1:
-            self._memories.popitem(last=False)
+        while (more := len(self) - self._room) > 0:  # whoever has most forgets: a busy owner costs a quiet one nothing
+            largest = max(self._memories.values(), key=lambda memory: len(memory.answers))
+            largest.answers.forget(min(len(largest.answers), more + self._room // 8))
 
     def _of(self, owner: str) -> _Memory:
         memory = self._memories.pop(owner, None) or _Memory(self._room)

@@ -202,7 +202,8 @@ class Planner:
 
     def _shared_by(self, count: int) -> bool:
         """Whether so many GPUs can share the target: llama.cpp's any, torch's its heads of keys."""
-        by_layers = self._target.is_gguf and self._config.target_engine in ("", "llama_cpp")
+        named = ENGINES.get(self._config.target_engine)
+        by_layers = self._target.is_gguf and (named is None or named.splits)
         return by_layers or (not self._config.exact and self._target.shape.kv_heads % count == 0)
 
     def _usable(self, model: Model, engine: str) -> tuple[Gpu, ...]:

@@ -166,7 +166,7 @@ def play_all(kind: str, strategy: str, seeds: range) -> None:
         accepted += sum(s.end.stats.draft_n_accepted for s in world.stories)
     if strategy != "off" and agreement is not None:
         assert drafted > 0
-        if agreement >= 0.8 and kind not in ("slow",):
+        if agreement >= 0.8 and kind not in ("slow", "everything"):  # of which little may come through
             assert accepted > 0
 
 

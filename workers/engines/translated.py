@@ -54,9 +54,9 @@ class TranslatedEngine:
         asked, begin = self._begins
         text, own = list(tokens), list[int]()
         if seq not in self._sequences:
-            own += begin
-            if asked and text[: len(asked)] == list(asked) and not every:
-                text = text[len(asked) :]
+            begins = not every and text[: len(asked)] == list(asked)
+            own += begin if begins else ()
+            text = text[len(asked) :] if begins else text
         last: list[int] = []  # of each token its last own one
         if every:
             for token in text:

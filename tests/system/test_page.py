@@ -109,7 +109,7 @@ def test_a_chat_with_its_lanes(page):
     assert len(page.locator(".assistant .body").first.text_content().strip()) > 10
     assert float(page.text_content("#with")) > 0 and float(page.text_content("#length")) > 1
     assert int(page.text_content("#accepted")) > 0 and int(page.text_content("#rejected")) > 0
-    assert re.search(r"drafter \d+ of \d+", page.text_content("#sources"))
+    assert re.search(r"(drafter|lookup|past) \d+ of \d+", page.text_content("#sources"))
     assert page.text_content("#state") == "on"
     assert painted(page) > empty + 0.05  # lanes, as long as the work took
     box = page.locator("#lanes").bounding_box()

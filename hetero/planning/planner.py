@@ -19,7 +19,7 @@ from hetero.planning.fastest import Fastest
 from hetero.planning.fitting import check_fit, fitting, free_memory
 from hetero.planning.plan import Placement, Plan
 from hetero.planning.sharing import check_shared, copies, footprint_of
-from hetero.planning.vocabularies import shared
+from hetero.planning.vocabularies import spoken
 from hetero.workers.decoding.policy.strategy import AUTO, NAMES
 from hetero.workers.engines.registry import ENGINES, GGUF, SAFETENSORS, EngineEntry, default_engine, find_engine
 from hetero.workers.models.model import Model
@@ -52,9 +52,7 @@ class Planner:
         self._target = find_model(config.target, "target")
         asked = config.draft or ("builtin" if config.target == "builtin" else "none")
         self._drafter = None if asked == "none" or config.strategy == "off" else find_model(asked, "drafter")
-        self._speaks = ""  # whose tokens the drafter is asked in, where they are not its own
-        if self._drafter is not None and shared(self._target, self._drafter).difference:
-            self._speaks = str(self._target.path.resolve())
+        self._speaks = spoken(self._target, self._drafter) if self._drafter is not None else ""
         asked_too = config.also_draft if config.strategy != "off" else []
         self._others = [_other(text, self._target) for text in asked_too]
         if self._others and self._drafter is None:
@@ -352,7 +350,7 @@ def _other(text: str, target: Model) -> tuple[Model, Device, str]:
     if device is None or device.node:
         raise ConfigError(f"also_draft: {text!r}: write MODEL@DEVICE, a device of this machine")
     model = find_model(name, "drafter")
-    return model, device, str(target.path.resolve()) if shared(target, model).difference else ""
+    return model, device, spoken(target, model)
 
 
 def _here(nodes: Sequence[Node]) -> Node | None:

@@ -22,6 +22,11 @@ class Shared:
     share: float = 1.0
 
 
+def spoken(target: Model, drafter: Model) -> str:
+    """Whose tokens a drafter is asked in: the path of its target, "" where those are its own. Raises ModelError."""
+    return str(target.path.resolve()) if shared(target, drafter).difference else ""
+
+
 def shared(target: Model, drafter: Model) -> Shared:
     """What two models have in common. Raises ModelError where it is too little."""
     difference = vocabulary_difference(target, drafter)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import os
 import signal
 import threading
@@ -42,7 +43,11 @@ class RunningServer:
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), daemon=True)
         self._thread.start()
-        assert self._up.wait(120)
+        if not self._up.wait(240):  # what it waits for is told, and nothing of it stays for the tests behind
+            faulthandler.dump_traceback()
+            events = list(self.events)
+            self.close()
+            raise AssertionError(f"it did not start: {events}")
         if self._error is not None:
             raise self._error
 
@@ -55,8 +60,12 @@ class RunningServer:
         server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off", **options()))
         server.install_signal_handlers = lambda: None
         serving = asyncio.create_task(server.serve())
+        starting = asyncio.create_task(self.session.start())
+        stopped = asyncio.create_task(self._stop.wait())
+        await asyncio.wait((starting, stopped), return_when=asyncio.FIRST_COMPLETED)
         try:
-            await self.session.start()
+            if starting.done():
+                starting.result()
             while not server.started:
                 await asyncio.sleep(0.01)
             self.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
@@ -68,6 +77,7 @@ class RunningServer:
         server.should_exit = True
         await serving
         await self.session.stop()
+        starting.cancel()
 
     def status(self, role: str, seconds: float = 60.0) -> WorkerStatus:
         """The worker's own account; where it is being replaced, its successor's."""

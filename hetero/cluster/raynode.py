@@ -26,6 +26,7 @@ RAY_SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_memory_monitor_refresh_ms": "0",  # plans check memory; Ray would kill a verifier that fills it
     "RAY_DEDUP_LOGS": "0",  # what it held back for it would come at the very end
+    "RAY_worker_niceness": "0",  # at Ray's 15 a busy browser leaves a worker a thirtieth of a core
     "RAY_kill_worker_timeout_milliseconds": "1000",  # one that hangs does not end when asked
 }
 _PORT = 6379

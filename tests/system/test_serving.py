@@ -69,6 +69,11 @@ def test_openai_client_sync_async_and_streaming(ahead):
     assert len(set(texts)) == 3
 
 
+def test_workers_get_no_less_of_the_cores_than_other_programs(ahead):
+    for role in ("target", "drafter"):
+        assert psutil.Process(ahead.status(role).pid).nice() <= psutil.Process().nice()
+
+
 def test_the_plan_at_work(ahead):
     httpx.post(f"{ahead.url}/v1/completions", json={"prompt": PROMPTS[0], "max_tokens": 24, "seed": 1}, timeout=120)
     plan = httpx.get(f"{ahead.url}/plan", timeout=60).json()

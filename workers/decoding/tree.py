@@ -12,14 +12,16 @@ from heapq import heappop, heappush
 from math import exp, log
 
 _LEAST = 1e-9  # of a chance, so that its logarithm exists
+_DOUBT = 0.005  # that none of a proposer's candidates comes, at least
 
 
 @dataclass(slots=True)
 class DraftNode:
     """A draft token below its parent. ``position`` is its index in prompt + output; ``chance`` the calibrated one that
-    the target takes it once at its parent; ``surprisal`` the sum of -log(chance) on the way here, which orders nodes by
-    reach and survives re-rooting; ``source``: who proposed it first, ``drafter``: which model drafter, first or
-    later (-1: none; sources below 0 are none, see ``proposers``)."""
+    the target takes it once at its parent, all proposers heard; ``surprisal`` the sum of -log(chance) on the way here,
+    which orders nodes by reach and survives re-rooting; ``source``: who proposed it first, ``drafter``: which model
+    drafter, first or later (-1: none; sources below 0 are none, see ``proposers``); ``claim``: its chance in the
+    opinion of ``surest``, the surest of those who proposed it."""
 
     id: int
     parent: int
@@ -29,6 +31,8 @@ class DraftNode:
     surprisal: float
     source: int = 0
     drafter: int = 0
+    claim: float = 1.0
+    surest: int = 0
     children: dict[int, int] = field(default_factory=dict)
 
     @property
@@ -66,30 +70,28 @@ class DraftTree:
         return exp(self._nodes[self.root].surprisal - self._nodes[node].surprisal)
 
     def add(self, parent: int, token: int, chance: float, source: int = 0) -> int:
-        """Add ``token`` below ``parent``; returns its node. One that is there already is as likely as the surer of
-        those who proposed it says."""
+        """Add ``token`` below ``parent``, of a ``chance`` in its source's opinion; returns its node. Of one that is
+        there already the surer of those who proposed it is believed."""
         above = self._nodes[parent]
         chance = max(chance, _LEAST)
         known = above.children.get(token)
         if known is not None:
             old = self._nodes[known]
             old.drafter = old.drafter if old.drafted else max(source, -1)
-            if chance > old.chance:
-                self._raise(known, log(chance / old.chance))
-                old.chance = chance
+            if chance > old.claim:
+                old.claim, old.surest = chance, source
+                self._weigh(above)
             return known
-        surprisal = above.surprisal - log(chance)
-        node = DraftNode(self._next, parent, token, above.position + 1, chance, surprisal, source, max(source, -1))
-        self._next += 1
-        self._nodes[node.id] = node
-        above.children[token] = node.id
-        return node.id
+        node = self._put(above, token, chance, source)
+        if len(above.children) > 1:
+            self._weigh(above)
+        return node
 
     def advance(self, token: int) -> int:
         """Commit ``token`` after the root: its node becomes the root, all other branches go. Returns it."""
         old = self.root
         known = self._nodes[old].children.get(token)
-        self.root = self.add(old, token, 1.0) if known is None else known
+        self.root = self._put(self._nodes[old], token, 1.0, 0) if known is None else known
         for sibling in self._nodes.pop(old).children.values():
             if sibling != self.root:
                 self._drop(sibling)
@@ -130,7 +132,36 @@ class DraftTree:
             found.append(node)
         return found
 
-    def _raise(self, top: int, nats: float) -> None:
+    def _put(self, above: DraftNode, token: int, chance: float, source: int) -> int:
+        """A new node below another one."""
+        surprisal, drafter = above.surprisal - log(chance), max(source, -1)
+        node = DraftNode(
+            self._next, above.id, token, above.position + 1, chance, surprisal, source, drafter, chance, source
+        )
+        self._next += 1
+        self._nodes[node.id] = node
+        above.children[token] = node.id
+        return node.id
+
+    def _weigh(self, above: DraftNode) -> None:
+        """Children of a node share one certainty. A proposer's candidates exclude each other; proposers that differ
+        are taken as independent, so one is right where the others are wrong (a product of experts, Hinton 2002)."""
+        children = [self._nodes[child] for child in above.children.values()]
+        doubts: dict[int, float] = {}
+        for child in children:
+            doubts[child.surest] = doubts.get(child.surest, 1.0) - child.claim
+        if len(doubts) == 1:
+            chances = [child.claim for child in children]
+        else:
+            odds = [child.claim / max(doubts[child.surest], _DOUBT) for child in children]
+            whole = 1.0 + sum(odds)
+            chances = [max(odd / whole, _LEAST) for odd in odds]
+        for child, chance in zip(children, chances, strict=True):
+            if chance != child.chance:
+                self._shift(child.id, log(chance / child.chance))
+                child.chance = chance
+
+    def _shift(self, top: int, nats: float) -> None:
         """A node, and with it all below, is likelier by so much."""
         waiting = [top]
         while waiting:

@@ -14,7 +14,8 @@ from msgspec import Meta
 from hetero.errors import ConfigError
 from hetero.placement.memory import F16, KvCache
 from hetero.workers.decoding.policy.strategy import NAMES
-from hetero.workers.engines.registry import ENGINES, GGUF, SAFETENSORS, default_engine
+from hetero.workers.engines.registry import ENGINES, default_engine
+from hetero.workers.models.forms import GGUF, SAFETENSORS
 
 _ENGINES = "; ".join(f"{entry.name}: {entry.summary}" for entry in ENGINES.values())
 _DEFAULTS = ", ".join(f"{default_engine(form, 'cpu').name} for {form}" for form in (GGUF, SAFETENSORS))

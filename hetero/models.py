@@ -10,8 +10,9 @@ from hetero.workers.models.model import Model, read_model
 from hetero.workers.models.probe import check_readable
 
 
-def find_model(asked: str, role: str) -> Model:
-    """The model a user named. ``role``: "target" or "drafter". Raises ModelError, with no weights loaded."""
+def find_model(asked: str, role: str, of: Model | None = None) -> Model:
+    """The model a user named. ``role``: "target" or "drafter"; ``of``: a drafter's target, whose head it may be.
+    Raises ModelError, with no weights loaded."""
     if asked == "builtin":
         return read_model(PAIR / f"{role}.gguf", "builtin")
     path = Path(asked).expanduser()
@@ -22,4 +23,4 @@ def find_model(asked: str, role: str) -> Model:
     if not (path.is_dir() or path.is_file()):
         raise ModelError(f"{role} model {asked}: neither a file nor a directory")
     check_readable(path)
-    return read_model(path)
+    return read_model(path, of=of)

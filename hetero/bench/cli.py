@@ -104,15 +104,16 @@ def pair(
 @click.option("--temperature", "temperatures", multiple=True, type=float, default=(0.0, 0.8), show_default=True)
 @click.option("--prompts", default=10, show_default=True, type=click.IntRange(1), help="Of each kind.")
 @click.option("--repeats", default=1, show_default=True, type=click.IntRange(1))
+@click.option("--peers/--no-peers", default=True, help="llama.cpp takes part (it does).")
 def drafts(
     json_file: Path | None, target: Path, draft: Path | None, engine: str, strategy: str, gamma: int, cores: int,
-    temperatures: tuple[float, ...], prompts: int, repeats: int,
+    temperatures: tuple[float, ...], prompts: int, repeats: int, peers: bool,
 ) -> None:  # fmt: skip
     """Where drafts come from: lookup, a drafter, both, llama.cpp's ways; on chats, edits, summaries, extractions."""
     from hetero.bench.drafts import run
 
     run(
-        target, draft, engine, strategy, gamma, list(range(cores)), temperatures, prompts, repeats, json_file,
+        target, draft, engine, strategy, gamma, list(range(cores)), temperatures, prompts, repeats, peers, json_file,
         Console(),
     )  # fmt: skip
 

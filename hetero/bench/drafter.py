@@ -21,7 +21,8 @@ from hetero.errors import ConfigError
 from hetero.placement.device import Device, check_device, parse_device
 from hetero.planning.planner import torch_dtype
 from hetero.workers.engines.base import Engine
-from hetero.workers.engines.registry import ENGINES, GGUF, SAFETENSORS, find_engine
+from hetero.workers.engines.registry import ENGINES, find_engine
+from hetero.workers.models.forms import GGUF, SAFETENSORS
 from hetero.workers.models.tokenizer import load_tokenizer
 from hetero.workers.runtime.loading import settings_of
 from hetero.workers.runtime.pinning import pin

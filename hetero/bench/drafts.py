@@ -67,13 +67,14 @@ class Question:
 
 def run(
     target: Path, draft: Path | None, engine: str, strategy: str, gamma: int, cores: list[int],
-    temperatures: Sequence[float], prompts: int, repeats: int, json_file: Path | None, console: Console,
+    temperatures: Sequence[float], prompts: int, repeats: int, peers: bool, json_file: Path | None, console: Console,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Print, per kind of prompt, each contender's tokens a second beside plain decoding's. ``prompts``: of a kind."""
+    """Print, per kind of prompt, each contender's tokens a second beside plain decoding's. ``prompts``: of a kind;
+    ``peers``: llama.cpp takes part."""
     tokenizer = GgufTokenizer(target)
     quality = engine_perplexities(target, ("llama_cpp", engine), len(cores), held_out(tokenizer, _QUALITY))
     asked = asyncio.run(_prompts(tokenizer, prompts))
-    contenders = _contenders(target, draft, engine, strategy, gamma, cores, quality)
+    contenders = _contenders(target, draft, engine, strategy, gamma, cores, quality, peers)
     rows: list[dict[str, Any]] = []
     try:
         for temperature in temperatures:
@@ -138,20 +139,23 @@ async def _prompts(tokenizer: GgufTokenizer, count: int) -> list[tuple[str, list
 
 def _contenders(
     target: Path, draft: Path | None, engine: str, strategy: str, gamma: int, cores: list[int],
-    quality: dict[str, float],
+    quality: dict[str, float], peers: bool,
 ) -> list[Contender]:  # fmt: skip
     """Plain decoding is the first."""
     found = []
     common: dict[str, Any] = {"engine": engine, "sequences": 1, "context": _CONTEXT}
-    for name, looks in (("plain", False), ("lookup", True)):
-        pair = Pair(
-            WorkerSpec("target", str(target), strategy="off", gamma=0, cores=cores, lookup=looks, **common), None
-        )
+    alone = [("plain", cores, False), ("lookup", cores, True)]
+    beside = cores[:-1] or cores  # a drafter
+    if draft is not None:
+        alone.append(("lookup, beside an idle core", beside, True))
+    for name, own, looks in alone:
+        spec = WorkerSpec("target", str(target), strategy="off", gamma=0, cores=own, lookup=looks, **common)
+        pair = Pair(spec, None)
         found.append(Contender(name, quality[engine], _ask_pair(pair), pair.close))
     if draft is not None:
         both = {**common, "strategy": strategy, "gamma": gamma}
         for name, looks in (("drafter", False), ("drafter + lookup", True)):
-            one = WorkerSpec("target", str(target), cores=cores[:-1] or cores, lookup=looks, **both)
+            one = WorkerSpec("target", str(target), cores=beside, lookup=looks, **both)
             pair = Pair(one, WorkerSpec("drafter", str(draft), cores=cores[-1:], **both))
             found.append(Contender(name, quality[engine], _ask_pair(pair), pair.close))
     theirs = {
@@ -160,8 +164,8 @@ def _contenders(
     }
     if draft is not None:
         theirs["llama.cpp, draft"] = BaselineSpec(str(target), cores, str(draft), context=_CONTEXT)
-    for name, spec in theirs.items():
-        process = Baseline(spec)
+    for name, their in theirs.items() if peers else ():
+        process = Baseline(their)
         found.append(Contender(name, quality["llama_cpp"], _ask_baseline(process), process.close))
     return found
 

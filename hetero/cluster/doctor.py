@@ -247,7 +247,7 @@ def models(config: Config) -> Iterator[Finding]:
     yield _model("target", target)
     asked = config.draft or ("builtin" if config.target == "builtin" else "none")
     if asked != "none":
-        drafter = find_model(asked, "drafter")
+        drafter = find_model(asked, "drafter", target)
         yield _model("drafter", drafter)
         found = shared(target, drafter)
         if found.difference:

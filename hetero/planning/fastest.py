@@ -16,7 +16,7 @@ from hetero.placement.device import Device
 from hetero.placement.memory import KvCache
 from hetero.planning.keeping import alone, keep, library_version, model_facts, processor
 from hetero.planning.trials import NotThisModel, tried
-from hetero.workers.engines.registry import ENGINES, GGUF, SAFETENSORS, EngineEntry, default_engine
+from hetero.workers.engines.registry import ENGINES, EngineEntry, default_engine
 from hetero.workers.models.cache import cache_root
 from hetero.workers.models.model import Model
 from hetero.workers.runtime.spec import WorkerSpec
@@ -46,7 +46,7 @@ class Fastest:
         return self._chosen[key]
 
     def _choose(self, model: Model, device: Device, rows: int) -> EngineEntry:
-        form = GGUF if model.is_gguf else SAFETENSORS
+        form = model.form
         able = [
             entry
             for entry in ENGINES.values()

@@ -17,11 +17,12 @@ from hetero.placement.memory import F16, KvCache, footprint, kv_bytes
 from hetero.placement.nodes import TARGET, Node, drafter_node, find_node, returned, target_node
 from hetero.planning.fastest import Fastest
 from hetero.planning.fitting import check_fit, fitting, free_memory
+from hetero.planning.heads import handing_out, states_for
 from hetero.planning.plan import Placement, Plan
 from hetero.planning.sharing import check_shared, copies, footprint_of
 from hetero.planning.vocabularies import spoken
 from hetero.workers.decoding.policy.strategy import AUTO, NAMES
-from hetero.workers.engines.registry import ENGINES, GGUF, SAFETENSORS, EngineEntry, default_engine, find_engine
+from hetero.workers.engines.registry import ENGINES, EngineEntry, default_engine, find_engine
 from hetero.workers.models.model import Model
 from hetero.workers.runtime.spec import WorkerSpec
 
@@ -51,12 +52,15 @@ class Planner:
         self._inventory, self._fastest = inventory, fastest
         self._target = find_model(config.target, "target")
         asked = config.draft or ("builtin" if config.target == "builtin" else "none")
-        self._drafter = None if asked == "none" or config.strategy == "off" else find_model(asked, "drafter")
+        drafts = asked != "none" and config.strategy != "off"
+        self._drafter = find_model(asked, "drafter", self._target) if drafts else None
         self._speaks = spoken(self._target, self._drafter) if self._drafter is not None else ""
         asked_too = config.also_draft if config.strategy != "off" else []
         self._others = [_other(text, self._target) for text in asked_too]
         if self._others and self._drafter is None:
             raise ConfigError("also_draft: further drafters go beside a first one, which --draft names")
+        models = [model for model in (self._drafter, *(model for model, _, _ in self._others)) if model is not None]
+        self._states = states_for(self._target, models)
         self._beside: Placement | None = None  # the drafter's place beside the target, where the plan had it there
         self.foreseen: tuple[dict[str, object], ...] = ()  # the plans this one's was chosen from
         self._settle(config)
@@ -79,11 +83,16 @@ class Planner:
         """Whether there is a drafter to place."""
         return self._drafter is not None
 
+    @property
+    def headed(self) -> bool:
+        """Whether a drafter is a head of the target."""
+        return bool(self._states)
+
     def but(self, **changes: object) -> Planner:
         """One of the same models with some settings changed; strategy "off": without a drafter. Raises HeteroError."""
         found = copy(self)
         if changes.get("strategy") == "off":
-            found._drafter, found._others = None, []
+            found._drafter, found._others, found._states = None, [], []
         found._settle(msgspec.structs.replace(self._config, **changes))
         return found
 
@@ -206,7 +215,7 @@ class Planner:
 
     def _usable(self, model: Model, engine: str) -> tuple[Gpu, ...]:
         """The GPUs of this machine that an engine, or the usual one, can run a model on."""
-        form = GGUF if model.is_gguf else SAFETENSORS
+        form = model.form
         usual = next(entry for entry in ENGINES.values() if form in entry.formats and entry.gpus)
         entry = ENGINES.get(engine, usual)
         return tuple(gpu for gpu in self._inventory.gpus if entry.objection(gpu.kind, here=True) is None)
@@ -225,8 +234,9 @@ class Planner:
         own: dict[str, object] = {"context": min(self._context, self._drafter.context)}
         own |= {"host": target.spec.host, "ports": target.spec.ports, "vocabulary": self._speaks}
         if self._speaks and node is not None and not node.here:
-            raise ConfigError(f"draft: {self._drafter.name} has other tokens than {self._target.name}: such a drafter "
-                              "runs on this machine only, name a --draft-device here")  # fmt: skip
+            which = "is a head of" if self._drafter.head is not None else "has other tokens than"
+            raise ConfigError(f"draft: {self._drafter.name} {which} {self._target.name}: such a drafter runs on this "
+                              "machine only, name a --draft-device here")  # fmt: skip
         return self._place("drafter", self._config.draft_engine, self._drafter, device, False, node, own)
 
     def _place_other(self, index: int, model: Model, device: Device, speaks: str, target: Placement) -> Placement:
@@ -256,11 +266,13 @@ class Planner:
         """One role on its device."""
         config = self._config
         field = "target_engine" if role == "target" else "draft_engine"
-        form, here = GGUF if model.is_gguf else SAFETENSORS, device.node is None
+        form, here = model.form, device.node is None
         first = role == "drafter" and "index" not in own
         group = config.draft_group if first else 1
         asked = config.draft_ranks if first else config.target_ranks if role == "target" else 1
-        if engine:
+        if role == "target" and self._states:
+            chosen = handing_out(form, find_engine(engine, field) if engine else None)
+        elif engine:
             chosen = find_engine(engine, field)
         elif group > 1 or asked > 1:
             chosen = next(entry for entry in ENGINES.values() if entry.layer_parallel)
@@ -292,6 +304,7 @@ class Planner:
             secure=True,  # other users of this machine can reach its loopback, too
             lookup=config.lookup and role == "target",
             past=config.lookup_past,
+            features=self._states if role == "target" else [],
             trace=str(Path(config.trace).resolve()) if config.trace else "",
             cores=list(device.indices if device.is_cpu else shared),
             gpu_layers=layers,
@@ -349,7 +362,7 @@ def _other(text: str, target: Model) -> tuple[Model, Device, str]:
     device = parse_device(where) if at and name else None
     if device is None or device.node:
         raise ConfigError(f"also_draft: {text!r}: write MODEL@DEVICE, a device of this machine")
-    model = find_model(name, "drafter")
+    model = find_model(name, "drafter", target)
     return model, device, spoken(target, model)
 
 

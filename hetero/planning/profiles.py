@@ -87,6 +87,7 @@ class Profiles:
             spec.group,
             spec.ranks,
             spec.exact,
+            spec.features,
             model_facts(Path(spec.vocabulary)) if spec.vocabulary else None,
         ]
 

@@ -94,6 +94,10 @@ class Ranker:
     def _open(self) -> list[Candidate]:
         """What the user's settings leave open."""
         config, base = self._config, self._base
+        if self._planner.headed:
+            raise ConfigError(
+                "strategy: a head is not foreseen, it drafts from its target's states: name one, like --strategy ahead"
+            )
         found = list(candidates(self._inventory, self._planner.drafting, self._layers))
         if config.target_device or config.draft_device:
             kinds = dict.fromkeys((c.strategy, c.gamma) for c in found if c.drafter is not None)

@@ -23,8 +23,10 @@ class Shared:
 
 
 def spoken(target: Model, drafter: Model) -> str:
-    """Whose tokens a drafter is asked in: the path of its target, "" where those are its own. Raises ModelError."""
-    return str(target.path.resolve()) if shared(target, drafter).difference else ""
+    """Whose tokens a drafter is asked in: the path of its target, "" where those are its own and it is
+    no head. Raises ModelError."""
+    own = drafter.head is None and not shared(target, drafter).difference
+    return "" if own else str(target.path.resolve())
 
 
 def shared(target: Model, drafter: Model) -> Shared:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from msgspec import structs
 
+from helpers.table_heads import HeadTable, TellingTable
 from hetero.workers.decoding.policy.strategy import NAMES, strategy
 from hetero.workers.decoding.target_sequence import sampler_of
 from hetero.workers.engines.base import Row
@@ -44,7 +45,7 @@ class Faults:
 
 class World:
     """One schedule: a pure function of its arguments. ``agreement``: of the drafter, of several, or None: there is
-    none."""
+    none; ``heads``: drafters draft from the target's features."""
 
     def __init__(
         self,
@@ -60,6 +61,7 @@ class World:
         verifiers: int = 1,
         draft_context: int = 4096,
         past: int | None = None,
+        heads: bool = False,
     ) -> None:
         self.random = random.Random(seed)
         self.faults = faults or Faults()
@@ -67,13 +69,14 @@ class World:
         link = Link(self.faults.delay, self.faults.jitter, self.faults.lose, self.faults.repeat)
         self._target = target
         self._draft_context = draft_context
+        self._kinds = (TellingTable, HeadTable) if heads else (TableEngine, TableEngine)
         self._devices: list[TableDevice] = []
         self.pair = SimulatedPair(
             Setting(
                 strategy=strategy(name, gamma),
                 vocabulary=PIECES,
                 verifiers=[lambda: self._device(target, target_s)] * verifiers,
-                drafters=[lambda share=share: self._device(self._drafter(share), draft_s) for share in agreements],
+                drafters=[lambda share=share: self._device(self._drafter(share), draft_s, 1) for share in agreements],
                 link=link,
                 client_link=Link(self.faults.delay),
                 seed=seed,
@@ -140,8 +143,8 @@ class World:
 
     # Inside
 
-    def _device(self, spec: TableSpec, seconds: float) -> TableDevice:
-        device = TableDevice(TableEngine(spec), lambda: seconds * self.random.uniform(0.5, 1.5))
+    def _device(self, spec: TableSpec, seconds: float, role: int = 0) -> TableDevice:
+        device = TableDevice(self._kinds[role](spec), lambda: seconds * self.random.uniform(0.5, 1.5))
         self._devices.append(device)
         return device
 

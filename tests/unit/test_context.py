@@ -19,7 +19,7 @@ def planned(monkeypatch, made_for: int, memory: int, **settings):
     """A plan of the built-in target, as if it were made for ``made_for`` tokens, on a machine of so many bytes."""
     model = read_model(TARGET, "wide")
     wide = replace(model, metadata=replace(model.metadata, context=made_for))
-    monkeypatch.setattr("hetero.planning.planner.find_model", lambda path, role: wide)
+    monkeypatch.setattr("hetero.planning.planner.find_model", lambda path, role, of=None: wide)
     return Planner(make_config(settings), Inventory(cores=(0, 1), memory=memory, gpus=())).plan()
 
 

@@ -23,7 +23,7 @@ class Walk:
 
     Of the ``offered`` nodes it came by that model drafters had proposed tokens below, the likeliest of those was right
     at ``agreed`` and any of them at ``foreseen``. ``ended`` tells that the sequence is over; ``failure`` that a row
-    could not be sampled.
+    could not be sampled; ``rows`` are those it went by, whose tokens are committed.
     """
 
     tokens: int = 0
@@ -35,6 +35,7 @@ class Walk:
     failure: EngineError | None = None
     sources: Counter[int] = field(default_factory=Counter)
     drafters: Counter[int] = field(default_factory=Counter)
+    rows: list[int] = field(default_factory=list)
 
 
 def walk(
@@ -60,6 +61,7 @@ def walk(
         except EngineError as failure:
             walked.failure = failure
             return walked
+        walked.rows.append(row)
         likeliest = cursor.tree.likeliest(node, drafted=True)
         if likeliest is not None:
             walked.offered += 1

@@ -5,20 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import inf
 
+from hetero.workers.decoding.feature_run import FeatureRun
 from hetero.workers.decoding.kv_cursor import KvCursor
 from hetero.workers.decoding.policy.calibration import Calibration
 from hetero.workers.decoding.policy.expansion import BranchExpansion, ExpansionPolicy
 from hetero.workers.decoding.policy.tuning import RANKS
+from hetero.workers.decoding.protocol import Inform
 from hetero.workers.decoding.target_sequence import PrefixProgress, sampler_of
-from hetero.workers.wire.messages import MAX_NODES, Draft, Hint, Open
+from hetero.workers.wire.messages import MAX_NODES, Draft, Features, Hint, Open
 
 
 class DraftSequence:
     """One sequence of one verifier. ``id`` names it in the engine; ``growth`` is None until its prefix is evaluated.
-    Where the drafter's context is the smaller one, it leaves out the first ``skipped`` tokens."""
+    Where the drafter's context is the smaller one, it leaves out the first ``skipped`` tokens; so does a head, which
+    drafts from the target's ``features`` of the token before, those without."""
 
-    def __init__(self, id: int, verifier: bytes, opening: Open, context: int) -> None:
-        """``verifier``: the socket it came from; ``context``: tokens the engine holds of a sequence."""
+    def __init__(self, id: int, verifier: bytes, opening: Open, context: int, drafts_from: int = 0) -> None:
+        """``verifier``: the socket it came from; ``context``: tokens the engine holds of a sequence; ``drafts_from``:
+        how many features it drafts from (0: none)."""
         self.id = id
         self.verifier = verifier
         self.opening = opening
@@ -30,6 +34,7 @@ class DraftSequence:
         self.prefix = PrefixProgress(self.tokens)  # what is committed meanwhile belongs to it
         self.growth: Growth | None = None
         self.skipped = 0
+        self.features = FeatureRun(drafts_from) if drafts_from else None
         self._context = context
         if self.full:
             self.slide()
@@ -46,6 +51,29 @@ class DraftSequence:
     def full(self) -> bool:
         """Whether its tokens fill the engine's context."""
         return len(self.tokens) - self.skipped >= self._context
+
+    @property
+    def ready(self) -> bool:
+        """Whether its prefix can be evaluated: a head's where the features of all but the newest token have come."""
+        run = self.features
+        return run is None or run.first + 1 < len(self.tokens) <= run.end + 1
+
+    def inform(self) -> Inform | None:
+        """What a head must know before it begins; it leaves out what it has no features for."""
+        run = self.features
+        if run is None or self.prefix.evaluated > self.skipped:
+            return None
+        self.skipped = self.prefix.evaluated = max(self.skipped, run.first + 1)
+        run.forget(self.skipped - 1)
+        return Inform(self.id, 0, run.since(self.skipped - 1))
+
+    def hear(self, message: Features) -> Inform | None:
+        """Features came; what a head that has begun must know."""
+        if self.features is None or (new := self.features.add(message)) is None:
+            return None
+        place = self.features.end - len(new) + 1 - self.skipped
+        begun = self.prefix.evaluated > self.skipped
+        return Inform(self.id, place, new) if begun and place >= 0 else None
 
     def slide(self) -> None:
         """Begin again from the latest tokens, half a context of them; the engine's state is freed by the caller."""

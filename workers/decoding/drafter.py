@@ -23,7 +23,7 @@ from hetero.workers.decoding.protocol import Extend, Free, Job, Operation, Prefi
 from hetero.workers.decoding.trace import Trace
 from hetero.workers.engines.base import EngineLimits, Outcome, Row
 from hetero.workers.errors import EngineError
-from hetero.workers.wire.messages import Close, Commit, Hint, Message, Open, Ping, Pong
+from hetero.workers.wire.messages import Close, Commit, Features, Hint, Message, Open, Ping, Pong
 
 HEARTBEAT = 0.5  # seconds between pings
 _TRIES = 3  # failed forwards in a row after which a sequence is left alone
@@ -97,6 +97,8 @@ class Drafter:
                 self._open(peer, message)
             case Commit():
                 self._commit(peer, message, now)
+            case Features():
+                self._features(peer, message)
             case Hint():
                 self._hint(peer, message)
             case Close():
@@ -141,7 +143,7 @@ class Drafter:
             if now >= verifier.next_ping:
                 verifier.next_ping = now + HEARTBEAT
                 own = [(seq, len(held.tokens)) for (of, seq), held in self._sequences.items() if of == socket]
-                self._sends.append((socket, Ping("drafter", self.epoch, own, self.index)))
+                self._sends.append((socket, Ping("drafter", self.epoch, own, self.index, self._limits.drafts_from)))
         self._policy.held_until = inf
         job = None if self._busy else self._choose(now)
         wake = min([self._policy.held_until, *(verifier.next_ping for verifier in self._verifiers.values())])
@@ -182,7 +184,9 @@ class Drafter:
                 return
             self._drop(peer, opening.seq)
         if max(tokens) < self._limits.vocabulary:
-            self._sequences[peer, opening.seq] = DraftSequence(next(self._ids), peer, opening, self._limits.context)
+            limits = self._limits
+            found = DraftSequence(next(self._ids), peer, opening, limits.context, limits.drafts_from)
+            self._sequences[peer, opening.seq] = found
         else:
             self.dropped += 1
 
@@ -199,6 +203,14 @@ class Drafter:
                 sequence.slide()
                 self._operations.append(Free(sequence.id))
             self._pace(sequence, commit, now)
+
+    def _features(self, peer: bytes, message: Features) -> None:
+        """What a head drafts from."""
+        sequence = self._sequences.get((peer, message.seq))
+        if sequence is None or not self._current(peer, message.epoch):
+            self.dropped += 1
+        elif (inform := sequence.hear(message)) is not None:
+            self._operations.append(inform)
 
     def _pace(self, sequence: DraftSequence, commit: Commit, now: float) -> None:
         """When to expect the next commit; and PEARL's draft length: what is drafted while a window is checked, one
@@ -252,7 +264,7 @@ class Drafter:
             for sequence in self._sequences.values()
         )
         for sequence in self._sequences.values():
-            waits = sequence.growth is None and sequence.failures < _TRIES
+            waits = sequence.growth is None and sequence.failures < _TRIES and sequence.ready
             # Several verifiers together may ask for more sequences than this engine holds: the others wait.
             fits = sequence.prefix.evaluated > sequence.skipped or held < self._limits.sequences
             if waits and fits and self._worth(sequence, len(sequence.tokens)):
@@ -276,6 +288,8 @@ class Drafter:
     def _prefill(self, sequence: DraftSequence, before: list[Operation]) -> Prefill:
         """The next chunk of a prefix; ``before`` may get what loads its beginning."""
         prefix = sequence.prefix
+        if (inform := sequence.inform()) is not None:
+            before.append(inform)
         load = self.prefixes.load(sequence.id, sequence.tokens) if not prefix.evaluated else None
         if load is not None:
             before.append(load)

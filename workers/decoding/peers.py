@@ -13,8 +13,9 @@ from itertools import islice
 from hetero.workers.decoding.policy.speeds import DrafterSpeeds
 from hetero.workers.decoding.protocol import Sends
 from hetero.workers.decoding.target_sequence import DrafterView, TargetSequence
-from hetero.workers.engines.base import Outcome
+from hetero.workers.engines.base import Features, Outcome
 from hetero.workers.wire.messages import (
+    MAX_FEATURES,
     MAX_MESSAGE,
     Close,
     Commit,
@@ -28,6 +29,7 @@ from hetero.workers.wire.messages import (
     Stats,
     Tokens,
 )
+from hetero.workers.wire.messages import Features as FeaturesMessage
 
 SILENCE = 3.0  # seconds without a word after which a drafter counts as gone
 DESERTED = 30.0  # the same of a gateway, whose sequences are then freed
@@ -37,7 +39,7 @@ ANSWERS = 256  # messages to a gateway or about strange sequences that one ping 
 @dataclass(slots=True)
 class DrafterPeer:
     """One incarnation of the drafter of an ``index``: its socket, its speeds, and how many draft tokens it brought and
-    how many of them were committed."""
+    how many of them were committed; how wide the ``features`` are that it drafts from, 0: none."""
 
     index: int
     socket: bytes
@@ -46,6 +48,7 @@ class DrafterPeer:
     speeds: DrafterSpeeds = field(default_factory=DrafterSpeeds)
     drafted: int = 0
     accepted: int = 0
+    features: int = 0
 
 
 class Drafters:
@@ -87,7 +90,7 @@ class Drafters:
         if peer is None or (peer.socket, peer.epoch) != (socket, ping.epoch):
             if peer is not None:
                 self.forget(peer, active.values())
-            peer = self._peers[ping.index] = DrafterPeer(ping.index, socket, ping.epoch, now)
+            peer = self._peers[ping.index] = DrafterPeer(ping.index, socket, ping.epoch, now, features=ping.features)
         peer.heard = now
         lengths = dict(ping.lengths)
         strange = islice(lengths.keys() - active.keys(), ANSWERS)
@@ -123,6 +126,22 @@ class Drafters:
     def send(self, sequence: TargetSequence, message: Message) -> Sends:
         """A message to all where a sequence is open."""
         return [(self._peers[index].socket, message) for index in sequence.drafters]
+
+    def want(self, sequence: TargetSequence, width: int) -> bool:
+        """Whether a drafter where it is open drafts from features of this width."""
+        return width > 0 and any(self._peers[index].features == width for index in sequence.drafters)
+
+    def features(self, sequence: TargetSequence, base: int, features: Features) -> Sends:
+        """Those of the tokens from a position on, [tokens, width], to all who draft from them."""
+        width = features.shape[1]
+        wanting = [self._peers[n].socket for n in sequence.drafters if self._peers[n].features == width]
+        most = max(1, MAX_FEATURES // (2 * width))
+        sends: Sends = []
+        for at in range(0, len(features), most):
+            values = features[at : at + most].astype("<f2").tobytes()
+            message = FeaturesMessage(sequence.seq, self._epoch, base + at, width, values)
+            sends += [(socket, message) for socket in wanting]
+        return sends
 
     def close(self, sequence: TargetSequence) -> Sends:
         """The sequence is over: nothing more is said of it."""

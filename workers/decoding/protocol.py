@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Protocol, TypeAlias
 
-from hetero.workers.engines.base import Engine, OnEarlyExit, Outcome, Row
+from hetero.workers.engines.base import Engine, Features, Head, OnEarlyExit, Outcome, Row
 from hetero.workers.errors import EngineError
 from hetero.workers.wire.messages import Message
 
@@ -58,7 +58,16 @@ class DropPrefix:
     key: int
 
 
-Operation: TypeAlias = Keep | Free | SavePrefix | LoadPrefix | DropPrefix
+@dataclass(frozen=True, slots=True)
+class Inform:
+    """Tell a head the target's features; see ``Head.inform``."""
+
+    seq: int
+    first: int
+    features: Features
+
+
+Operation: TypeAlias = Keep | Free | SavePrefix | LoadPrefix | DropPrefix | Inform
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +123,8 @@ class Job:
                     engine.load_prefix(seq, key, length)
                 case DropPrefix(key):
                     engine.drop_prefix(key)
+                case Inform(seq, first, features) if isinstance(engine, Head):
+                    engine.inform(seq, first, features)
         match self.forward:
             case Prefill(seq, tokens, every):
                 return engine.prefill(seq, tokens, every)

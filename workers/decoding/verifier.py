@@ -6,7 +6,10 @@ rule -> commit, tell the drafters, emit tokens.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import inf
+
+import numpy as np
 
 from hetero.workers.decoding.acceptance import Walk, walk
 from hetero.workers.decoding.early_exit import hint_of
@@ -117,6 +120,7 @@ class Verifier:
             self._measure(flight.windows, elapsed)
         else:
             self._weigh_prompt(flight.chunk, flight.first, outcome)
+            self._hand_out(flight.chunk, flight.first, range(flight.chunk.prompt.evaluated - flight.first), outcome)
             if self._trace is not None:
                 self._trace.span("verifier", "prompt", now - elapsed, now, seq=flight.chunk.seq)
         tokens = 0
@@ -280,9 +284,15 @@ class Verifier:
         self._scheduler.decided(sequence)
         sequence.costs.started(now)
         sequence.cursor.evaluated(node for node in window.rows if node)
+        due = sequence.cursor.pending  # they come first among the rows, and end with the root
+        rows = [window.rows[node] for node in due if node in window.rows] if flight.chunk is None else []
+        base = sequence.length - len(due)
         if not window.root:
+            self._hand_out(sequence, base, rows, outcome)
             return 0
         walked = walk(sequence.cursor, window.rows, outcome, sequence.sampler, sequence.take)
+        if rows and not walked.ended:
+            self._hand_out(sequence, base, [*rows[:-1], *walked.rows], outcome)
         sequence.costs.checked(window.sources, walked.sources, window.waited)
         if not self.drafters and not window.drafted:
             sequence.costs.alone += walked.tokens
@@ -294,6 +304,13 @@ class Verifier:
             sequence.propose(self._tree_nodes)
         self._publish(window, walked, elapsed, now)
         return walked.tokens
+
+    def _hand_out(self, sequence: TargetSequence, base: int, rows: Sequence[int], outcome: Outcome) -> None:
+        """Tell heads the features of committed tokens: those of ``rows``, from position ``base`` on."""
+        alive = self._roster.active.get(sequence.seq) is sequence
+        if alive and rows and self.drafters.want(sequence, self._limits.features):
+            features = np.stack([outcome.features(row) for row in rows])
+            self._sends += self.drafters.features(sequence, base, features)
 
     def _weigh_prompt(self, sequence: TargetSequence, first: int, outcome: Outcome) -> None:
         """Tell what the model thinks of a prompt's tokens behind those of a chunk, where that is asked for."""

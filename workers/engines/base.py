@@ -9,10 +9,16 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
+
+from hetero.workers.errors import Unsupported
 from hetero.workers.sampling.logits_processors import Logits
 from hetero.workers.sampling.sampler import Candidates, Sampler
+
+Features: TypeAlias = NDArray[np.float16]  # of tokens, [..., numbers of each]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +43,8 @@ class EngineLimits:
     them may be leaves, over all sequences; ``early_exit``: whether ``extend`` hands out an early exit; ``prefixes``:
     whether it can keep those of sequences; ``lasting``: whether what a draft token left in the cache is good once the
     token is committed, and for those below it. Where it is not, it is only good until the next commit: what is
-    committed then is evaluated again.
+    committed then is evaluated again. ``features``: how many numbers of its hidden states ``Outcome.features`` has of a
+    token; ``drafts_from``: how many of another model's a head wants of each (``Head``); 0: none.
     """
 
     vocabulary: int
@@ -51,6 +58,8 @@ class EngineLimits:
     early_exit: bool = False
     prefixes: bool = True
     lasting: bool = True
+    features: int = 0
+    drafts_from: int = 0
 
 
 class Outcome(Protocol):
@@ -59,6 +68,10 @@ class Outcome(Protocol):
     @abstractmethod
     def logits(self, row: int) -> Logits:
         """Logits of a row (index in the call; most prefills have the single row 0), shape [vocabulary], float32."""
+
+    def features(self, row: int) -> Features:
+        """Hidden states of a row's token (of a prefill: of each token), shape [limits.features], float16."""
+        raise Unsupported("this engine hands out no features")
 
     def sample(self, row: int, sampler: Sampler, position: int) -> int:
         """The token at ``position``, the one after the row's token, by the one rule. Raises NotFinite."""
@@ -119,3 +132,13 @@ class Engine(Protocol):
     @property
     def used_cells(self) -> int:
         """KV cells held, for health and tests of leaks; only to be asked while no forward runs."""
+
+
+@runtime_checkable
+class Head(Engine, Protocol):
+    """A model that drafts from the target's hidden states of the token before each (EAGLE, Dovetail's DGF); below the
+    committed tokens it goes on from its own."""
+
+    def inform(self, seq: int, first: int, features: Features) -> None:
+        """What the tokens from place ``first`` of a sequence on are drafted from: of each the features of the token
+        before it, shape [tokens, limits.drafts_from]. The sequence may be opened after."""

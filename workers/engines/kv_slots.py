@@ -81,6 +81,9 @@ class Slots:
             raise UnknownNode(f"sequence {seq} is not open")
         return held
 
+    def __contains__(self, seq: int) -> bool:
+        return seq in self._held
+
     def to_prefill(self, seq: int) -> SlotSequence:
         """An open sequence, or the makings of a new one until ``keep`` enters it. Raises TooManyLeaves."""
         held = self._held.get(seq)

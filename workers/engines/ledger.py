@@ -132,9 +132,12 @@ class Entry(Generic[_Booked]):
     places: list[int]
     positions: list[int]
 
-    def part(self, committed: bool) -> Entry[_Booked]:
+    def committed(self, wanted: bool = True) -> Entry[_Booked]:
         """The rows that are committed, or those that are not."""
-        at = [n for n, row in enumerate(self.rows) if row.committed is committed]
+        return self.part([n for n, row in enumerate(self.rows) if row.committed is wanted])
+
+    def part(self, at: Sequence[int]) -> Entry[_Booked]:
+        """Some of the rows."""
         rows = [self.rows[n] for n in at]
         return Entry(self.sequence, rows, [self.places[n] for n in at], [self.positions[n] for n in at])
 

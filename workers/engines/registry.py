@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from hetero.placement.errors import ConfigError
 from hetero.placement.memory import F16, Q8_0, KvCache, ModelShape
+from hetero.workers.models.forms import GGUF, HEAD, SAFETENSORS
 
 if TYPE_CHECKING:
     from hetero.workers.engines.base import Engine
 
-GGUF, SAFETENSORS = "GGUF", "safetensors"
 _WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes of torch's numbers
 
 
@@ -35,7 +35,8 @@ class EngineSettings:
     the layers beyond ``gpu_layers`` (-1: none); ``draft_nodes``: evaluated draft tokens a sequence may hold; ``dtype``
     and ``graphs`` (on CUDA) are torch's; ``weights`` (what becomes of 16-bit floats) is octet's; ``group``: layers
     whose attentions run at once for guesses; ``ranks``: processes, each on its share of ``cores`` or a GPU, that share
-    the model, within its layers (``tensor``) or layer by layer; ``kv_cache``: how the numbers of the cache are kept."""
+    the model, within its layers (``tensor``) or layer by layer; ``kv_cache``: how the numbers of the cache are kept;
+    ``features``: layers whose input is handed out; ``target``: whose head it is."""
 
     path: Path
     threads: int = 1
@@ -51,6 +52,8 @@ class EngineSettings:
     weights: str = "as-is"
     kv_cache: KvCache = F16
     group: int = 1
+    features: tuple[int, ...] = ()
+    target: Path | None = None
     ranks: int = 1
     cores: tuple[int, ...] = ()
     tensor: bool = True
@@ -65,7 +68,8 @@ class EngineEntry:
     when it can; ``weight_bytes(shape, dtype)``: what a model's weights take in memory; ``kv_width(dtype, kept)``: bytes
     of a number in its KV cache; ``kv_caches``: how it can keep those; ``always_exact``: a row's bits do not depend on
     what shares its forward; ``gpus``: whether any GPU will do; ``splits``: whether one may
-    hold some of the layers, and the CPU the rest; ``layer_parallel``: whether guesses may run layers in parallel.
+    hold some of the layers, and the CPU the rest; ``layer_parallel``: whether guesses may run layers in parallel;
+    ``features``: whether it can hand out hidden states.
     """
 
     name: str
@@ -81,6 +85,7 @@ class EngineEntry:
     gpus: bool = True
     splits: bool = False
     layer_parallel: bool = False
+    features: bool = False
     package: str = ""  # the import it needs, and
     extra: str = ""  # what of hetero brings it
     variant: Callable[[], str] = lambda: ""  # which of its kinds this machine gets
@@ -145,12 +150,34 @@ def _load_torch(settings: EngineSettings) -> Engine:
         exact=settings.exact,
         draft_nodes=settings.draft_nodes,
         group=settings.group,
+        features=settings.features,
     )
     if settings.ranks > 1:
         from hetero.workers.engines.torch.team import TeamEngine
 
         return TeamEngine(settings.path, own, settings.ranks, settings.tensor, settings.cores)
     return TorchEngine(settings.path, own, CudaGraphs() if settings.graphs and device == "cuda:0" else None)
+
+
+def _load_head(settings: EngineSettings) -> Engine:
+    import torch
+
+    from hetero.workers.engines.torch.engine import TorchSettings
+    from hetero.workers.engines.torch.head_engine import HeadEngine
+    from hetero.workers.errors import ModelError
+
+    if settings.target is None:
+        raise ModelError(f"{settings.path}: a head needs to be told its target")
+    torch.set_num_threads(settings.threads)
+    own = TorchSettings(
+        {"": "cpu", "mps": "mps"}.get(settings.gpu, "cuda:0"),
+        settings.dtype,
+        settings.sequences,
+        settings.context,
+        exact=settings.exact,
+        draft_nodes=settings.draft_nodes,
+    )
+    return HeadEngine(settings.path, settings.target, own)
 
 
 def _no_torch(kind: str) -> str | None:
@@ -216,6 +243,7 @@ _ENTRIES = (
         kv_width=lambda dtype, kept: _WIDTHS[dtype],
         kv_caches=(F16,),
         layer_parallel=True,
+        features=True,
         package="torch",
         extra="torch",
     ),
@@ -231,6 +259,18 @@ _ENTRIES = (
         always_exact=True,
         gpus=False,
         variant=_octet_path,
+    ),
+    EngineEntry(
+        name="head",
+        summary="heads that draft from the target's hidden states (EAGLE-3, Dovetail), where torch runs",
+        formats=(HEAD,),
+        load=_load_head,
+        why_not=_no_torch,
+        weight_bytes=lambda shape, dtype: shape.parameters * _WIDTHS[dtype],
+        kv_width=lambda dtype, kept: _WIDTHS[dtype],
+        kv_caches=(F16,),
+        package="torch",
+        extra="torch",
     ),
 )
 ENGINES = {entry.name: entry for entry in _ENTRIES}

@@ -83,7 +83,7 @@ def _file_type(number: Any) -> str:
 
 def _of_config(path: Path) -> Metadata:
     config = check_directory(path)
-    config = {**config, **_mapping(config, "text_config")}
+    config = {**config, **_mapping(config, "text_config"), **_mapping(config, "transformer_layer_config")}
     numbers = Fields(config)
     heads = numbers.count("num_attention_heads", 1, must=True)
     width = numbers.count("hidden_size", heads, must=True)

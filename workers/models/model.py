@@ -7,7 +7,9 @@ from pathlib import Path
 
 from hetero.placement.memory import ModelShape
 from hetero.workers.errors import ModelError
+from hetero.workers.models.forms import GGUF, HEAD, SAFETENSORS
 from hetero.workers.models.gguf_header import parts
+from hetero.workers.models.head import HeadConfig, is_head, read_head
 from hetero.workers.models.metadata import Metadata, read_metadata
 from hetero.workers.models.tokenizer import Tokenizer, load_tokenizer
 
@@ -21,10 +23,16 @@ class Model:
     metadata: Metadata
     shape: ModelShape
     tokenizer: Tokenizer
+    head: HeadConfig | None = None  # what it is of another model, whose tokenizer it has
 
     @property
     def is_gguf(self) -> bool:
         return self.path.is_file()
+
+    @property
+    def form(self) -> str:
+        """What an engine must read to run it."""
+        return HEAD if self.head is not None else GGUF if self.is_gguf else SAFETENSORS
 
     @property
     def context(self) -> int:
@@ -32,15 +40,19 @@ class Model:
         return self.metadata.context
 
 
-def read_model(path: Path, name: str = "") -> Model:
-    """The model of a GGUF file or a transformers directory. Raises ModelError, with no weights loaded."""
+def read_model(path: Path, name: str = "", of: Model | None = None) -> Model:
+    """The model of a GGUF file or a transformers directory; ``of``: the target, where it may be a head. Raises
+    ModelError, with no weights loaded."""
+    head = read_head(path) if is_head(path) else None
+    if head is not None and of is None:
+        raise ModelError(f"{path}: this is a head, it answers nothing by itself: name it as the --draft of its target")
     metadata = read_metadata(path)
-    tokenizer = load_tokenizer(path)
+    tokenizer = load_tokenizer(path) if head is None or of is None else of.tokenizer
     if not any(tokenizer.vocabulary.pieces):
         raise ModelError(f"{path}: its vocabulary is empty")
     weights = sum(file.stat().st_size for file in _files(path))
     shape = _shape(weights, metadata, metadata.vocabulary or len(tokenizer.vocabulary))
-    return Model(name or (path.resolve().name if path.is_dir() else path.stem), path, metadata, shape, tokenizer)
+    return Model(name or (path.resolve().name if path.is_dir() else path.stem), path, metadata, shape, tokenizer, head)
 
 
 def vocabulary_difference(target: Model, drafter: Model) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from hetero.placement.errors import one_line
 from hetero.workers.errors import ModelError
 from hetero.workers.models.confined import last_words, limit_memory
+from hetero.workers.models.head import is_head, read_head
 from hetero.workers.models.model import read_model
 
 _SECONDS = 120  # a vocabulary may take to load
@@ -45,6 +46,9 @@ def check_readable(path: Path) -> None:
 def objection(path: Path) -> str | None:
     """Why a model cannot be read; None: it can."""
     try:
+        if is_head(path):  # whose tokens are its target's
+            read_head(path)
+            return None
         tokenizer = read_model(path).tokenizer
         tokenizer.encode("Hello")
     except ModelError as error:

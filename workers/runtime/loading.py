@@ -10,6 +10,7 @@ from pathlib import Path
 from hetero.workers.engines.base import Engine
 from hetero.workers.engines.registry import EngineSettings, Progress, find_engine, unheard
 from hetero.workers.engines.translated import STRETCH, TranslatedEngine
+from hetero.workers.models.forms import HEAD
 from hetero.workers.models.tokenizer import load_tokenizer
 from hetero.workers.models.translation import translation
 from hetero.workers.models.vocabulary import Vocabulary
@@ -38,10 +39,11 @@ def load_model(spec: WorkerSpec, progress: Progress = unheard) -> Loaded:
 def load_engine(spec: WorkerSpec, progress: Progress = unheard) -> Engine:
     """The engine, asked in the tokens that the spec names. Raises HeteroError."""
     settings = replace(settings_of(spec), progress=progress)
-    if not spec.vocabulary:
-        return find_engine(spec.engine).load(settings)
+    entry = find_engine(spec.engine)
+    if not spec.vocabulary or HEAD in entry.formats:  # a head speaks its target's tokens
+        return entry.load(settings)
     asked, own = (load_tokenizer(path) for path in (Path(spec.vocabulary), spec.path))
-    engine = find_engine(spec.engine).load(replace(settings, context=ceil(STRETCH * spec.context)))
+    engine = entry.load(replace(settings, context=ceil(STRETCH * spec.context)))
     begins = asked.encode("", True), own.encode("", True)
     return TranslatedEngine(engine, translation(asked.vocabulary, own.vocabulary), begins)
 
@@ -62,6 +64,8 @@ def settings_of(spec: WorkerSpec) -> EngineSettings:
         weights=spec.weights,
         kv_cache=spec.kv_cache,
         group=spec.group,
+        features=tuple(spec.features),
+        target=Path(spec.vocabulary) if spec.vocabulary else None,
         ranks=spec.ranks,
         cores=tuple(spec.cores),
         tensor=spec.role == "target",

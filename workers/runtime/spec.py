@@ -20,7 +20,8 @@ class WorkerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     last): where a verifier listens; ``secure``: whether both roles speak CURVE; ``cached``: tokens of finished
     sequences to keep as prefixes; ``origin``: where a model can be had that is not here;
     ``lookup``: whether a verifier drafts what stood behind the same words before, in a sequence or in the last ``past``
-    tokens of answers; ``vocabulary``: a model whose tokens a drafter is asked in, where they are not its own.
+    tokens of answers; ``vocabulary``: a model whose tokens a drafter is asked in, where they are not its own, and of
+    a head its target; ``features``: layers of a target whose input it hands out, for heads.
     """
 
     role: Literal["target", "drafter"]
@@ -50,6 +51,7 @@ class WorkerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lookup: bool = False
     past: int = 0
     vocabulary: str = ""
+    features: list[int] = []
 
     @property
     def path(self) -> Path:

@@ -22,7 +22,7 @@ _QUIET = 10.0  # seconds between two lines about dropped frames
 
 def encode(message: Message) -> bytes:
     """The frame of one message."""
-    frame: bytes = msgpack.packb(msgspec.to_builtins(message))
+    frame: bytes = msgpack.packb(msgspec.to_builtins(message, builtin_types=(bytes,)))
     return frame
 
 

@@ -1,7 +1,7 @@
 """The closed union of messages. Every integer and every length is bounded here, before other code sees it.
 
     gateway -> verifier  Open, Resume, Cancel        verifier -> gateway  Tokens, PromptLogprobs, Finished, Failed
-    verifier -> drafter  Open, Commit, Hint, Close   drafter -> verifier  Draft        all   Ping, Pong
+    verifier -> drafter  Open, Commit, Features, Hint, Close   drafter -> verifier  Draft        all   Ping, Pong
 
 ``seq`` ids are random and never reused. ``epoch`` names an incarnation of the verifier: messages of another
 one are ignored. ``base`` is a length of prompt + output in tokens.
@@ -18,6 +18,8 @@ MAX_NODES = 1024
 MAX_FRAME = 16 << 20
 MAX_LOGPROBS = 20
 MAX_MESSAGE = 4096  # characters of an error
+MAX_WIDTH = 1 << 18  # numbers of a token's features: three layers of the widest models
+MAX_FEATURES = 8 << 20  # bytes of the features of a message
 MAX_GRAMMAR = 1 << 20  # characters: 128 tools of several KB each
 MAX_STOPS = 64
 
@@ -122,6 +124,17 @@ class Commit(_Message, frozen=True):
     base: Length
     tokens: TokenList
     due: Annotated[float, Meta(ge=0.0, le=3600.0)]
+
+
+class Features(_Message, frozen=True):
+    """The target's hidden states of the tokens from position ``base`` on, where it evaluated them as prompt or output:
+    ``width`` numbers each, in float16 with the lowest byte first."""
+
+    seq: Seq
+    epoch: Epoch
+    base: Length
+    width: Annotated[int, Meta(ge=1, le=MAX_WIDTH)]
+    values: Annotated[bytes, Meta(max_length=MAX_FEATURES)]
 
 
 class Hint(_Message, frozen=True):
@@ -252,12 +265,13 @@ class Failed(_Message, frozen=True):
 
 class Ping(_Message, frozen=True):
     """A peer lives: the worker (``role``, ``index``), or a gateway. A drafter adds the length it holds of each sequence
-    (``[seq, length]`` pairs)."""
+    (``[seq, length]`` pairs), and how wide the ``features`` are that it drafts from (0: none)."""
 
     role: Annotated[str, Meta(max_length=16)]
     epoch: Epoch
     lengths: Annotated[list[tuple[Seq, Length]], Meta(max_length=65536)]
     index: Annotated[int, Meta(ge=0, lt=1 << 10)] = 0
+    features: Annotated[int, Meta(ge=0, le=MAX_WIDTH)] = 0
 
 
 class Pong(_Message, frozen=True):
@@ -267,5 +281,18 @@ class Pong(_Message, frozen=True):
 
 
 Message: TypeAlias = (
-    Open | Resume | Cancel | Commit | Hint | Close | Draft | Tokens | PromptLogprobs | Finished | Failed | Ping | Pong
+    Open
+    | Resume
+    | Cancel
+    | Commit
+    | Features
+    | Hint
+    | Close
+    | Draft
+    | Tokens
+    | PromptLogprobs
+    | Finished
+    | Failed
+    | Ping
+    | Pong
 )

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hetero.workers.engines.base import EngineLimits, OnEarlyExit, Outcome, Row
+from hetero.workers.engines.base import EngineLimits, Features, OnEarlyExit, Outcome, Row
 from hetero.workers.engines.kv_slots import Slots, SlotSequence, saved_under
 from hetero.workers.engines.ledger import Entry, entered, row_order
 from hetero.workers.engines.torch.attention import BLOCK, Forward, Part, Seen
@@ -27,6 +27,7 @@ from hetero.workers.engines.torch.checkpoint import exit_layer, load_model
 from hetero.workers.engines.torch.collectives import Team
 from hetero.workers.engines.torch.graphs import Record, Replays
 from hetero.workers.engines.torch.layer_parallel import check, guessing, shared
+from hetero.workers.engines.torch.states import States, as_features
 from hetero.workers.errors import EngineError, Unsupported
 from hetero.workers.sampling.logits_processors import Logits
 
@@ -46,10 +47,11 @@ class TorchSettings:
     exact: bool = False
     draft_nodes: int = 128  # evaluated draft tokens per sequence
     group: int = 1  # layers whose attentions run at once for draft tokens (``layer_parallel``)
+    features: tuple[int, ...] = ()  # layers whose input is handed out; the number of layers: what the last one gives
 
 
 @dataclass
-class _Course:
+class Course:
     """One way through the layers: a model, and recorded forwards of it."""
 
     model: Any
@@ -68,8 +70,7 @@ class TorchEngine:
         of this engine, and makes the same calls.
         """
         self._device = torch.device(team.device(settings.device) if team is not None else settings.device)
-        self._model = load_model(path, settings.dtype, team.size if team is not None and team.tensor else 1)
-        self._model = self._model.to(self._device)
+        self._model = self._load(path, settings, team.size if team is not None and team.tensor else 1).to(self._device)
         config = self._model.config.get_text_config()
         kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         if team is not None and team.tensor:
@@ -91,20 +92,24 @@ class TorchEngine:
             draft_nodes=settings.draft_nodes,
             early_exit=settings.group == 1 and team is None and exit_layer(self._model) is not None,
             lasting=settings.group == 1,
+            features=len(settings.features) * config.hidden_size,
         )
         self._slots = Slots(settings.sequences)
         self._saved: dict[int, tuple[Tensor, ...]] = {}
         self._aborted = threading.Event()
         self.announce: Callable[[], None] | None = None  # is called when a forward is about to begin
-        self._true = self._guess = _Course(self._model)
+        self._true = self._guess = Course(self._model)
         if team is not None and not team.tensor:
             check(self._model, self._tried)
-            self._true = self._guess = _Course(shared(self._model, 1, team))
+            self._true = self._guess = Course(shared(self._model, 1, team))
             if settings.group > 1:
-                self._guess = _Course(shared(self._model, settings.group, team))
+                self._guess = Course(shared(self._model, settings.group, team))
         elif settings.group > 1:
-            self._guess = _Course(guessing(self._model, settings.group, self._tried))
-        if record is not None and not settings.exact:
+            self._guess = Course(guessing(self._model, settings.group, self._tried))
+        self._states = States(self._model, settings.features)
+        if settings.features and (team is not None or settings.group > 1):
+            raise Unsupported(f"{path.name}: features are handed out by one rank with no layers in parallel")
+        if record is not None and not settings.exact and not settings.features:
             weights = sum(p.numel() * p.element_size() for p in self._model.parameters())
             for course in (self._true, self._guess):
                 course.replays = Replays(partial(self._logits, course), record, self._keys, weights)
@@ -115,6 +120,9 @@ class TorchEngine:
                 raise
             why = f"{path.name}: its tensor-parallel plan in transformers is none that fits this engine ({error})"
             raise Unsupported(why) from error
+
+    def _load(self, path: Path, settings: TorchSettings, parts_of: int) -> Any:
+        return load_model(path, settings.dtype, parts_of)
 
     def prefill(self, seq: int, tokens: Sequence[int], every: bool = False) -> Outcome:
         held = self._slots.to_prefill(seq)
@@ -130,7 +138,7 @@ class TorchEngine:
         logits = self._run(self._true, [list(tokens)], [seen], 0 if every else 1)
         self._slots.keep(seq, held)
         ledger.length += count
-        return _TorchOutcome(logits)
+        return TorchOutcome(logits, features=self._states.taken())
 
     def extend(self, rows: Sequence[Row], on_early_exit: OnEarlyExit | None = None) -> Outcome:
         with entered(rows, self.limits, self._slots.__getitem__) as entries:
@@ -138,13 +146,13 @@ class TorchEngine:
                 order = row_order(entries)
                 with self._early(on_early_exit, order):
                     logits = self._forward(self._true, entries, replay=on_early_exit is None)
-                return _TorchOutcome(logits, order)
+                return TorchOutcome(logits, order, self._states.taken())
             # Calibration: what is committed becomes exact before anything is guessed below it.
-            exact = [part for entry in entries if (part := entry.part(committed=True)).rows]
-            guessed = [part for entry in entries if (part := entry.part(committed=False)).rows]
+            exact = [part for entry in entries if (part := entry.committed()).rows]
+            guessed = [part for entry in entries if (part := entry.committed(False)).rows]
             found = [self._forward(self._true, exact)] if exact else []
             found += [self._forward(self._guess, guessed)] if guessed else []
-        return _TorchOutcome(torch.cat(found), row_order([*exact, *guessed]))
+        return TorchOutcome(torch.cat(found), row_order([*exact, *guessed]))
 
     def commit(self, seq: int, node: int, keep: Collection[int] = ()) -> None:
         held = self._slots[seq]
@@ -209,7 +217,7 @@ class TorchEngine:
         def show(module: object, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
             hidden = output if isinstance(output, Tensor) else output[0]
             logits = self._model.get_output_embeddings()(self._model.model.norm(hidden))[0]
-            on_early_exit(_TorchOutcome(logits, place))
+            on_early_exit(TorchOutcome(logits, place))
 
         handle = layer.register_forward_hook(show)
         try:
@@ -254,7 +262,7 @@ class TorchEngine:
         allowed[i, : held.ledger.length] = True
         allowed[i, held.path_cells(parent)] = True
 
-    def _forward(self, course: _Course, entries: Sequence[Entry[SlotSequence]], replay: bool = True) -> Tensor:
+    def _forward(self, course: Course, entries: Sequence[Entry[SlotSequence]], replay: bool = True) -> Tensor:
         """Logits of the rows of some sequences, one sequence after another."""
         parts = [self._enter(entry.sequence, entry.rows, entry.positions) for entry in entries]
         tokens = []
@@ -269,13 +277,13 @@ class TorchEngine:
         positions = np.arange(count)
         span = self._span(count)
         seen = Seen(0, positions, positions, np.arange(span)[None, :] <= positions[:, None], np.arange(span))
-        return self._run(_Course(model), [[n % self.limits.vocabulary for n in range(1, count + 1)]], [seen], 0)
+        return self._run(Course(model), [[n % self.limits.vocabulary for n in range(1, count + 1)]], [seen], 0)
 
     def _span(self, cells: int) -> int:
         return -(-cells // BLOCK) * BLOCK if self.limits.exact else cells
 
     def _run(
-        self, course: _Course, tokens: list[list[int]], seen: list[Seen], keep: int, replay: bool = False
+        self, course: Course, tokens: list[list[int]], seen: list[Seen], keep: int, replay: bool = False
     ) -> Tensor:
         """Logits [rows, vocabulary] of a forward; ``keep``: of the last rows only, 0 means all."""
         self._aborted.clear()
@@ -299,7 +307,7 @@ class TorchEngine:
             raise EngineError(f"the forward failed: {error}") from error
         return logits
 
-    def _logits(self, course: _Course, tokens: Tensor, positions: Tensor, parts: list[Part], keep: int = 0) -> Tensor:
+    def _logits(self, course: Course, tokens: Tensor, positions: Tensor, parts: list[Part], keep: int = 0) -> Tensor:
         forward = Forward(self._keys, self._values, parts, self.limits.exact, self._aborted)
         found: Tensor = course.model(
             input_ids=tokens, position_ids=positions, use_cache=False, logits_to_keep=keep, hetero=forward
@@ -307,11 +315,19 @@ class TorchEngine:
         return found
 
 
-class _TorchOutcome(Outcome):
-    def __init__(self, logits: Tensor, place: list[int] | None = None) -> None:
-        self._logits, self._place = logits, place
+class TorchOutcome(Outcome):
+    """``place``: of each row of the call its row in the tensors; ``features``: [rows, numbers], where they are kept."""
+
+    def __init__(self, logits: Tensor, place: list[int] | None = None, features: Tensor | None = None) -> None:
+        self._logits, self._place, self._features = logits, place, features
 
     def logits(self, row: int) -> Logits:
         at = self._place[row] if self._place is not None else row
         found: Logits = self._logits[at].float().cpu().numpy()
         return found
+
+    def features(self, row: int) -> Features:
+        if self._features is None:
+            return super().features(row)
+        at = self._place[row] if self._place is not None else row
+        return as_features(self._features[at])

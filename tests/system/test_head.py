@@ -1,0 +1,69 @@
+"""A head in a process of its own, told the states of the target over ZeroMQ. With random weights it is seldom right."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from helpers.builtin_pair import TARGET
+from helpers.random_heads import save_head
+from helpers.running_server import RunningServer
+from helpers.streams import streams
+
+from hetero.cluster.inventory import take_inventory
+from hetero.config import make_config
+from hetero.errors import HeteroError
+from hetero.planning.planner import make_plan
+
+SEEDS = [21, 22]
+SETTINGS = {"target": str(TARGET), "lookup": False, "port": 0, "context": 600, "parallel": 2}
+
+
+def drafted(stack: RunningServer) -> int:
+    return sum(peer.drafted for peer in stack.status("target").drafters)
+
+
+def test_it_drafts_and_the_texts_are_the_targets(tmp_path):
+    alone = RunningServer(draft="none", target_engine="torch", **SETTINGS)
+    try:
+        texts = [text for text, _ in streams(alone, 150, SEEDS)]
+    finally:
+        alone.close()
+    head = save_head(tmp_path / "head", TARGET, "sglang")
+    stack = RunningServer(draft=str(head), strategy="serial", gamma=2, **SETTINGS)
+    try:
+        assert [role.spec.engine for role in (stack.plan.target, stack.plan.drafter)] == ["torch", "head"]
+        found = streams(stack, 150, SEEDS)
+        assert [text for text, _ in found] == texts
+        assert drafted(stack) > 50  # it begins once it was told the states of the prompt
+        found = streams(stack, 150, SEEDS, meanwhile=lambda: stack.kill("drafter"))
+        assert [text for text, _ in found] == texts
+        end = time.monotonic() + 90
+        while drafted(stack) < 20:  # another incarnation's own
+            assert time.monotonic() < end, stack.events
+            streams(stack, 40, SEEDS)
+        stack.settled()
+    finally:
+        stack.close()
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"target_engine": "octet"}, "hands out no hidden states"),
+        ({"target": "builtin", "target_engine": "llama_cpp"}, "take torch"),
+        ({"draft_engine": "octet"}, "octet runs"),
+        ({"draft_engine": "torch"}, "torch runs"),
+    ],
+)
+def test_what_cannot_go_together_is_one_line(tmp_path, more, says):
+    head = save_head(tmp_path / "head", TARGET, "dovetail")
+    with pytest.raises(HeteroError, match=says) as error:
+        make_plan(make_config({**SETTINGS, "draft": str(head), **more}), take_inventory())
+    assert "\n" not in str(error.value)
+
+
+def test_a_head_is_no_target(tmp_path):
+    head = save_head(tmp_path / "head", TARGET, "dovetail")
+    with pytest.raises(HeteroError, match="name it as the --draft"):
+        make_plan(make_config({**SETTINGS, "target": str(head)}), take_inventory())

@@ -1,0 +1,134 @@
+"""A head as an engine: it drafts from the target's states where those have come, and below from its own.
+
+What it holds of a draft token was made from a guess of the target's state, so it is evaluated again once committed
+(``EngineLimits.lasting``), from the true one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hetero.workers.engines.base import Features, OnEarlyExit, Outcome, Row
+from hetero.workers.engines.kv_slots import SlotSequence
+from hetero.workers.engines.ledger import Entry, entered, row_order
+from hetero.workers.engines.torch.attention import Forward, Part
+from hetero.workers.engines.torch.engine import Course, TorchEngine, TorchOutcome, TorchSettings
+from hetero.workers.engines.torch.heads import HeadModel, load_head
+from hetero.workers.errors import Unsupported
+from hetero.workers.models.head import read_head
+
+
+@dataclass(slots=True)
+class _States:
+    """Of a sequence: the true states before its tokens from place ``first`` on, [tokens, width]; and the head's own, of
+    the nodes it holds."""
+
+    first: int = 0
+    true: Tensor | None = None
+    own: dict[int, Tensor] = field(default_factory=dict)
+
+    def at(self, place: int) -> Tensor | None:
+        """The true state before the token at a place."""
+        at = place - self.first
+        return self.true[at] if self.true is not None and 0 <= at < len(self.true) else None
+
+
+class HeadEngine(TorchEngine):
+    """``engines.base.Head``."""
+
+    def __init__(self, path: Path, target: Path, settings: TorchSettings) -> None:
+        """Load the head of a directory; ``target``: whose. Raises ModelError, Unsupported."""
+        if settings.exact or settings.group > 1:
+            raise Unsupported(f"{path.name} is a head: it drafts, and its guesses are not exact")
+        self._target = target
+        self._books: dict[int, _States] = {}
+        self._given: list[Tensor | None] = []  # states before the rows of the forward that is about to run
+        self._left: Tensor | None = None  # states of its rows
+        super().__init__(path, settings)
+        self.limits = replace(self.limits, lasting=False, prefixes=False, drafts_from=read_head(path).features)
+
+    def inform(self, seq: int, first: int, features: Features) -> None:
+        given = torch.from_numpy(features.copy()).to(self._device, self._keys.dtype)
+        with torch.inference_mode():
+            states = self._head.state(given)
+        book = self._books.setdefault(seq, _States())
+        if book.true is not None and book.first <= first <= book.first + len(book.true):
+            states = torch.cat([book.true[: first - book.first], states])
+            first = book.first
+        book.first, book.true = first, states
+
+    def prefill(self, seq: int, tokens: Sequence[int], every: bool = False) -> Outcome:
+        book = self._books.setdefault(seq, _States())
+        first = self.length(seq) if seq in self._slots else 0
+        self._given = [book.at(first + at) for at in range(len(tokens))]
+        outcome = super().prefill(seq, tokens, every)
+        assert self._left is not None
+        book.own[0] = self._left[-1]
+        return outcome
+
+    def extend(self, rows: Sequence[Row], on_early_exit: OnEarlyExit | None = None) -> Outcome:
+        with entered(rows, self.limits, self._slots.__getitem__) as entries:
+            done: list[Entry[SlotSequence]] = []
+            found: list[Tensor] = []
+            waiting = entries
+            while waiting:
+                # A guess needs the state that the head itself leaves at the token before.
+                now = [part for entry in waiting if (part := entry.part(self._can(entry))).rows]
+                waiting = [part for entry in waiting if (part := entry.part(self._can(entry, False))).rows]
+                self._given = [self._before(row, at) for part in now for row, at in self._rows(part)]
+                found.append(self._forward(self._true, now))
+                assert self._left is not None
+                places = [row for part in now for row in part.rows]
+                for row, state in zip(places, self._left, strict=True):
+                    self._books[row.seq].own[row.node] = state
+                done += now
+        return TorchOutcome(torch.cat(found), row_order(done))
+
+    def commit(self, seq: int, node: int, keep: Collection[int] = ()) -> None:
+        super().commit(seq, node, keep)
+        book = self._books[seq]
+        book.own = {kept: state for kept, state in book.own.items() if kept == node or kept in keep}
+        if book.true is not None and (behind := self.length(seq) - book.first) > 0:
+            book.first, book.true = book.first + behind, book.true[behind:]
+
+    def close(self, seq: int) -> None:
+        super().close(seq)
+        self._books.pop(seq, None)
+
+    def _load(self, path: Path, settings: TorchSettings, parts_of: int) -> HeadModel:
+        self._head = load_head(path, self._target, settings.dtype)
+        return self._head
+
+    @staticmethod
+    def _rows(part: Entry[SlotSequence]) -> list[tuple[Row, int]]:
+        return list(zip(part.rows, part.positions, strict=True))
+
+    def _before(self, row: Row, place: int) -> Tensor | None:
+        """The state before a row: the target's, the head's own, or none that is known."""
+        book = self._books.setdefault(row.seq, _States())
+        true = book.at(place) if row.committed else None
+        return true if true is not None else book.own.get(row.parent)
+
+    def _can(self, entry: Entry[SlotSequence], now: bool = True) -> list[int]:
+        """Which rows of an entry have a state before them already, or (not ``now``) have not."""
+        own = {row.node for row in entry.rows}
+        return [
+            at
+            for at, (row, place) in enumerate(self._rows(entry))
+            if (row.parent not in own or (row.committed and self._books[row.seq].at(place) is not None)) is now
+        ]
+
+    def _logits(self, course: Course, tokens: Tensor, positions: Tensor, parts: list[Part], keep: int = 0) -> Tensor:
+        count, width = tokens.shape[1], self._head.config.hidden_size
+        nothing = torch.zeros(width, dtype=self._keys.dtype, device=self._device)
+        given = self._given or [None] * count
+        before = torch.stack([state if state is not None else nothing for state in given])
+        forward = Forward(self._keys, self._values, parts, False, self._aborted)
+        logits, self._left = self._head(tokens, before, positions, forward)
+        self._given = []
+        return logits[-keep:] if keep else logits

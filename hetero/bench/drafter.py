@@ -19,9 +19,8 @@ from hetero.bench.speed import find
 from hetero.cluster.inventory import take_inventory
 from hetero.errors import ConfigError
 from hetero.placement.device import Device, check_device, parse_device
-from hetero.planning.planner import torch_dtype
 from hetero.workers.engines.base import Engine
-from hetero.workers.engines.registry import ENGINES, find_engine
+from hetero.workers.engines.registry import ENGINES, find_engine, torch_dtype
 from hetero.workers.models.forms import GGUF, SAFETENSORS
 from hetero.workers.models.tokenizer import load_tokenizer
 from hetero.workers.runtime.loading import settings_of
@@ -59,7 +58,7 @@ def _specs(path: Path, device: Device) -> dict[str, WorkerSpec]:
         common["cores"] = list(device.indices)
     else:
         common |= {"gpus": list(device.indices), "kind": device.kind}
-    common["dtype"] = torch_dtype(device, False)
+    common["dtype"] = torch_dtype(device.kind, False)
     form = GGUF if path.is_file() else SAFETENSORS
     found: dict[str, WorkerSpec] = {}
     for entry in ENGINES.values():

@@ -22,7 +22,7 @@ from hetero.planning.plan import Placement, Plan
 from hetero.planning.sharing import check_shared, copies, footprint_of
 from hetero.planning.vocabularies import spoken
 from hetero.workers.decoding.policy.strategy import AUTO, NAMES
-from hetero.workers.engines.registry import ENGINES, EngineEntry, default_engine, find_engine
+from hetero.workers.engines.registry import ENGINES, EngineEntry, default_engine, find_engine, torch_dtype
 from hetero.workers.models.model import Model
 from hetero.workers.runtime.spec import WorkerSpec
 
@@ -196,7 +196,7 @@ class Planner:
         """Where the roles go on this machine that nobody placed: on a GPU only where an engine of the model's can use
         it. (A GGUF target is not unpacked to 16 bits because llama.cpp was not built for the GPU.)"""
         needed = footprint(self._target.shape, self._config.parallel * self._context, 2, 128).total
-        mine = replace(self._inventory, gpus=self._usable(self._target, self._config.target_engine))
+        mine = replace(self._inventory, gpus=self._usable(self._target, self._target_engine))
         target, drafter = default_devices(mine, needed, drafting, self._shared_by)
         if drafting and self._drafter is not None:
             usable = self._usable(self._drafter, self._config.draft_engine)
@@ -207,9 +207,18 @@ class Planner:
                 drafter = Device("cpu", self._inventory.topology.fast)
         return target, drafter
 
+    @property
+    def _target_engine(self) -> str:
+        """What was named, or what hands out the states a head needs."""
+        named = self._config.target_engine
+        asked = find_engine(named, "target_engine") if named else None
+        return handing_out(self._target.form, asked).name if self._states else named
+
     def _shared_by(self, count: int) -> bool:
         """Whether so many GPUs can share the target: llama.cpp's any, torch's its heads of keys."""
         named = ENGINES.get(self._config.target_engine)
+        if self._states:  # which one rank hands out
+            return False
         by_layers = self._target.is_gguf and (named is None or named.splits)
         return by_layers or (not self._config.exact and self._target.shape.kv_heads % count == 0)
 
@@ -227,7 +236,7 @@ class Planner:
         own: dict[str, object] = {"context": self._context}
         if node is not None and (not node.here or self._may_be_away()):
             own |= {"host": node.address, "ports": _ports(config.worker_ports or _WORKER_PORTS)}
-        return self._place("target", config.target_engine, self._target, device, config.exact, node, own)
+        return self._place("target", self._target_engine, self._target, device, config.exact, node, own)
 
     def _place_drafter(self, node: Node | None, device: Device, target: Placement) -> Placement:
         assert self._drafter is not None
@@ -270,9 +279,7 @@ class Planner:
         first = role == "drafter" and "index" not in own
         group = config.draft_group if first else 1
         asked = config.draft_ranks if first else config.target_ranks if role == "target" else 1
-        if role == "target" and self._states:
-            chosen = handing_out(form, find_engine(engine, field) if engine else None)
-        elif engine:
+        if engine:
             chosen = find_engine(engine, field)
         elif group > 1 or asked > 1:
             chosen = next(entry for entry in ENGINES.values() if entry.layer_parallel)
@@ -284,14 +291,17 @@ class Planner:
             chosen = default_engine(form, device.kind)  # other machines are taken to be installed alike
         if form not in chosen.formats:
             runs = ", ".join(chosen.formats)
-            raise ConfigError(f"{field}: {chosen.name} runs {runs}; {model.path} is {form}: use torch")
+            fix = "leave out --draft-engine, --draft-group and --draft-ranks" if model.head else "use torch"
+            raise ConfigError(f"{field}: {chosen.name} runs {runs}; {model.path} is {form}: {fix}")
         if (reason := chosen.objection(device.kind, here)) is not None:
             raise ConfigError(f"{field}: {reason}")
         ranks = len(device.gpus) if asked == 1 and chosen.layer_parallel and device.gpus else asked
         check_shared(role, group, ranks, chosen, model, device, exact)
+        if role == "target" and self._states and ranks > 1:
+            raise ConfigError("draft: a head drafts from the states of a target on one device: name one, without ranks")
         layers = self._gpu_layers(role, chosen, device)
         shared = self._inventory.topology.fast if layers >= 0 and here else ()
-        dtype = torch_dtype(device, exact)
+        dtype = torch_dtype(device.kind, exact)
         kept = self._kv_cache(role, chosen, model)
         cell = kv_bytes(model.shape, chosen.kv_width(dtype, kept))
         spec = WorkerSpec(
@@ -386,8 +396,3 @@ def _ports(text: str) -> list[int]:
     if not (first.isdecimal() and last.isdecimal() and dash) or not 1024 <= int(first) <= int(last) <= 65535:
         raise ConfigError(f"worker_ports: {text!r} is not a range within 1024-65535, like 20000-20009")
     return [int(first), int(last)]
-
-
-def torch_dtype(device: Device, exact: bool) -> str:
-    """What the torch engine computes in on a device."""
-    return "float32" if device.is_cpu or exact else "float16" if device.kind == "mps" else "bfloat16"

@@ -96,7 +96,7 @@ class Ranker:
         config, base = self._config, self._base
         if self._planner.headed:
             raise ConfigError(
-                "strategy: a head is not foreseen, it drafts from its target's states: name one, like --strategy ahead"
+                "draft: a head is not foreseen, it drafts from its target's states: serve it, with a strategy you name"
             )
         found = list(candidates(self._inventory, self._planner.drafting, self._layers))
         if config.target_device or config.draft_device:

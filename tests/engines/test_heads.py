@@ -126,15 +126,15 @@ def test_a_target_hands_out_its_states(folder, states):
     tokens = text(40)
     outcome = engine.prefill(1, tokens[:30])
     for row in (0, 7, 29):
-        assert np.allclose(outcome.features(row), states[row], rtol=2e-3, atol=2e-3)
+        assert np.allclose(outcome.features([row])[0], states[row], rtol=2e-3, atol=2e-3)
     wrong = tokens[31] + 1
     rows = [Row(1, 1, 0, tokens[30], committed=True), Row(1, 2, 1, wrong), Row(1, 3, 1, tokens[31])]
     outcome = engine.extend([*rows, Row(1, 4, 3, tokens[32])])
     for row, place in ((0, 30), (2, 31), (3, 32)):
-        assert np.allclose(outcome.features(row), states[place], rtol=2e-3, atol=2e-3)
-    assert not np.allclose(outcome.features(1), states[31], rtol=2e-3, atol=2e-3)
+        assert np.allclose(outcome.features([row])[0], states[place], rtol=2e-3, atol=2e-3)
+    assert not np.allclose(outcome.features([1])[0], states[31], rtol=2e-3, atol=2e-3)
     with pytest.raises(Unsupported, match="no features"):
-        TorchEngine(TARGET, TorchSettings()).prefill(1, [5]).features(0)
+        TorchEngine(TARGET, TorchSettings()).prefill(1, [5]).features([0])
     engine.shutdown()
 
 
@@ -171,6 +171,12 @@ def test_prefix_and_drafts_are_as_the_formula_says(kind, folder, head, states):
         four, _ = formula(folder, kind, [*tokens[:23], 5], torch.cat([given[:23], left[22:]]))
         assert same(outcome.logits(3), four[23])
         head.commit(1, 7)
+        # What was never told is guessed, and what comes behind it is not lost.
+        head.inform(1, 24, states[24:26].half().numpy())
+        rows = [Row(1, n, n - 1 if n > 9 else 7, tokens[14 + n], committed=True) for n in (9, 10, 11)]
+        outcome = head.extend(rows)
+        given = torch.cat([given[:23], left[22:23], given[24:26]])
+        assert same(outcome.logits(2), formula(folder, kind, tokens[:26], given)[0][25])
     head.close(1)
     assert head.used_cells == 0 and not head._books
 

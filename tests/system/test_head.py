@@ -53,7 +53,8 @@ def test_it_drafts_and_the_texts_are_the_targets(tmp_path):
         ({"target_engine": "octet"}, "hands out no hidden states"),
         ({"target": "builtin", "target_engine": "llama_cpp"}, "take torch"),
         ({"draft_engine": "octet"}, "octet runs"),
-        ({"draft_engine": "torch"}, "torch runs"),
+        ({"draft_engine": "torch"}, "leave out --draft-engine"),
+        ({"target_ranks": 2}, "without ranks"),
     ],
 )
 def test_what_cannot_go_together_is_one_line(tmp_path, more, says):

@@ -35,6 +35,7 @@ class DraftSequence:
         self.growth: Growth | None = None
         self.skipped = 0
         self.features = FeatureRun(drafts_from) if drafts_from else None
+        self._informed = False  # whether the engine has been told those of its first tokens
         self._context = context
         if self.full:
             self.slide()
@@ -61,19 +62,21 @@ class DraftSequence:
     def inform(self) -> Inform | None:
         """What a head must know before it begins; it leaves out what it has no features for."""
         run = self.features
-        if run is None or self.prefix.evaluated > self.skipped:
+        if run is None or self._informed:
             return None
+        self._informed = True
         self.skipped = self.prefix.evaluated = max(self.skipped, run.first + 1)
         run.forget(self.skipped - 1)
         return Inform(self.id, 0, run.since(self.skipped - 1))
 
     def hear(self, message: Features) -> Inform | None:
         """Features came; what a head that has begun must know."""
-        if self.features is None or (new := self.features.add(message)) is None:
+        run = self.features
+        if run is None or (new := run.add(message)) is None:
             return None
-        place = self.features.end - len(new) + 1 - self.skipped
-        begun = self.prefix.evaluated > self.skipped
-        return Inform(self.id, place, new) if begun and place >= 0 else None
+        run.forget(len(self.tokens) - self._context)  # it never begins again further back
+        place = run.end - len(new) + 1 - self.skipped
+        return Inform(self.id, place, new) if self._informed and place >= 0 else None
 
     def slide(self) -> None:
         """Begin again from the latest tokens, half a context of them; the engine's state is freed by the caller."""
@@ -84,6 +87,7 @@ class DraftSequence:
         """Begin again from the tokens; the engine's state is freed by the caller."""
         self.prefix.restart()
         self.prefix.evaluated = self.skipped
+        self._informed = False
         self.growth = None
 
     def learn(self, base: int, tokens: list[int]) -> bool:

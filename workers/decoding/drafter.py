@@ -199,7 +199,8 @@ class Drafter:
             self._drop(peer, commit.seq)
             self.dropped += 1
         else:
-            if sequence.full and sequence.growth is not None:
+            beginning = self._chunk is not None and self._chunk[0] is sequence  # then it sees to it itself
+            if sequence.full and not beginning:
                 sequence.slide()
                 self._operations.append(Free(sequence.id))
             self._pace(sequence, commit, now)
@@ -209,7 +210,7 @@ class Drafter:
         sequence = self._sequences.get((peer, message.seq))
         if sequence is None or not self._current(peer, message.epoch):
             self.dropped += 1
-        elif (inform := sequence.hear(message)) is not None:
+        elif (inform := sequence.hear(message)) is not None and sequence.failures < _TRIES:
             self._operations.append(inform)
 
     def _pace(self, sequence: DraftSequence, commit: Commit, now: float) -> None:

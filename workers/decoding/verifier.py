@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import inf
 
-import numpy as np
-
 from hetero.workers.decoding.acceptance import Walk, walk
 from hetero.workers.decoding.early_exit import hint_of
 from hetero.workers.decoding.peers import Drafters, Gateways
@@ -309,8 +307,7 @@ class Verifier:
         """Tell heads the features of committed tokens: those of ``rows``, from position ``base`` on."""
         alive = self._roster.active.get(sequence.seq) is sequence
         if alive and rows and self.drafters.want(sequence, self._limits.features):
-            features = np.stack([outcome.features(row) for row in rows])
-            self._sends += self.drafters.features(sequence, base, features)
+            self._sends += self.drafters.features(sequence, base, outcome.features(rows))
 
     def _weigh_prompt(self, sequence: TargetSequence, first: int, outcome: Outcome) -> None:
         """Tell what the model thinks of a prompt's tokens behind those of a chunk, where that is asked for."""

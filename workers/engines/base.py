@@ -69,8 +69,8 @@ class Outcome(Protocol):
     def logits(self, row: int) -> Logits:
         """Logits of a row (index in the call; most prefills have the single row 0), shape [vocabulary], float32."""
 
-    def features(self, row: int) -> Features:
-        """Hidden states of a row's token (of a prefill: of each token), shape [limits.features], float16."""
+    def features(self, rows: Sequence[int]) -> Features:
+        """Hidden states of rows' tokens (of a prefill: of each token), shape [rows, limits.features]."""
         raise Unsupported("this engine hands out no features")
 
     def sample(self, row: int, sampler: Sampler, position: int) -> int:

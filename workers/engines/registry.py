@@ -288,3 +288,8 @@ def default_engine(form: str, kind: str) -> EngineEntry:
     """The engine of a format on a kind of device: the first that can run there, else the first that reads it."""
     reading = [entry for entry in ENGINES.values() if form in entry.formats]
     return next((entry for entry in reading if entry.objection(kind, here=True) is None), reading[0])
+
+
+def torch_dtype(kind: str, exact: bool) -> str:
+    """What the torch engine computes in on a kind of device."""
+    return "float32" if kind == "cpu" or exact else "float16" if kind == "mps" else "bfloat16"

@@ -21,7 +21,8 @@ _ARCHITECTURES = {
     "Eagle3Speculator": EAGLE3,
     "DovetailForCausalLM": DOVETAIL,
 }
-_LAYERS, _WIDTH = 1 << 10, 1 << 17  # more is a damaged file
+_LAYERS, _WIDTH, _STATES = 1 << 10, 1 << 17, 8  # more is a damaged file
+_FEATURES = 1 << 18  # numbers of a token's, as they travel
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class HeadConfig:
     @property
     def features(self) -> int:
         """Numbers of a token's features."""
-        return self.width * (len(self.layers or (0, 0, 0)) if self.kind == EAGLE3 else 1)
+        return self.width * len(self.layers or ((0, 0, 0) if self.kind == EAGLE3 else (0,)))
 
 
 def is_head(path: Path) -> bool:
@@ -67,17 +68,23 @@ def read_head(path: Path) -> HeadConfig:
     if not isinstance(numbers, dict):
         raise ModelError(f"{path}: transformer_layer_config is no object")
     try:
-        for name in ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers"):
+        for name in ("hidden_size", "intermediate_size", "num_attention_heads"):
             _count(name, numbers.get(name), _WIDTH)
+        for name in ("num_key_value_heads", "head_dim", "max_position_embeddings"):
+            _count(name, numbers.get(name) or 1, 1 << 30)
+        _count("num_hidden_layers", numbers.get("num_hidden_layers"), _LAYERS)
         width = _count("target_hidden_size", config.get("target_hidden_size") or numbers["hidden_size"], _WIDTH)
         vocabulary = _count("vocab_size", numbers.get("vocab_size"), 1 << 22)
         proposes = _count("draft_vocab_size", config.get("draft_vocab_size") or vocabulary, vocabulary)
         layers = _layers(config)
     except (TypeError, ValueError) as error:
         raise ModelError(f"{path}: config.json: {error}") from None
-    if kind == DOVETAIL and width != numbers["hidden_size"]:
-        raise ModelError(f"{path}: a Dovetail head is as wide as its target, not {numbers['hidden_size']}")
-    return HeadConfig(kind, numbers, width, layers, proposes, bool(config.get("norm_before_residual", False)))
+    if kind == DOVETAIL and (width != numbers["hidden_size"] or len(layers or (0,)) != 1):
+        raise ModelError(f"{path}: a Dovetail head drafts from one layer of its target, and is as wide")
+    found = HeadConfig(kind, numbers, width, layers, proposes, bool(config.get("norm_before_residual", False)))
+    if len(layers or ()) > _STATES or found.features > _FEATURES:
+        raise ModelError(f"{path}: it drafts from {found.features} numbers of a token, {_FEATURES} are the most")
+    return found
 
 
 def _kind(config: dict[str, Any]) -> str | None:

@@ -326,8 +326,7 @@ class TorchOutcome(Outcome):
         found: Logits = self._logits[at].float().cpu().numpy()
         return found
 
-    def features(self, row: int) -> Features:
+    def features(self, rows: Sequence[int]) -> Features:
         if self._features is None:
-            return super().features(row)
-        at = self._place[row] if self._place is not None else row
-        return as_features(self._features[at])
+            return super().features(rows)
+        return as_features(self._features[[self._place[row] if self._place is not None else row for row in rows]])

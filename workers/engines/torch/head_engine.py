@@ -25,17 +25,11 @@ from hetero.workers.models.head import read_head
 
 @dataclass(slots=True)
 class _States:
-    """Of a sequence: the true states before its tokens from place ``first`` on, [tokens, width]; and the head's own, of
-    the nodes it holds."""
+    """Of a sequence: the true states before its tokens, by their place, until those are committed; and the head's own,
+    of the nodes it holds."""
 
-    first: int = 0
-    true: Tensor | None = None
+    true: dict[int, Tensor] = field(default_factory=dict)
     own: dict[int, Tensor] = field(default_factory=dict)
-
-    def at(self, place: int) -> Tensor | None:
-        """The true state before the token at a place."""
-        at = place - self.first
-        return self.true[at] if self.true is not None and 0 <= at < len(self.true) else None
 
 
 class HeadEngine(TorchEngine):
@@ -53,19 +47,19 @@ class HeadEngine(TorchEngine):
         self.limits = replace(self.limits, lasting=False, prefixes=False, drafts_from=read_head(path).features)
 
     def inform(self, seq: int, first: int, features: Features) -> None:
-        given = torch.from_numpy(features.copy()).to(self._device, self._keys.dtype)
-        with torch.inference_mode():
-            states = self._head.state(given)
-        book = self._books.setdefault(seq, _States())
-        if book.true is not None and book.first <= first <= book.first + len(book.true):
-            states = torch.cat([book.true[: first - book.first], states])
-            first = book.first
-        book.first, book.true = first, states
+        book, most = self._books.setdefault(seq, _States()), self.limits.chunk
+        try:
+            for at in range(0, len(features), most):
+                given = torch.from_numpy(features[at : at + most].copy()).to(self._device, self._keys.dtype)
+                with torch.inference_mode():
+                    book.true.update(enumerate(self._head.state(given), first + at))
+        except (RuntimeError, torch.OutOfMemoryError):  # it then goes on from its own
+            book.true.clear()
 
     def prefill(self, seq: int, tokens: Sequence[int], every: bool = False) -> Outcome:
         book = self._books.setdefault(seq, _States())
         first = self.length(seq) if seq in self._slots else 0
-        self._given = [book.at(first + at) for at in range(len(tokens))]
+        self._given = [book.true.get(first + at) for at in range(len(tokens))]
         outcome = super().prefill(seq, tokens, every)
         assert self._left is not None
         book.own[0] = self._left[-1]
@@ -78,8 +72,12 @@ class HeadEngine(TorchEngine):
             waiting = entries
             while waiting:
                 # A guess needs the state that the head itself leaves at the token before.
-                now = [part for entry in waiting if (part := entry.part(self._can(entry))).rows]
-                waiting = [part for entry in waiting if (part := entry.part(self._can(entry, False))).rows]
+                now, later = [], []
+                for entry in waiting:
+                    ready, held = self._divided(entry)
+                    now += [entry.part(ready)]
+                    later += [entry.part(held)] if held else []
+                waiting = later
                 self._given = [self._before(row, at) for part in now for row, at in self._rows(part)]
                 found.append(self._forward(self._true, now))
                 assert self._left is not None
@@ -93,8 +91,8 @@ class HeadEngine(TorchEngine):
         super().commit(seq, node, keep)
         book = self._books[seq]
         book.own = {kept: state for kept, state in book.own.items() if kept == node or kept in keep}
-        if book.true is not None and (behind := self.length(seq) - book.first) > 0:
-            book.first, book.true = book.first + behind, book.true[behind:]
+        length = self.length(seq)
+        book.true = {place: state for place, state in book.true.items() if place >= length}
 
     def close(self, seq: int) -> None:
         super().close(seq)
@@ -111,17 +109,23 @@ class HeadEngine(TorchEngine):
     def _before(self, row: Row, place: int) -> Tensor | None:
         """The state before a row: the target's, the head's own, or none that is known."""
         book = self._books.setdefault(row.seq, _States())
-        true = book.at(place) if row.committed else None
+        true = book.true.get(place) if row.committed else None
         return true if true is not None else book.own.get(row.parent)
 
-    def _can(self, entry: Entry[SlotSequence], now: bool = True) -> list[int]:
-        """Which rows of an entry have a state before them already, or (not ``now``) have not."""
+    def _divided(self, entry: Entry[SlotSequence]) -> tuple[list[int], list[int]]:
+        """Which rows of an entry can be evaluated now, and which only behind those: whose state comes of them."""
         own = {row.node for row in entry.rows}
-        return [
-            at
-            for at, (row, place) in enumerate(self._rows(entry))
-            if (row.parent not in own or (row.committed and self._books[row.seq].at(place) is not None)) is now
-        ]
+        now: list[int] = []
+        later: list[int] = []
+        held: set[int] = set()
+        for at, (row, place) in enumerate(self._rows(entry)):
+            known = row.parent not in own or (row.committed and place in self._books[row.seq].true)
+            if known and row.parent not in held:
+                now.append(at)
+            else:
+                later.append(at)
+                held.add(row.node)
+        return now, later
 
     def _logits(self, course: Course, tokens: Tensor, positions: Tensor, parts: list[Part], keep: int = 0) -> Tensor:
         count, width = tokens.shape[1], self._head.config.hidden_size
@@ -129,6 +133,6 @@ class HeadEngine(TorchEngine):
         given = self._given or [None] * count
         before = torch.stack([state if state is not None else nothing for state in given])
         forward = Forward(self._keys, self._values, parts, False, self._aborted)
-        logits, self._left = self._head(tokens, before, positions, forward)
+        logits, self._left = self._head(tokens, before, positions, forward, keep)
         self._given = []
-        return logits[-keep:] if keep else logits
+        return logits

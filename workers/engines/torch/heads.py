@@ -12,6 +12,7 @@ from typing import Any
 
 import gguf
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMS
 from hetero.workers.engines.torch.attention import Forward
 from hetero.workers.errors import ModelError
 from hetero.workers.models.head import DOVETAIL, EAGLE3, HeadConfig, read_head
+from hetero.workers.models.tensors import read_safetensors
 
 _SHARED = {  # the target's own, where a head brings none: its names in safetensors, and in GGUF
     "embed_tokens.weight": (("model.embed_tokens.weight",), ("token_embd.weight",)),
@@ -57,15 +59,17 @@ class HeadModel(nn.Module):  # type: ignore[misc]  # torch is untyped here
         """Tokens and the states before them as what the further layers get, [1, rows, width]."""
         raise NotImplementedError
 
-    def forward(self, tokens: Tensor, states: Tensor, positions: Tensor, hetero: Forward) -> tuple[Tensor, Tensor]:
-        """Logits [rows, the target's vocabulary] and states [rows, width] of tokens [1, rows]; ``states`` [rows, width]
-        are those of the token before each, ``positions`` [1, rows]."""
+    def forward(
+        self, tokens: Tensor, states: Tensor, positions: Tensor, hetero: Forward, keep: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Logits [rows, the target's vocabulary], of the last ``keep`` (0: all), and states [rows, width] of tokens
+        [1, rows]; ``states`` [rows, width] are those of the token before each, ``positions`` [1, rows]."""
         embedded = self.embed_tokens(tokens)
         around = self.rotary(embedded, positions)
         found = self.fused(embedded, states[None], around, hetero)
         for layer in self.layers[self.first :]:
             found = layer(found, position_embeddings=around, hetero=hetero)
-        own = self.lm_head(self.norm(found))[0]
+        own = self.lm_head(self.norm(found[:, -keep:]))[0]
         if own.shape[1] == self.config.vocab_size:
             return own, found[0]
         logits = own.new_full((len(own), self.config.vocab_size), float("-inf"))
@@ -124,7 +128,10 @@ class Dovetail(HeadModel):
 def load_head(path: Path, target: Path, dtype: str) -> HeadModel:
     """The head of a directory; what it shares with its ``target`` comes from there. Raises ModelError."""
     config = read_head(path)
-    model = {EAGLE3: Eagle3, DOVETAIL: Dovetail}[config.kind](config)
+    try:
+        model: HeadModel = {EAGLE3: Eagle3, DOVETAIL: Dovetail}[config.kind](config)
+    except (StrictDataclassError, TypeError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(f"{path}: its numbers are no llama's: {str(error).strip().splitlines()[0]}") from error
     given: dict[str, Tensor] = {}
     try:
         for file in sorted(path.glob("*.safetensors")):
@@ -149,17 +156,14 @@ def load_head(path: Path, target: Path, dtype: str) -> HeadModel:
         raise ModelError(f"{path}: its d2t names tokens beyond the vocabulary")
     model.load_state_dict(found)
     model.to(getattr(torch, dtype)).eval()
+    model.rotary = LlamaRotaryEmbedding(model.config)  # whose frequencies must not be rounded
     return model
 
 
 def _llama(head: HeadConfig) -> LlamaConfig:
     """As transformers has it, with our attention."""
     numbers = {name: value for name, value in head.numbers.items() if name not in ("architectures", "dtype")}
-    try:
-        config = LlamaConfig(**{**numbers, "attn_implementation": "hetero", "tie_word_embeddings": False})
-    except (TypeError, ValueError, KeyError) as error:
-        raise ModelError(f"the head's numbers are no llama's: {error}") from error
-    return config
+    return LlamaConfig(**{**numbers, "attn_implementation": "hetero", "tie_word_embeddings": False})
 
 
 def _of_target(path: Path, name: str) -> Tensor:
@@ -167,10 +171,10 @@ def _of_target(path: Path, name: str) -> Tensor:
     safe, packed = _SHARED[name]
     try:
         if path.is_dir():
-            for file in sorted(path.glob("*.safetensors")):
-                with safe_open(file, framework="pt") as opened:
-                    if (known := next((own for own in safe if own in opened.keys()), None)) is not None:  # noqa: SIM118
-                        return opened.get_tensor(known)
+            files = read_safetensors(path)
+            if (own := next((own for own in safe if own in files), None)) is not None:
+                with safe_open(files[own].file, framework="pt") as opened:
+                    return opened.get_tensor(own)
         else:
             tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
             if (own := next((own for own in packed if own in tensors), None)) is not None:

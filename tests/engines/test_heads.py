@@ -77,7 +77,7 @@ def formula(folder, kind: str, tokens: list[int], given: torch.Tensor) -> tuple[
         name.removeprefix("midlayer."): tensor for name, tensor in load_file(folder / "model.safetensors").items()
     }
     weights = {name.removeprefix("layers.0."): tensor for name, tensor in weights.items()}
-    model = load_model(TARGET, "float32")
+    model = target()
     embedding = weights.get("embed_tokens.weight", model.get_input_embeddings().weight.detach())
 
     def norm(x, weight):

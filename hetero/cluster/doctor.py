@@ -34,6 +34,7 @@ from hetero.planning.vocabularies import shared
 from hetero.workers.engines.accelerators import install_line, llama_gpus, llama_kinds, torch_kinds
 from hetero.workers.engines.registry import ENGINES
 from hetero.workers.models.cache import cache_root
+from hetero.workers.models.forms import GGUF
 from hetero.workers.models.model import Model
 
 # Each with the extra that brings it; "": it is always needed.
@@ -178,7 +179,7 @@ def engines(config: Config) -> Iterator[Finding]:
     with tempfile.TemporaryDirectory(prefix="hetero-doctor-") as folder:
         small = Path(folder) / "q8_0.gguf"  # quantised weights take the instructions that builds get wrong
         inflate(PAIR / "drafter.gguf", small, Size(128, 4, 384), "q8_0")
-        for name in ENGINES:
+        for name in (entry.name for entry in ENGINES.values() if GGUF in entry.formats):
             yield _tried(name, small)
 
 

@@ -125,7 +125,7 @@ def test_bench_drafts(tmp_path):
     pair = ["--target", str(TARGET), "--draft", str(DRAFTER), "--prompts", "1", "--temperature", "0"]
     output, report = run(tmp_path, "drafts", *pair)
     rows = report["rows"]
-    assert len(rows) % 7 == 0 and {row["prompts"] for row in rows} <= {"edit", "chat", "summary", "extraction"}
+    assert len(rows) % 8 == 0 and {row["prompts"] for row in rows} <= {"edit", "chat", "summary", "extraction"}
     by_name = {name: [row for row in rows if row["drafts from"] == name] for name in (r["drafts from"] for r in rows)}
     assert all(row["x plain"] == row["tokens/forward"] == 1 and row["accepted"] == "" for row in by_name["plain"])
     assert all(row["tokens/forward"] == 1 for row in by_name["llama.cpp"])

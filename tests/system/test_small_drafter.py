@@ -12,7 +12,7 @@ from hetero.models import find_model
 
 
 def test_it_drafts_from_the_last_tokens(monkeypatch):
-    def found(path: str, role: str):
+    def found(path: str, role: str, of=None):
         model = find_model(path, role)
         return replace(model, metadata=replace(model.metadata, context=192)) if role == "drafter" else model
 

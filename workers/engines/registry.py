@@ -18,6 +18,7 @@ from hetero.workers.models.forms import GGUF, HEAD, SAFETENSORS
 
 if TYPE_CHECKING:
     from hetero.workers.engines.base import Engine
+    from hetero.workers.engines.torch.engine import TorchSettings
 
 _WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes of torch's numbers
 
@@ -134,16 +135,36 @@ def _repair_llama() -> str:
 
 
 def _load_torch(settings: EngineSettings) -> Engine:
-    import torch
-
-    from hetero.workers.engines.torch.engine import TorchEngine, TorchSettings
+    from hetero.workers.engines.torch.engine import TorchEngine
     from hetero.workers.engines.torch.graphs import CudaGraphs
 
+    own = _torch_settings(settings)
+    if settings.ranks > 1:
+        from hetero.workers.engines.torch.team import TeamEngine
+
+        return TeamEngine(settings.path, own, settings.ranks, settings.tensor, settings.cores)
+    return TorchEngine(settings.path, own, CudaGraphs() if settings.graphs and own.device == "cuda:0" else None)
+
+
+def _load_head(settings: EngineSettings) -> Engine:
+    from hetero.workers.engines.torch.head_engine import HeadEngine
+    from hetero.workers.errors import ModelError
+
+    if settings.target is None:
+        raise ModelError(f"{settings.path}: a head needs to be told its target")
+    return HeadEngine(settings.path, settings.target, _torch_settings(settings))
+
+
+def _torch_settings(settings: EngineSettings) -> TorchSettings:
+    """As torch has them; its threads are set."""
+    import torch
+
+    from hetero.workers.engines.torch.engine import TorchSettings
+
     torch.set_num_threads(settings.threads)
-    # The process sees its own GPUs only (``runtime.pinning``); torch calls ROCm's cuda, too.
-    device = {"": "cpu", "mps": "mps"}.get(settings.gpu, "cuda:0")
-    own = TorchSettings(
-        device,
+    return TorchSettings(
+        # The process sees its own GPUs only (``runtime.pinning``); torch calls ROCm's cuda, too.
+        {"": "cpu", "mps": "mps"}.get(settings.gpu, "cuda:0"),
         settings.dtype,
         settings.sequences,
         settings.context,
@@ -152,32 +173,6 @@ def _load_torch(settings: EngineSettings) -> Engine:
         group=settings.group,
         features=settings.features,
     )
-    if settings.ranks > 1:
-        from hetero.workers.engines.torch.team import TeamEngine
-
-        return TeamEngine(settings.path, own, settings.ranks, settings.tensor, settings.cores)
-    return TorchEngine(settings.path, own, CudaGraphs() if settings.graphs and device == "cuda:0" else None)
-
-
-def _load_head(settings: EngineSettings) -> Engine:
-    import torch
-
-    from hetero.workers.engines.torch.engine import TorchSettings
-    from hetero.workers.engines.torch.head_engine import HeadEngine
-    from hetero.workers.errors import ModelError
-
-    if settings.target is None:
-        raise ModelError(f"{settings.path}: a head needs to be told its target")
-    torch.set_num_threads(settings.threads)
-    own = TorchSettings(
-        {"": "cpu", "mps": "mps"}.get(settings.gpu, "cuda:0"),
-        settings.dtype,
-        settings.sequences,
-        settings.context,
-        exact=settings.exact,
-        draft_nodes=settings.draft_nodes,
-    )
-    return HeadEngine(settings.path, settings.target, own)
 
 
 def _no_torch(kind: str) -> str | None:

@@ -14,6 +14,7 @@ WHAT = {
     "models": "models that came from other machines",
     "digests": "checksums of models that were lent to other machines",
     "profiles": "what models cost on this machine's devices, as measured",
+    "drafters": "drafters that were put together with what their targets have",
     "engines": "which engine is the fastest for a model, as measured",
     "bench": "inflated models of benchmarks",
     "octet": "models that were converted once: not read any more",

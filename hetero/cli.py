@@ -19,6 +19,7 @@ from rich.table import Table
 from hetero import __version__
 from hetero.bench.cli import bench
 from hetero.config import Config, make_config, read_file
+from hetero.distill.cli import distill, trim
 from hetero.errors import ConfigError, HeteroError
 from hetero.workers.runtime.trace import start_file
 
@@ -320,6 +321,8 @@ def version() -> None:
 
 
 main.add_command(bench)
+main.add_command(distill)
+main.add_command(trim)
 
 
 if __name__ == "__main__":

@@ -94,11 +94,14 @@ def pair(
 
 @bench.command()
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
-@click.option("--target", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=True,
+@click.option("--pair", type=click.Choice(["smollm2", "smollm2-1B"]),
+              help="SmolLM2 (as it is, or inflated) and the drafter that comes with hetero.")  # fmt: skip
+@click.option("--target", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="A GGUF file with a chat template.")  # fmt: skip
 @click.option("--draft", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A drafter's GGUF file.")
 @click.option("--engine", default="octet", show_default=True)
-@click.option("--strategy", default="ahead", show_default=True, type=click.Choice([n for n in NAMES if n != "off"]))
+@click.option("--strategy", "strategies", multiple=True, default=("ahead",), show_default=True,
+              type=click.Choice([n for n in NAMES if n != "off"]), help="Of the drafter; repeatable.")  # fmt: skip
 @click.option("--gamma", default=0, show_default=True, type=click.IntRange(0, 63))
 @click.option("--cores", default=2, show_default=True, type=click.IntRange(1), help="Cores all contenders have.")
 @click.option("--temperature", "temperatures", multiple=True, type=float, default=(0.0, 0.8), show_default=True)
@@ -106,14 +109,21 @@ def pair(
 @click.option("--repeats", default=1, show_default=True, type=click.IntRange(1))
 @click.option("--peers/--no-peers", default=True, help="llama.cpp takes part (it does).")
 def drafts(
-    json_file: Path | None, target: Path, draft: Path | None, engine: str, strategy: str, gamma: int, cores: int,
-    temperatures: tuple[float, ...], prompts: int, repeats: int, peers: bool,
+    json_file: Path | None, pair: str | None, target: Path | None, draft: Path | None, engine: str,
+    strategies: tuple[str, ...], gamma: int, cores: int, temperatures: tuple[float, ...], prompts: int, repeats: int,
+    peers: bool,
 ) -> None:  # fmt: skip
     """Where drafts come from: lookup, a drafter, both, llama.cpp's ways; on chats, edits, summaries, extractions."""
     from hetero.bench.drafts import run
+    from hetero.bench.sizes import PAIRS, sized
 
+    if (pair is None) == (target is None):
+        raise click.UsageError("name either a --pair or a --target")
+    if pair is not None:
+        target, draft = (sized(size, "q4_1") for size in PAIRS[pair])
+    assert target is not None
     run(
-        target, draft, engine, strategy, gamma, list(range(cores)), temperatures, prompts, repeats, peers, json_file,
+        target, draft, engine, strategies, gamma, list(range(cores)), temperatures, prompts, repeats, peers, json_file,
         Console(),
     )  # fmt: skip
 
@@ -264,10 +274,13 @@ def inflate(
     SOURCE is a GGUF file, 'builtin' (the built-in target) or 'builtin-drafter'.
     """
     from hetero.data import PAIR
+    from hetero.models import builtin, is_builtin
     from hetero.workers.models.inflate import Size
     from hetero.workers.models.inflate import inflate as run
 
-    own = {"builtin": PAIR / "target.gguf", "builtin-drafter": PAIR / "drafter.gguf"}
+    own = {"builtin-drafter": PAIR / "drafter.gguf"}
+    if is_builtin(source):
+        own[source] = builtin(source, "target")
     sizes = [size for size in (width, layers, ffn) if size is not None]
     if len(sizes) not in (0, 3):
         raise click.UsageError("--width, --layers and --ffn belong together")

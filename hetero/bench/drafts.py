@@ -66,7 +66,7 @@ class Question:
 
 
 def run(
-    target: Path, draft: Path | None, engine: str, strategy: str, gamma: int, cores: list[int],
+    target: Path, draft: Path | None, engine: str, strategies: Sequence[str], gamma: int, cores: list[int],
     temperatures: Sequence[float], prompts: int, repeats: int, peers: bool, json_file: Path | None, console: Console,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Print, per kind of prompt, each contender's tokens a second beside plain decoding's. ``prompts``: of a kind;
@@ -74,7 +74,7 @@ def run(
     tokenizer = GgufTokenizer(target)
     quality = engine_perplexities(target, ("llama_cpp", engine), len(cores), held_out(tokenizer, _QUALITY))
     asked = asyncio.run(_prompts(tokenizer, prompts))
-    contenders = _contenders(target, draft, engine, strategy, gamma, cores, quality, peers)
+    contenders = _contenders(target, draft, engine, strategies, gamma, cores, quality, peers)
     rows: list[dict[str, Any]] = []
     try:
         for temperature in temperatures:
@@ -138,7 +138,7 @@ async def _prompts(tokenizer: GgufTokenizer, count: int) -> list[tuple[str, list
 
 
 def _contenders(
-    target: Path, draft: Path | None, engine: str, strategy: str, gamma: int, cores: list[int],
+    target: Path, draft: Path | None, engine: str, strategies: Sequence[str], gamma: int, cores: list[int],
     quality: dict[str, float], peers: bool,
 ) -> list[Contender]:  # fmt: skip
     """Plain decoding is the first."""
@@ -153,8 +153,10 @@ def _contenders(
         pair = Pair(spec, None)
         found.append(Contender(name, quality[engine], _ask_pair(pair), pair.close))
     if draft is not None:
-        both = {**common, "strategy": strategy, "gamma": gamma}
-        for name, looks in (("drafter", False), ("drafter + lookup", True)):
+        named = {f"drafter, {strategy}" if len(strategies) > 1 else "drafter": strategy for strategy in strategies}
+        ways = [(name, strategy, False) for name, strategy in named.items()]
+        for name, strategy, looks in (*ways, ("drafter + lookup", strategies[-1], True)):
+            both = {**common, "strategy": strategy, "gamma": gamma}
             one = WorkerSpec("target", str(target), cores=beside, lookup=looks, **both)
             pair = Pair(one, WorkerSpec("drafter", str(draft), cores=cores[-1:], **both))
             found.append(Contender(name, quality[engine], _ask_pair(pair), pair.close))

@@ -51,6 +51,21 @@ def agreements(rows: Sequence[dict[str, Any]], file: Path) -> None:
     _save(figure, file)
 
 
+def learning(history: Sequence[tuple[float, dict[float, float]]], file: Path) -> None:
+    """How often a drafter that is being made says what its target says, over minutes of learning."""
+    pyplot = _pyplot()
+    figure, axes = pyplot.subplots(figsize=(5, 3.4), layout="constrained")
+    for temperature in sorted({t for _, marks in history for t in marks}):
+        axes.plot(
+            [m for m, _ in history], [marks[temperature] for _, marks in history], label=f"temperature {temperature:g}"
+        )
+    axes.set_xlabel("minutes of learning")
+    axes.set_ylabel("says what the target says")
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize="small")
+    _save(figure, file)
+
+
 def sweeps(curves: dict[str, list[tuple[float, float, float]]], title: str, file: Path) -> None:
     """Tokens a second of the best plan and of plain decoding, over each thing that is varied."""
     pyplot = _pyplot()

@@ -7,11 +7,13 @@ import secrets
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import zmq
 
 from hetero.errors import ClusterError
+from hetero.planning.vocabularies import spoken
+from hetero.workers.models.model import read_model
 from hetero.workers.runtime.spec import WorkerSpec
 from hetero.workers.runtime.status import WorkerStatus, read_status
 from hetero.workers.wire.codec import decode, encode
@@ -34,6 +36,8 @@ class Pair:
     """A verifier and perhaps a drafter, each a process of its own, and a client of theirs."""
 
     def __init__(self, target: WorkerSpec, drafter: WorkerSpec | None) -> None:
+        if drafter is not None and not drafter.vocabulary:
+            drafter = replace(drafter, vocabulary=spoken(read_model(target.path), read_model(drafter.path)))
         self._processes = [_spawn(spec) for spec in (target, drafter) if spec is not None]
         statuses = [_status(process) for process in self._processes]
         self._context = zmq.Context()

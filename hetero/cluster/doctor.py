@@ -26,7 +26,7 @@ from hetero.cluster.token import known_token
 from hetero.config import Config, api_keys, check_certificate
 from hetero.data import PAIR
 from hetero.errors import HeteroError
-from hetero.models import find_model
+from hetero.models import drafter_of, find_model
 from hetero.placement.device import Device
 from hetero.planning.fastest import Fastest
 from hetero.planning.planner import Planner
@@ -246,7 +246,7 @@ def models(config: Config) -> Iterator[Finding]:
     """The model pair, and whether it fits where it would run."""
     target = find_model(config.target, "target")
     yield _model("target", target)
-    asked = config.draft or ("builtin" if config.target == "builtin" else "none")
+    asked = drafter_of(config.target, config.draft)
     if asked != "none":
         drafter = find_model(asked, "drafter", target)
         yield _model("drafter", drafter)

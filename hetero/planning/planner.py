@@ -11,7 +11,7 @@ import msgspec
 
 from hetero.config import Config
 from hetero.errors import ConfigError
-from hetero.models import find_model
+from hetero.models import drafter_of, find_model
 from hetero.placement.device import Device, Gpu, Inventory, check_device, default_devices, parse_device
 from hetero.placement.memory import F16, KvCache, footprint, kv_bytes
 from hetero.placement.nodes import TARGET, Node, drafter_node, find_node, returned, target_node
@@ -51,7 +51,7 @@ class Planner:
         first that runs). Raises HeteroError."""
         self._inventory, self._fastest = inventory, fastest
         self._target = find_model(config.target, "target")
-        asked = config.draft or ("builtin" if config.target == "builtin" else "none")
+        asked = drafter_of(config.target, config.draft)
         drafts = asked != "none" and config.strategy != "off"
         self._drafter = find_model(asked, "drafter", self._target) if drafts else None
         self._speaks = spoken(self._target, self._drafter) if self._drafter is not None else ""

@@ -30,8 +30,14 @@ ROOMS = [
 OUTSIDE = {
     "ray": ("hetero/cluster",),
     "zmq": ("workers/wire", "workers/runtime", "workers/engines/torch", "hetero/gateway/client.py", "hetero/bench"),
-    "torch": ("workers/engines/torch", "workers/engines/registry.py", "hetero/cluster", "hetero/bench"),
-    "transformers": ("workers/engines/torch", "workers/models"),
+    "torch": (
+        "workers/engines/torch",
+        "workers/engines/registry.py",
+        "hetero/cluster",
+        "hetero/bench",
+        "hetero/distill",
+    ),
+    "transformers": ("workers/engines/torch", "workers/models", "hetero/distill"),
     "llama_cpp": ("workers/engines", "workers/models", "hetero/bench/baseline.py"),
     "fastapi": ("hetero/gateway",),
     "threading": ("workers/runtime", "workers/wire", "workers/engines", "workers/models/deep.py", "hetero"),

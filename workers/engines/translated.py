@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
 from hetero.workers.engines.base import Engine, EngineLimits, OnEarlyExit, Outcome, Row
 from hetero.workers.errors import UnknownNode
 from hetero.workers.models.translation import Translation
@@ -152,6 +150,4 @@ class _Translated(Outcome):
 
     def logits(self, row: int) -> Logits:
         part, at = self._places[row]
-        own, same = self._parts[part].logits(at), self._translation.same
-        found: Logits = np.where(same >= 0, own[same], np.float32(-np.inf))
-        return found
+        return self._translation.logits(self._parts[part].logits(at))

@@ -8,20 +8,16 @@ multiplied by zeros. Where D / d is a power of 4 all factors are powers of two, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
-from numpy.typing import NDArray
 
 from hetero.placement.errors import ConfigError
 from hetero.workers.errors import ModelError
-
-Matrix = NDArray[np.float32]
-TYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16", "q8_0": "Q8_0", "q4_1": "Q4_1", "q4_0": "Q4_0"}
-
-_FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "bf16": 32}  # llama.cpp's numbers of them
+from hetero.workers.models.gguf_writing import TYPES, Matrix, Tensor, write_gguf
 
 
 @dataclass(frozen=True)
@@ -49,24 +45,9 @@ def inflate(source: Path, target: Path, size: Size | None, kind: str, seed: int 
             f"size: {size.width} x {size.layers} layers, ffn {size.ffn}: each must be at least the source's "
             f"({model.width} x {model.layers}, ffn {model.ffn}), the width a multiple of it"
         )
-    writer = gguf.GGUFWriter(target, "llama")
-    _metadata(writer, reader, model, size)
-    writer.add_file_type(_FILE_TYPES[kind])
     tensors = _tensors(model, size, np.random.default_rng(seed))
-    kinds = {name: _kind(name, shape, kind) for name, shape, _ in tensors}
-    weights = 0
-    for name, shape, _ in tensors:
-        quantised = gguf.quant_shape_to_byte_shape(shape, kinds[name])
-        count = int(np.prod(quantised))
-        writer.add_tensor_info(name, quantised, np.dtype(np.uint8), count, raw_dtype=kinds[name])
-        weights += int(np.prod(shape))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    for name, _, make in tensors:
-        writer.write_tensor_data(gguf.quantize(make(), kinds[name]).view(np.uint8))
-    writer.close()
-    return weights
+    write_gguf(target, reader, _changed(model, size), kind, tensors)
+    return sum(int(np.prod(tensor.shape)) for tensor in tensors)
 
 
 class _Small:
@@ -99,9 +80,10 @@ class _Small:
         return found
 
 
-def _metadata(writer: Any, reader: Any, model: _Small, size: Size) -> None:
+def _changed(model: _Small, size: Size) -> dict[str, Any]:
+    """Of the header."""
     factor = size.width // model.width
-    changed = {
+    return {
         "llama.embedding_length": size.width,
         "llama.block_count": size.layers,
         "llama.feed_forward_length": size.ffn,
@@ -109,16 +91,9 @@ def _metadata(writer: Any, reader: Any, model: _Small, size: Size) -> None:
         "llama.attention.head_count_kv": model.kv_heads * factor,
         "llama.attention.layer_norm_rms_epsilon": model.epsilon / factor,
     }
-    for name, field in reader.fields.items():
-        if name.startswith("GGUF.") or name in ("general.architecture", "general.file_type"):
-            continue
-        value = changed.get(name, field.contents())
-        inner = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
-        writer.add_key_value(name, value, field.types[0], inner)
 
 
-def _tensors(model: _Small, size: Size, rng: np.random.Generator) -> list[tuple[str, tuple[int, ...], Any]]:
-    """(name, shape, how to make it) of every tensor; made one at a time, since the whole may not fit in memory."""
+def _tensors(model: _Small, size: Size, rng: np.random.Generator) -> list[Tensor]:
     factor = size.width // model.width
     queries, keys = size.width, model.kv_heads * factor * model.head
     scale = (model.width / size.width) ** 0.5
@@ -154,27 +129,18 @@ def _tensors(model: _Small, size: Size, rng: np.random.Generator) -> list[tuple[
         return made
 
     vocabulary = model["token_embd.weight"].shape[0]
-    found: list[tuple[str, tuple[int, ...], Any]] = []
+    found: list[Tensor] = []
     for name in ("token_embd.weight", "output.weight"):
         if name in model:
-            found.append((name, (vocabulary, wide), lambda name=name: embedding(name)))
-    found.append(("output_norm.weight", (wide,), lambda: norm("output_norm.weight")))
+            found.append(Tensor(name, (vocabulary, wide), partial(embedding, name)))
+    found.append(Tensor("output_norm.weight", (wide,), partial(norm, "output_norm.weight")))
     for layer in range(size.layers):
         for part in ("attn_norm", "ffn_norm"):
             name = f"blk.{layer}.{part}.weight"
             # A layer of its own computes something, for its cost, from the same kind of input.
             like = name if name in model else f"blk.0.{part}.weight"
-            found.append((name, (wide,), lambda like=like: norm(like)))
+            found.append(Tensor(name, (wide,), partial(norm, like)))
         for part, (shape, zeros) in shapes.items():
             name = f"blk.{layer}.{part}.weight"
-            found.append((name, shape, lambda name=name, shape=shape, zeros=zeros: matrix(name, shape, zeros)))
+            found.append(Tensor(name, shape, partial(matrix, name, shape, zeros)))
     return found
-
-
-def _kind(name: str, shape: tuple[int, ...], kind: str) -> Any:
-    """Norms stay F32; a 4-bit file keeps its embedding, which is also the head, at 8 bits, as is usual."""
-    if len(shape) == 1:
-        return gguf.GGMLQuantizationType.F32
-    if kind in ("q4_0", "q4_1") and name in ("token_embd.weight", "output.weight"):
-        return gguf.GGMLQuantizationType.Q8_0
-    return gguf.GGMLQuantizationType[TYPES[kind]]

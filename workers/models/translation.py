@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +55,18 @@ class Translation:
             if found and b"".join(self.own.pieces[token] for token in found) == text:
                 return found
         return [own for token in tokens for own in self.spelt(token)]
+
+    @cached_property
+    def _pairs(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        asked = np.flatnonzero(self.same >= 0)
+        return asked, self.same[asked]
+
+    def logits(self, own: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A row of own logits in the asked tokens; those it has not are impossible."""
+        found = np.full(len(self.same), -np.inf, np.float32)
+        asked, theirs = self._pairs
+        found[asked] = own[theirs]
+        return found
 
     def share(self, tokens: Sequence[int]) -> float:
         """Of a text, the share of tokens that could be proposed."""

@@ -23,10 +23,11 @@ def exit_layer(model: Any) -> torch.nn.Module | None:
     return layers[len(layers) // 2 - 1]
 
 
-def load_model(path: Path, dtype: str, parts_of: int = 1) -> Any:
+def load_model(path: Path, dtype: str, parts_of: int = 1, attention: str = "hetero") -> Any:
     """A causal language model from a GGUF file or a safetensors directory; never runs code from the model.
 
-    ``parts_of``: ranks that share it by transformers' own tensor-parallel plan, of which this is one."""
+    ``parts_of``: ranks that share it by transformers' own tensor-parallel plan, of which this is one; ``attention``: by
+    default that of ``engines.torch.attention``, which registers it."""
     if path.is_dir():
         check_directory(path)
         where, more = path, dict[str, Any](use_safetensors=True)
@@ -45,7 +46,7 @@ def load_model(path: Path, dtype: str, parts_of: int = 1) -> Any:
             dtype=getattr(torch, dtype),
             trust_remote_code=False,
             local_files_only=True,
-            attn_implementation="hetero",  # registered by ``engines.torch.attention``
+            attn_implementation=attention,
             **more,
         ).eval()
     except (OSError, ValueError, KeyError, ImportError) as error:

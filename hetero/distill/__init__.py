@@ -1,0 +1,1 @@
+"""``hetero distill``: a drafter for a target that has no small sibling."""

@@ -1,0 +1,100 @@
+"""What a student learns from, on disk: texts of the target's, and what it thought of each of their tokens.
+
+Pieces of some thousand tokens in safetensors files, each there whole or not at all: who was killed goes on behind them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from hetero.errors import ModelError
+from hetero.workers.models.cache import disk_error
+
+TOP = 24  # likeliest tokens that are kept of a position
+_PIECE = 20_000  # tokens
+
+
+@dataclass(frozen=True)
+class Text:
+    """``tokens`` [n]; of what follows each from ``first`` on ``ids`` [n - first, TOP], the likeliest first, and their
+    natural ``logprobs``, as the target has them at temperature 1."""
+
+    tokens: NDArray[np.int32]
+    first: int
+    ids: NDArray[np.int32]
+    logprobs: NDArray[np.float16]
+
+
+class Corpus:
+    """A folder of texts."""
+
+    def __init__(self, folder: Path) -> None:
+        """Opened, or made. Raises ModelError."""
+        self._folder = folder
+        self._waiting: list[Text] = []
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise disk_error(folder, error) from None
+        self.pieces = len(self._files())
+
+    def add(self, text: Text) -> None:
+        """Keep a text; it may stay in memory for a while. Raises ModelError where the disk is full."""
+        self._waiting.append(text)
+        if sum(len(each.tokens) for each in self._waiting) >= _PIECE:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits."""
+        if not self._waiting:
+            return
+        texts, self._waiting = self._waiting, []
+        file = self._folder / f"{self.pieces:05}.safetensors"
+        part = file.with_suffix(".part")
+        try:
+            save_file(_packed(texts), part)
+            part.rename(file)
+        except (OSError, SafetensorError) as error:
+            part.unlink(missing_ok=True)
+            full = error if isinstance(error, OSError) else OSError(str(error))
+            raise disk_error(self._folder, full) from None
+        self.pieces += 1
+
+    def texts(self) -> Iterator[Text]:
+        """All that was written. Raises ModelError for a damaged file."""
+        for file in self._files():
+            try:
+                found = load_file(file)
+                bounds = np.cumsum([0, *found["lengths"]])
+                rows = np.cumsum([0, *(found["lengths"] - found["firsts"])])
+                for n, first in enumerate(found["firsts"].tolist()):
+                    own = slice(rows[n], rows[n + 1])
+                    yield Text(
+                        found["tokens"][bounds[n] : bounds[n + 1]], first, found["ids"][own], found["logprobs"][own]
+                    )
+            except (OSError, SafetensorError, KeyError) as error:
+                raise ModelError(f"{file}: damaged ({error}): delete it, and go on without it") from None
+
+    def tokens(self) -> int:
+        """Tokens that were written, and from which there is something to learn."""
+        return sum(len(text.ids) for text in self.texts())
+
+    def _files(self) -> list[Path]:
+        return sorted(self._folder.glob("[0-9]*.safetensors"))
+
+
+def _packed(texts: Sequence[Text]) -> dict[str, NDArray[np.generic]]:
+    return {
+        "tokens": np.concatenate([text.tokens for text in texts]).astype(np.int32),
+        "lengths": np.array([len(text.tokens) for text in texts], np.int32),
+        "firsts": np.array([text.first for text in texts], np.int32),
+        "ids": np.concatenate([text.ids for text in texts]).astype(np.int32),
+        "logprobs": np.concatenate([text.logprobs for text in texts]).astype(np.float16),
+    }

@@ -1,0 +1,85 @@
+"""Texts in a student's own tokens, as training has them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hetero.distill.corpus import Text
+from hetero.workers.models.translation import Translation
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """``tokens`` [n] of the student's; at ``places`` [m] it is told ``ids`` [m, top], own tokens (-1: it has not), and
+    their ``shares`` [m, top] in what the target would say. ``states`` [n, width]: what it begins from, where that is no
+    token."""
+
+    tokens: NDArray[np.int64]
+    places: NDArray[np.int64]
+    ids: NDArray[np.int64]
+    shares: NDArray[np.float32]
+    states: NDArray[np.float16] | None = None
+
+
+def spelt(tokens: Iterable[int], translation: Translation | None) -> tuple[list[int], list[int]]:
+    """Own tokens of a text's, and where the last of each lies."""
+    own: list[int] = []
+    last: list[int] = []
+    for token in tokens:
+        own += [token] if translation is None else translation.spelt(token)
+        last.append(len(own) - 1)
+    return own, last
+
+
+def lesson(text: Text, translation: Translation | None, longest: int) -> Lesson:
+    """A text, of at most ``longest`` own tokens. What the student cannot say at all counts for nothing."""
+    own, last = spelt(text.tokens.tolist(), translation)
+    places = np.array(last[text.first :], np.int64)
+    ids = text.ids.astype(np.int64)
+    shares = np.exp(text.logprobs.astype(np.float32))
+    if translation is not None:
+        ids = translation.same[ids]
+        lost = np.where(ids < 0, shares, 0.0).sum(-1, keepdims=True)
+        shares = np.where(ids < 0, 0.0, shares / np.maximum(1e-3, 1.0 - lost))
+    within = places < longest
+    return Lesson(np.array(own[:longest], np.int64), places[within], ids[within], shares[within])
+
+
+class Lessons(torch.utils.data.Dataset[Lesson]):  # type: ignore[misc]
+    """All of a corpus."""
+
+    def __init__(self, lessons: Sequence[Lesson]) -> None:
+        self._lessons = lessons
+
+    def __len__(self) -> int:
+        return len(self._lessons)
+
+    def __getitem__(self, n: int) -> Lesson:
+        return self._lessons[n]
+
+
+def given(texts: Sequence[NDArray[Any]]) -> dict[str, Any]:
+    """Texts side by side as transformers' models take them: tokens [n] each, or states [n, width]."""
+    longest = max(map(len, texts))
+    states = texts[0].ndim == 2
+    found = np.zeros((len(texts), longest, *texts[0].shape[1:]), np.float32 if states else np.int64)
+    for n, one in enumerate(texts):
+        found[n, : len(one)] = one
+    return {"inputs_embeds" if states else "input_ids": torch.from_numpy(found)}
+
+
+def batch(lessons: Sequence[Lesson]) -> dict[str, Any]:
+    """Lessons side by side, the shorter ones followed by what nobody looks at."""
+    longest = max(len(one.tokens) for one in lessons)
+    return {
+        **given([one.tokens if one.states is None else one.states for one in lessons]),
+        "places": torch.from_numpy(np.concatenate([one.places + n * longest for n, one in enumerate(lessons)])),
+        "ids": torch.from_numpy(np.concatenate([one.ids for one in lessons])),
+        "shares": torch.from_numpy(np.concatenate([one.shares for one in lessons])),
+    }

@@ -35,6 +35,7 @@ def distill(
     kind: str, engine: str, threads: int, seed: int,
 ) -> None:  # fmt: skip
     """Make a drafter for a target, in OUT. Ctrl-C ends it early, with the best so far; the same line goes on."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # transformers' own bars: ours says it all
     from hetero.distill.distill import Order, run
     from hetero.distill.recipe import Recipe
 

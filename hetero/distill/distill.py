@@ -54,6 +54,7 @@ _HELD = (12, 96)  # prompts that are kept apart, and tokens of an answer
 _TEXTS, _RATE = 2, 5e-4  # texts a step; the rate of learning at its highest
 _OFTEN = (20.0, 0.04)  # seconds, or a share of the time, between two examinations
 _LEAST = 2000  # tokens to learn from
+_BARELY = 0.1  # minutes of learning, whatever else took
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ class _Maker:
             + (f" behind the first {recipe.exit}" if recipe.exit else "")
             + f", {student.config.vocab_size:,} tokens; {count:,} tokens to learn from"
         )
-        minutes = max(0.0, (1 - _WRITING) * self._order.minutes)
+        minutes = max(_BARELY, (1 - _WRITING) * self._order.minutes - progress.read)
         with self._bar() as bar:
             task = bar.add_task("learns", total=minutes, said="")
             bar.update(task, completed=progress.learned)
@@ -237,7 +238,7 @@ class _Maker:
         """Lessons that begin from what leaves the first layers; computed once, since those do not learn."""
         file, count = self._shop.states, sum(len(one.tokens) for one in lessons)
         if not file.is_file():
-            part = file.with_suffix(".part.npy")
+            part, began = file.with_suffix(".part.npy"), time.monotonic()
             states = np.lib.format.open_memmap(part, "w+", np.float16, (count, trunk.width))
             with self._bar() as bar:
                 task, at = bar.add_task(f"the first {self._recipe.exit} layers", total=count, said=""), 0
@@ -247,6 +248,8 @@ class _Maker:
                     bar.update(task, completed=at)
             states.flush()
             part.rename(file)
+            self._shop.progress.read = (time.monotonic() - began) / 60
+            self._shop.save()
         states = np.load(file, mmap_mode="r")
         if states.shape != (count, trunk.width):
             raise ModelError(f"{file}: is of other lessons: delete it")

@@ -29,10 +29,12 @@ class Recipe(msgspec.Struct, frozen=True):
 
 
 class Progress(msgspec.Struct):
-    """``wrote``: minutes of writing so far, ``learned``: of learning; of the best student so far ``best``, ``marks``;
-    ``history``: minutes of learning, and agreement by temperature."""
+    """``wrote``: minutes of writing so far, ``read``: of running the first layers over it, ``learned``: of learning;
+    ``best``: the mean agreement of the best student so far; ``history``: minutes of learning, and agreement by
+    temperature."""
 
     wrote: float = 0.0
+    read: float = 0.0
     learned: float = 0.0
     best: float = 0.0
     history: list[tuple[float, dict[float, float]]] = []

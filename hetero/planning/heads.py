@@ -29,15 +29,11 @@ def states_for(target: Model, drafters: Sequence[Model]) -> list[int]:
     return list(wanted.pop()) if wanted else []
 
 
-def handing_out(form: str, named: EngineEntry | None) -> EngineEntry:
-    """The engine of a target that hands out states; ``named``: the one that was asked for. Raises ConfigError."""
-    able = [entry for entry in ENGINES.values() if entry.features and form in entry.formats]
-    if named is None and able:
-        return able[0]
-    if named is None or not named.features:
-        names = ", ".join(entry.name for entry in able) or "none that reads it"
+def check_hands_out(form: str, named: EngineEntry) -> None:
+    """Raises ConfigError where the engine that was named for a target hands out no states."""
+    if not named.features:
+        able = [entry.name for entry in ENGINES.values() if entry.features and form in entry.formats]
         raise ConfigError(
-            f"target_engine: {named.name if named else form} hands out no hidden states, which a head drafts from: "
-            f"take {names}"
+            f"target_engine: {named.name} hands out no hidden states, which a head drafts from: "
+            f"take {' or '.join(able) or 'none that reads it'}"
         )
-    return named

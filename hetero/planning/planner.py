@@ -17,7 +17,7 @@ from hetero.placement.memory import F16, KvCache, footprint, kv_bytes
 from hetero.placement.nodes import TARGET, Node, drafter_node, find_node, returned, target_node
 from hetero.planning.fastest import Fastest
 from hetero.planning.fitting import check_fit, fitting, free_memory
-from hetero.planning.heads import handing_out, states_for
+from hetero.planning.heads import check_hands_out, states_for
 from hetero.planning.plan import Placement, Plan
 from hetero.planning.sharing import check_shared, copies, footprint_of
 from hetero.planning.vocabularies import spoken
@@ -209,10 +209,11 @@ class Planner:
 
     @property
     def _target_engine(self) -> str:
-        """What was named, or what hands out the states a head needs."""
+        """What was named. Raises ConfigError where it does not hand out the states a head needs."""
         named = self._config.target_engine
-        asked = find_engine(named, "target_engine") if named else None
-        return handing_out(self._target.form, asked).name if self._states else named
+        if named and self._states:
+            check_hands_out(self._target.form, find_engine(named, "target_engine"))
+        return named
 
     def _shared_by(self, count: int) -> bool:
         """Whether so many GPUs can share the target: llama.cpp's any, torch's its heads of keys."""
@@ -276,7 +277,7 @@ class Planner:
         config = self._config
         field = "target_engine" if role == "target" else "draft_engine"
         form, here = model.form, device.node is None
-        first = role == "drafter" and "index" not in own
+        first, hands_out = role == "drafter" and "index" not in own, role == "target" and bool(self._states)
         group = config.draft_group if first else 1
         asked = config.draft_ranks if first else config.target_ranks if role == "target" else 1
         if engine:
@@ -286,9 +287,9 @@ class Planner:
         elif self._fastest is not None and here and device.is_cpu and not exact:
             # (Exact texts are one engine's: which it is must not hang on what was measured, nor on the strategy.)
             rows = 1 if role == "drafter" or self._strategy == "off" else _WINDOW
-            chosen = self._fastest(model, device, rows)
-        else:
-            chosen = default_engine(form, device.kind)  # other machines are taken to be installed alike
+            chosen = self._fastest(model, device, rows, hands_out)
+        else:  # other machines are taken to be installed alike
+            chosen = default_engine(form, device.kind, hands_out)
         if form not in chosen.formats:
             runs = ", ".join(chosen.formats)
             fix = "leave out --draft-engine, --draft-group and --draft-ranks" if model.head else "use torch"
@@ -297,7 +298,7 @@ class Planner:
             raise ConfigError(f"{field}: {reason}")
         ranks = len(device.gpus) if asked == 1 and chosen.layer_parallel and device.gpus else asked
         check_shared(role, group, ranks, chosen, model, device, exact)
-        if role == "target" and self._states and ranks > 1:
+        if hands_out and ranks > 1:
             raise ConfigError("draft: a head drafts from the states of a target on one device: name one, without ranks")
         layers = self._gpu_layers(role, chosen, device)
         shared = self._inventory.topology.fast if layers >= 0 and here else ()

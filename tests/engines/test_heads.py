@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import silu
 
 from hetero.workers.engines.base import Head, Row
+from hetero.workers.engines.octet.engine import OctetEngine, OctetSettings
 from hetero.workers.engines.torch.checkpoint import load_model
 from hetero.workers.engines.torch.engine import TorchEngine, TorchSettings
 from hetero.workers.engines.torch.head_engine import HeadEngine
@@ -136,6 +137,33 @@ def test_a_target_hands_out_its_states(folder, states):
     with pytest.raises(Unsupported, match="no features"):
         TorchEngine(TARGET, TorchSettings()).prefill(1, [5]).features([0])
     engine.shutdown()
+
+
+def test_octet_hands_out_the_same_states(folder, states):
+    """As near as int8 activations are; bit for bit the same whatever shares the forward, in prefills and windows."""
+    tokens, layers = text(40), read_head(folder).states(LAYERS)
+    engine = OctetEngine(TARGET, OctetSettings(2, 3, 256, features=layers))
+    assert engine.limits.features == states.shape[1]
+    whole = engine.prefill(1, tokens).features(range(40))
+    wanted = states.numpy()
+    for n in range(len(layers)):
+        own = slice(n * wanted.shape[1] // len(layers), (n + 1) * wanted.shape[1] // len(layers))
+        difference = np.linalg.norm(whole[:, own] - wanted[:, own], axis=-1)
+        assert (difference < 0.1 * np.linalg.norm(wanted[:, own], axis=-1)).all()
+    engine.prefill(2, tokens[:7])
+    engine.prefill(3, tokens[:20])
+    rows = [Row(2, n + 1, n, tokens[7 + n]) for n in range(9)]
+    other = [Row(3, 1, 0, tokens[20]), Row(3, 2, 0, tokens[5]), Row(3, 3, 1, tokens[21])]
+    mixed = [*rows[:4], other[0], *rows[4:], *other[1:]]
+    found = engine.extend(mixed).features([mixed.index(row) for row in (*rows, other[0], other[2])])
+    assert np.array_equal(found, whole[[*range(7, 16), 20, 21]])
+    engine.shutdown()
+    plain = OctetEngine(TARGET, OctetSettings(1, 1, 64))
+    with pytest.raises(Unsupported, match="not asked for features"):
+        plain.prefill(1, tokens[:3]).features([0])
+    plain.shutdown()
+    with pytest.raises(Unsupported, match=f"layers .* of {LAYERS}"):
+        OctetEngine(TARGET, OctetSettings(1, 1, 64, features=(LAYERS + 1,)))
 
 
 def test_prefix_and_drafts_are_as_the_formula_says(kind, folder, head, states):

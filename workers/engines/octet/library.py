@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from ctypes import Structure, c_char_p, c_double, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
 from functools import cache
 
-_VERSION = 2  # as in the kernel's api.cpp
+_VERSION = 3  # as in the kernel's api.cpp
 PATH_VARIABLE = "HETERO_OCTET_PATH"  # forces one of the paths
 _PLAIN = "plain"  # for tests: without vector instructions other engines are faster
 
@@ -68,6 +68,8 @@ class CBatch(Structure):
     _fields_ = [
         *[(name, c_int32) for name in ("rows", "parts", "path", "wanted_rows")],
         *[(name, c_void_p) for name in ("tokens", "positions", "cells", "part", "paths", "wanted", "logits")],
+        ("taps", c_int32),
+        *[(name, c_void_p) for name in ("tapped", "states")],
     ]
 
 

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hetero.workers.engines.base import EngineLimits, Features, OnEarlyExit, Outcome, Row
+from hetero.workers.engines.base import EngineLimits, Features, OnEarlyExit, Outcome, Row, as_features
 from hetero.workers.engines.kv_slots import Slots, SlotSequence, saved_under
 from hetero.workers.engines.ledger import Entry, entered, row_order
 from hetero.workers.engines.torch.attention import BLOCK, Forward, Part, Seen
@@ -27,7 +27,7 @@ from hetero.workers.engines.torch.checkpoint import exit_layer, load_model
 from hetero.workers.engines.torch.collectives import Team
 from hetero.workers.engines.torch.graphs import Record, Replays
 from hetero.workers.engines.torch.layer_parallel import check, guessing, shared
-from hetero.workers.engines.torch.states import States, as_features
+from hetero.workers.engines.torch.states import States
 from hetero.workers.errors import EngineError, Unsupported
 from hetero.workers.sampling.logits_processors import Logits
 
@@ -329,4 +329,5 @@ class TorchOutcome(Outcome):
     def features(self, rows: Sequence[int]) -> Features:
         if self._features is None:
             return super().features(rows)
-        return as_features(self._features[[self._place[row] if self._place is not None else row for row in rows]])
+        own = [self._place[row] if self._place is not None else row for row in rows]
+        return as_features(self._features[own].float().cpu().numpy())

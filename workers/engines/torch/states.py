@@ -6,14 +6,10 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from hetero.workers.engines.base import Features
 from hetero.workers.errors import Unsupported
-
-_MOST = float(np.finfo(np.float16).max)
 
 
 class States:
@@ -45,9 +41,3 @@ class States:
 
     def _leaving(self, at: int, module: object, given: object, output: Tensor | tuple[Tensor, ...]) -> None:
         self._caught[at] = output if isinstance(output, Tensor) else output[0]
-
-
-def as_features(states: Tensor) -> Features:
-    """As they travel: what float16 cannot hold becomes the most it can."""
-    found: Features = states.float().clamp(-_MOST, _MOST).cpu().numpy().astype(np.float16)
-    return found

@@ -23,6 +23,17 @@ inline void add_normed(Model& m, int rows, const float* y, const float* norm) {
   team_meet(m.team);
 }
 
+// Hands out what enters a layer (or, behind the last, what left it), where that is wanted.
+inline void tap(Model& m, const Batch& batch, int layer) {
+  const size_t width = m.shape.width, rows = batch.rows;
+  for (int t = 0; t < batch.taps; ++t) {
+    if (batch.tapped[t] != layer) continue;
+    for (int r; (r = team_take(m.team, batch.rows, 1)) >= 0;)
+      memcpy(batch.states + (t * rows + r) * width, m.x + r * width, sizeof(float) * width);
+    team_meet(m.team);
+  }
+}
+
 // One thread's part of a forward. Returns 1 if it was aborted.
 inline int32_t forward(Model* model, const Batch* with) {
   Model& m = *model;
@@ -40,6 +51,7 @@ inline int32_t forward(Model* model, const Batch* with) {
   team_meet(m.team);
   for (int layer = 0; layer < s.layers; ++layer) {
     const Layer& l = m.layers[layer];
+    tap(m, batch, layer);
     if (team_me(m.team) == 0) m.aborted = __atomic_load_n(&m.wanted_abort, __ATOMIC_RELAXED);
     quantise_rows(m, rows, m.x, s.width, l.attn_norm);
     if (m.aborted) return 1;  // the same for all: written before their meeting, and not again before the next
@@ -69,6 +81,7 @@ inline int32_t forward(Model* model, const Batch* with) {
     multiply(m, &down, 1, rows, l.ffn_post_norm ? kPut : kAdd, scratch);
     if (l.ffn_post_norm) add_normed(m, rows, m.y, l.ffn_post_norm);
   }
+  tap(m, batch, s.layers);
   for (int r; (r = team_take(m.team, batch.wanted_rows, 1)) >= 0;)
     quantise(m.quantised, batch.wanted_rows, r, m.x + static_cast<size_t>(batch.wanted[r]) * s.width, s.width, m.norm,
              s.epsilon);

@@ -103,6 +103,9 @@ struct Batch {
   const int32_t* paths;                       // [rows][path]: cells of the positions from the part's prefix on
   const int32_t* wanted;                      // [wanted_rows]: whose logits go to
   float* logits;                              // [wanted_rows][vocabulary]
+  int32_t taps;
+  const int32_t* tapped;                      // [taps]: layers whose input goes to; their number: what the last one gives
+  float* states;                              // [taps][rows][width]
 };
 
 struct Team;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -38,9 +39,10 @@ def is_builtin(asked: str) -> bool:
 
 
 def builtin(asked: str, role: str) -> Path:
-    """The file of a model of a built-in pair: SmolLM2 and the drafter that was distilled of it, where its package is
-    installed, else the toy pair. Raises ConfigError."""
+    """The file of a model of a built-in pair. "builtin": what $HETERO_BUILTIN says (toy, smollm2), else SmolLM2 and the
+    drafter that was distilled of it, where its package is installed, else the toy pair. Raises ConfigError."""
     found = _smollm2()
+    asked = f"{BUILTIN}:{wanted}" if asked == BUILTIN and (wanted := os.environ.get("HETERO_BUILTIN")) else asked
     if asked == TOY or (asked == BUILTIN and found is None):
         return PAIR / f"{role}.gguf"
     if asked not in (BUILTIN, SMOLLM2):

@@ -11,6 +11,9 @@ import pytest
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = "0123456789abcdef" * 4
 
+# Whatever is installed beside: texts and figures of tests are the toy pair's.
+os.environ["HETERO_BUILTIN"] = "toy"
+
 # As in workers (``runtime.pinning``): forwards' threads that spin long starve each other on a busy machine.
 os.environ["GOMP_SPINCOUNT"] = "1000"
 

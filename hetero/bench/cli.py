@@ -120,6 +120,8 @@ def drafts(
     if (pair is None) == (target is None):
         raise click.UsageError("name either a --pair or a --target")
     if pair is not None:
+        if draft is not None:
+            raise click.UsageError("a --pair has a drafter of its own: leave out --draft")
         target, draft = (sized(size, "q4_1") for size in PAIRS[pair])
     assert target is not None
     run(

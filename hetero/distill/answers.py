@@ -29,7 +29,7 @@ class Prompt:
     most: int = 256
 
 
-@dataclass
+@dataclass(eq=False)
 class _Open:
     """A text that is being written. ``given``: tokens that come next whatever the target says."""
 
@@ -87,6 +87,8 @@ class Author:
             if prompt.turns and self._engine.limits.prefixes:  # every such prompt begins alike
                 self._prefixes[known] = len(self._prefixes) + 1
                 self._engine.save_prefix(self._seq, self._prefixes[known], len(known))
+                self._engine.close(self._seq)
+                self._engine.load_prefix(self._seq, self._prefixes[known], len(known))
         return _Open(prompt, self._seq, list(known), given=list(prompt.tokens[-1:]))
 
     def _step(self, texts: list[_Open]) -> list[_Open]:
@@ -102,6 +104,7 @@ class Author:
         temperatures = torch.tensor([text.prompt.temperatures[text.part] for text in texts])
         chosen = drawn(logits, values, ids, temperatures, self._chance)
         done = []
+        longest = self._engine.limits.context - 1
         for n, text in enumerate(texts):
             text.node += 1
             self._engine.commit(text.seq, text.node)
@@ -116,6 +119,8 @@ class Author:
                     text.part, text.said = text.part + 1, 0
                 elif ended or text.said >= text.prompt.most:
                     done.append(text)
+            if len(text.tokens) >= longest and text not in done:
+                done.append(text)
         return done
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hetero.distill.examination import Marks
-from hetero.workers.models.directory import check_directory
 from hetero.workers.models.gguf_header import read_header
 
 
@@ -52,12 +50,5 @@ couples the two (README of hetero).
 
 
 def licence_of(target: Path) -> str:
-    """What a model's files call its licence; "" where they do not."""
-    if target.is_dir():
-        check_directory(target)
-        card = target / "README.md"
-        lines = card.read_text(errors="replace").splitlines()[:200] if card.is_file() else []
-        found: Any = next((line.partition(":")[2].strip() for line in lines if line.startswith("license:")), "")
-    else:
-        found = read_header(target).get("general.license", "")
-    return str(found)[:80]
+    """What a GGUF file calls its licence; "" where it does not."""
+    return str(read_header(target).get("general.license", ""))[:80]

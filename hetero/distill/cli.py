@@ -17,7 +17,13 @@ from rich.console import Console
 @click.option("--target", required=True, metavar="MODEL", help="A GGUF file, or 'builtin'.")
 @click.option("--data", multiple=True, metavar="FILE|DIR", help="Prompts (.jsonl) or texts; repeatable. "
               "Default: what the target asks itself.")  # fmt: skip
-@click.option("--minutes", default=90.0, show_default=True, type=click.FloatRange(0.1, 100_000), help="In all.")
+@click.option(
+    "--minutes",
+    default=90.0,
+    show_default=True,
+    type=click.FloatRange(0.1, 100_000),
+    help="Of writing and of learning.",
+)
 @click.option("--layers", default=3, show_default=True, type=click.IntRange(1, 1024),
               help="Of the target's that learn.")  # fmt: skip
 @click.option("--exit", "exit_", default=0, show_default=True, type=click.IntRange(0, 1024),
@@ -36,7 +42,8 @@ def distill(
 ) -> None:  # fmt: skip
     """Make a drafter for a target, in OUT. Ctrl-C ends it early, with the best so far; the same line goes on."""
     os.environ.setdefault("TQDM_DISABLE", "1")  # transformers' own bars: ours says it all
-    from hetero.distill.distill import Order, run
+    from hetero.distill.distill import run
+    from hetero.distill.making import Order
     from hetero.distill.recipe import Recipe
 
     recipe = Recipe(target, list(data), layers, exit_, vocabulary, loss, kind, seed)
@@ -60,7 +67,7 @@ def distill(
 @click.command()
 @click.argument("source", metavar="DRAFTER")
 @click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--vocabulary", default=16384, show_default=True, type=click.IntRange(1, 1 << 22),
+@click.option("--vocabulary", default=16384, show_default=True, type=click.IntRange(1024, 1 << 22),
               help="Tokens that stay, about.")  # fmt: skip
 @click.option("--minutes", default=2.0, show_default=True, type=click.FloatRange(0.05, 1000),
               help="It writes, to see which those are.")  # fmt: skip

@@ -15,7 +15,6 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from hetero.errors import ModelError
-from hetero.workers.models.cache import disk_error
 
 TOP = 24  # likeliest tokens that are kept of a position
 _PIECE = 20_000  # tokens
@@ -36,17 +35,14 @@ class Corpus:
     """A folder of texts."""
 
     def __init__(self, folder: Path) -> None:
-        """Opened, or made. Raises ModelError."""
+        """Opened, or made. Raises OSError."""
         self._folder = folder
         self._waiting: list[Text] = []
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise disk_error(folder, error) from None
-        self.pieces = len(self._files())
+        folder.mkdir(parents=True, exist_ok=True)
+        self.pieces = max((int(file.stem) + 1 for file in self._files()), default=0)
 
     def add(self, text: Text) -> None:
-        """Keep a text; it may stay in memory for a while. Raises ModelError where the disk is full."""
+        """Keep a text; it may stay in memory for a while. Raises OSError, SafetensorError where the disk is full."""
         self._waiting.append(text)
         if sum(len(each.tokens) for each in self._waiting) >= _PIECE:
             self.flush()
@@ -61,10 +57,8 @@ class Corpus:
         try:
             save_file(_packed(texts), part)
             part.rename(file)
-        except (OSError, SafetensorError) as error:
+        finally:
             part.unlink(missing_ok=True)
-            full = error if isinstance(error, OSError) else OSError(str(error))
-            raise disk_error(self._folder, full) from None
         self.pieces += 1
 
     def texts(self) -> Iterator[Text]:
@@ -81,10 +75,6 @@ class Corpus:
                     )
             except (OSError, SafetensorError, KeyError) as error:
                 raise ModelError(f"{file}: damaged ({error}): delete it, and go on without it") from None
-
-    def tokens(self) -> int:
-        """Tokens that were written, and from which there is something to learn."""
-        return sum(len(text.ids) for text in self.texts())
 
     def _files(self) -> list[Path]:
         return sorted(self._folder.glob("[0-9]*.safetensors"))

@@ -39,6 +39,9 @@ class Marks:
     agreement: dict[float, float]
     positions: int
 
+    def __str__(self) -> str:
+        return ", ".join(f"{share:.3f} at temperature {t:g}" for t, share in sorted(self.agreement.items()))
+
 
 def answers(engine: Engine, ends: frozenset[int], prompts: Sequence[Sequence[int]], most: int) -> list[Answer]:
     """The target's own, of at most ``most`` tokens."""

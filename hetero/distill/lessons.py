@@ -38,7 +38,8 @@ def spelt(tokens: Iterable[int], translation: Translation | None) -> tuple[list[
 
 
 def lesson(text: Text, translation: Translation | None, longest: int) -> Lesson:
-    """A text, of at most ``longest`` own tokens. What the student cannot say at all counts for nothing."""
+    """A text, of at most ``longest`` own tokens: of a longer one where the target begins to speak, with a quarter of it
+    before that. What the student cannot say at all counts for nothing."""
     own, last = spelt(text.tokens.tolist(), translation)
     places = np.array(last[text.first :], np.int64)
     ids = text.ids.astype(np.int64)
@@ -47,8 +48,10 @@ def lesson(text: Text, translation: Translation | None, longest: int) -> Lesson:
         ids = translation.same[ids]
         lost = np.where(ids < 0, shares, 0.0).sum(-1, keepdims=True)
         shares = np.where(ids < 0, 0.0, shares / np.maximum(1e-3, 1.0 - lost))
-    within = places < longest
-    return Lesson(np.array(own[:longest], np.int64), places[within], ids[within], shares[within])
+    start = max(0, min(len(own) - longest, int(places[0]) - longest // 4)) if len(places) else 0
+    within = places < start + longest
+    cut = np.array(own[start : start + longest], np.int64)
+    return Lesson(cut, places[within] - start, ids[within], shares[within])
 
 
 class Lessons(torch.utils.data.Dataset[Lesson]):  # type: ignore[misc]

@@ -49,7 +49,9 @@ def chat_of(tokenizer: Tokenizer) -> Chat:
     before, _, after = text.partition(_MARK)
     found = tokenizer.encode(after, False)
     end = next((n for n, token in enumerate(found) if token in tokenizer.vocabulary.ends), len(found))
-    return Chat(tokenizer.encode(before), found, tuple(found[end + 1 :]))
+    # A template that writes the BOS token itself must not get a second one.
+    special = not (tokenizer.bos and before.startswith(tokenizer.bos))
+    return Chat(tokenizer.encode(before, special), found, tuple(found[end + 1 :]))
 
 
 async def _rendered(tokenizer: Tokenizer, said: str) -> str:
@@ -65,7 +67,7 @@ def own_prompts(chat: Chat, tokenizer: Tokenizer) -> Iterator[Prompt]:
     # What ends the user's turn ends what the target says of it, so the rest of it follows.
     while chat.turn:
         for temperature in _TEMPERATURES:
-            yield Prompt(chat.before, (chat.turn,), (_ASKING, temperature))
+            yield Prompt((chat.before * 2)[: max(2, len(chat.before))], (chat.turn,), (_ASKING, temperature))
     newline = tokenizer.encode("\n\n", False)
     while True:
         yield Prompt((tokenizer.encode("", True) + newline + newline)[:2], temperatures=(1.0,))
@@ -95,7 +97,7 @@ def read_prompts(files: Sequence[Path], chat: Chat, tokenizer: Tokenizer, longes
             else:
                 parts = [text[at : at + _PART] for at in range(0, len(text), 2 * _PART)]
                 found += [Prompt(tokenizer.encode(part)[:longest], temperatures=(0.8,)) for part in parts]
-    found = [prompt for prompt in found if len(prompt.tokens) > 1]
+    found = list({tuple(prompt.tokens): prompt for prompt in found if len(prompt.tokens) > 1}.values())
     if not found:
         raise ConfigError(f"data: there are no prompts in {', '.join(map(str, files))}")
     chance.shuffle(found)

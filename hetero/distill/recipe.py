@@ -10,7 +10,6 @@ import msgspec
 
 from hetero.distill.examination import Marks
 from hetero.errors import ConfigError, ModelError
-from hetero.workers.models.cache import disk_error
 
 
 class Recipe(msgspec.Struct, frozen=True):
@@ -29,11 +28,12 @@ class Recipe(msgspec.Struct, frozen=True):
 
 
 class Progress(msgspec.Struct):
-    """``wrote``: minutes of writing so far, ``read``: of running the first layers over it, ``learned``: of learning;
-    ``best``: the mean agreement of the best student so far; ``history``: minutes of learning, and agreement by
+    """Minutes so far: ``wrote``, in which ``asked`` texts were made, ``read``: of running the first layers over them,
+    ``learned``. ``best``: the mean agreement of the best student; ``history``: minutes of learning, and agreement by
     temperature."""
 
     wrote: float = 0.0
+    asked: int = 0
     read: float = 0.0
     learned: float = 0.0
     best: float = 0.0
@@ -44,11 +44,12 @@ class Workshop:
     """The folder where a drafter is made, within the one where it will lie."""
 
     def __init__(self, out: Path, recipe: Recipe) -> None:
-        """Begun, or found as it was left. Raises ConfigError where another recipe was begun here, ModelError where the
-        disk refuses."""
+        """Begun, or found as it was left. Raises ConfigError where another recipe was begun here, OSError."""
         self.out, self.folder = out, out / "work"
         file = self.folder / "recipe.json"
         try:
+            if out.is_dir() and not file.is_file() and any(path.name != "work" for path in out.iterdir()):
+                raise ConfigError(f"out: {out} is not empty, and nothing to go on with: take another folder")
             self.folder.mkdir(parents=True, exist_ok=True)
             if file.is_file():
                 was = msgspec.json.decode(file.read_bytes(), type=Recipe)
@@ -58,16 +59,9 @@ class Workshop:
                             f"{name}: {out} was begun with {getattr(was, name)!r}, not {getattr(recipe, name)!r}: "
                             "take that, or another folder"
                         )
-            elif any(path.name != "work" for path in out.iterdir()):
-                raise ConfigError(
-                    f"out: {out} is not empty, and nothing that could be gone on with: take another folder"
-                )
-            else:
-                file.write_bytes(msgspec.json.format(msgspec.json.encode(recipe)))
-        except OSError as error:
-            raise disk_error(out, error) from None
         except msgspec.DecodeError as error:
             raise ConfigError(f"out: {file}: damaged ({error}): delete {out}") from None
+        self._recipe = recipe
         self.progress = self._progress()
 
     @property
@@ -86,6 +80,11 @@ class Workshop:
         return self.folder / "checkpoints"
 
     @property
+    def vocabulary(self) -> Path:
+        """The tokens that stay; once it is there, learning has begun and nothing more is written."""
+        return self.folder / "vocabulary.json"
+
+    @property
     def states(self) -> Path:
         """What the student begins from, of each token of the lessons."""
         return self.folder / "states.npy"
@@ -96,13 +95,13 @@ class Workshop:
         return self.folder / "best.safetensors"
 
     def save(self) -> None:
-        """Keep the progress. Raises ModelError where the disk is full."""
+        """Keep the progress, and first of all whose it is. Raises OSError."""
+        recipe = self.folder / "recipe.json"
+        if not recipe.is_file():
+            recipe.write_bytes(msgspec.json.format(msgspec.json.encode(self._recipe)))
         part = self.folder / "progress.part"
-        try:
-            part.write_bytes(msgspec.json.encode(self.progress))
-            part.rename(self.folder / "progress.json")
-        except OSError as error:
-            raise disk_error(self.folder, error) from None
+        part.write_bytes(msgspec.json.encode(self.progress))
+        part.rename(self.folder / "progress.json")
 
     def learned(self, minutes: float, marks: Marks) -> bool:
         """Take down an examination; whether it was the best."""
@@ -114,8 +113,8 @@ class Workshop:
         return better
 
     def check_room(self, needed: int) -> None:
-        """Raises ModelError where the disk has less than ``needed`` bytes left."""
-        free = shutil.disk_usage(self.folder).free
+        """Raises ModelError where the disk has not ``needed`` bytes, what lies here already among them."""
+        free = shutil.disk_usage(self.folder).free + sum(f.stat().st_size for f in self.out.rglob("*") if f.is_file())
         if free < needed:
             raise ModelError(
                 f"out: {self.out} needs {needed >> 20} MiB while it is made, and its disk has {free >> 20} left"

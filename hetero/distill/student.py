@@ -29,7 +29,7 @@ _LAYER = re.compile(r"\.layers\.(\d+)\.")
 _VOCABULARY = ("embed_tokens.weight", "lm_head.weight")
 # transformers' names of families whose GGUF tensors are transformers' own but for their names, and whether the rows of
 # queries and keys are in another order there.
-_FAMILIES = {"llama": True, "mistral": True, "qwen2": False, "qwen3": False}
+FAMILIES = {"llama": True, "mistral": True, "qwen2": False, "qwen3": False}
 
 
 def spread(layers: int, count: int) -> list[int]:
@@ -41,6 +41,8 @@ def spread(layers: int, count: int) -> list[int]:
 
 def last(layers: int, count: int, first: int) -> list[int]:
     """The last ``count`` of a target's layers, to stand behind its ``first``. Raises ConfigError."""
+    if not 0 < count < layers:
+        raise ConfigError(f"layers: {count} is no number from 1 to {layers - 1}: the target has {layers}")
     if not 0 < first <= layers - count:
         raise ConfigError(
             f"exit: {first} is no number from 1 to {layers - count}: {count} of {layers} layers follow it"
@@ -107,8 +109,8 @@ def write_student(student: Any, target: Path, kept: Sequence[int], kind: str, fi
     """The student as a GGUF file with the header of the target's, behind the target's ``first`` layers as they are.
     Raises ModelError."""
     config = student.config
-    if config.model_type not in _FAMILIES:
-        raise ModelError(f"a {config.model_type} model cannot be written as GGUF here: {', '.join(_FAMILIES)} can")
+    if config.model_type not in FAMILIES:
+        raise ModelError(f"a {config.model_type} model cannot be written as GGUF here: {', '.join(FAMILIES)} can")
     reader = gguf.GGUFReader(target)
     header = {name: field.contents() for name, field in reader.fields.items()}
     family = header["general.architecture"]
@@ -132,7 +134,7 @@ def write_student(student: Any, target: Path, kept: Sequence[int], kind: str, fi
         own = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if own is None:
             raise ModelError(f"{name}: GGUF has no name for it")
-        count = next((heads[part] for part in heads if f".{part}." in name), 0) if _FAMILIES[config.model_type] else 0
+        count = next((heads[part] for part in heads if f".{part}." in name), 0) if FAMILIES[config.model_type] else 0
         tensors.append(Tensor(own, tuple(tensor.shape), lambda t=tensor, n=count: _rows(t, n)))  # type: ignore[misc]
     write_gguf(file, reader, changed, kind, tensors)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Callable
@@ -87,7 +88,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         now = self._clock.minutes()
         if self._clock.share() >= 1.0 or self._stopped():
-            control.should_training_stop = True
+            control.should_training_stop = control.should_save = True
         elif now - self._last >= self._often / 60:
             self._look(now)
             self._last = self._clock.minutes()
@@ -141,10 +142,19 @@ def last_checkpoint(folder: Path) -> str | None:
     """The newest that was written to its end; what was not is deleted."""
     found = sorted(folder.glob(f"{_CHECKPOINT}*"), key=lambda path: int(path.name.removeprefix(_CHECKPOINT)))
     for path in reversed(found):
-        if (path / "trainer_state.json").is_file():  # written last
+        if _whole(path):
             return str(path)
         shutil.rmtree(path)
     return None
+
+
+def _whole(checkpoint: Path) -> bool:
+    """Its state is written last."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return (checkpoint / "model.safetensors").is_file()
 
 
 def _printer() -> Any:

@@ -26,6 +26,7 @@ from hetero.workers.engines.registry import EngineSettings, default_engine
 from hetero.workers.engines.translated import TranslatedEngine
 from hetero.workers.models.cache import disk_error
 from hetero.workers.models.forms import GGUF
+from hetero.workers.models.gguf_header import parts
 from hetero.workers.models.gguf_writing import as_it_is, write_gguf
 from hetero.workers.models.model import Model
 from hetero.workers.models.tokenizer import load_tokenizer
@@ -42,14 +43,17 @@ def run(source: str, out: Path, size: int, minutes: float, threads: int, console
     model = find_model(source, "drafter")
     if model.form != GGUF:
         raise ConfigError(f"source: {source} is no GGUF file")
-    if out.exists():
-        raise ConfigError(f"out: {out} is there already: take another name")
+    if out.exists() or not out.parent.is_dir():
+        raise ConfigError(f"out: {out} is there already, or its folder is not: take another name")
+    if len(parts(model.path)) > 1:
+        raise ConfigError(f"source: {source} is one of several parts: join them with llama-gguf-split --merge")
     torch.set_num_threads(threads)
     vocabulary = len(model.tokenizer.vocabulary)
     if not 0 < size < vocabulary:
         raise ConfigError(f"vocabulary: {size} is no number from 1 to {vocabulary - 1}: {model.name} has {vocabulary}")
     reader = gguf.GGUFReader(model.path)
     header = {name: field.contents() for name, field in reader.fields.items()}
+    kept_tokens(header, np.zeros(vocabulary, np.int64), size)  # whether it can be done
     engine = _loaded(model.path, threads)
     learned, kept_apart = np.zeros(vocabulary, np.int64), np.zeros(vocabulary, np.int64)
     for n, tokens in enumerate(_written(engine, model, minutes)):

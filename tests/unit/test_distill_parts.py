@@ -46,7 +46,7 @@ def test_texts_are_read_as_they_were_written(tmp_path):
     corpus.flush()
     (tmp_path / "corpus" / "00009.part").write_bytes(b"half of it")  # somebody was killed
     again = Corpus(tmp_path / "corpus")
-    assert again.pieces == 2 and again.tokens() == sum(len(text.ids) for text in texts)
+    assert again.pieces == 2
     for one, two in zip(texts, again.texts(), strict=True):
         assert one.first == two.first
         for name in ("tokens", "ids", "logprobs"):
@@ -54,6 +54,11 @@ def test_texts_are_read_as_they_were_written(tmp_path):
     (tmp_path / "corpus" / "00000.safetensors").write_bytes(b"damaged")
     with pytest.raises(ModelError, match=r"00000.safetensors: damaged"):
         list(again.texts())
+    (tmp_path / "corpus" / "00000.safetensors").unlink()
+    left = Corpus(tmp_path / "corpus")
+    left.add(texts[0])
+    left.flush()  # beside what there is
+    assert len(list(left.texts())) == len(list(again.texts())) > 1
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -172,15 +177,12 @@ def test_lessons_in_own_tokens():
     assert found.ids[0, :3].tolist() == [1, -1, 0]
     assert np.allclose(found.shares[0, :3], [0.5, 0.0, 0.4], atol=1e-2)  # what it cannot say counts for nothing
     short = lesson(Text(np.array([0, 2, 1, 0], np.int32), 1, ids, logprobs), between, 4)
-    assert short.tokens.tolist() == [1, 1, 0, 0] and short.places.tolist() == [2, 3]
+    assert short.tokens.tolist() == [1, 0, 0, 1] and short.places.tolist() == [1, 2, 3]
+    far = lesson(Text(np.array([0] * 50 + [2, 1, 0], np.int32), 50, ids, logprobs), between, 8)
+    assert far.tokens.tolist() == [1, 1, 1, 1, 1, 0, 0, 1][:8] and far.places.tolist() == [5, 6, 7]
     both = batch([found, short])
-    assert both["input_ids"].tolist() == [[1, 1, 0, 0, 1], [1, 1, 0, 0, 0]] and both["places"].tolist() == [
-        2,
-        3,
-        4,
-        7,
-        8,
-    ]
+    assert both["input_ids"].tolist() == [[1, 1, 0, 0, 1], [1, 0, 0, 1, 0]]
+    assert both["places"].tolist() == [2, 3, 4, 6, 7, 8]
 
 
 def test_layers_are_spread():
@@ -218,6 +220,7 @@ def test_prompts_of_files(tmp_path):
 
 
 def test_a_folder_is_gone_on_with_by_the_same_recipe_only(tmp_path):
+    Workshop(tmp_path / "out", Recipe("builtin", layers=7))  # nothing came of it
     shop = Workshop(tmp_path / "out", Recipe("builtin", layers=2))
     shop.progress.wrote = 2.0
     shop.save()

@@ -5,6 +5,7 @@ A drafter by early exit has its target's first layers and embeddings, byte for b
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,9 @@ def write_adapter(drafter: Path, target: Path, kept: list[int], first: int, out:
 def restored(adapter: Path, target: Path) -> Path:
     """The whole drafter's file, made at the first call and kept in the cache. Raises ModelError for a target that is
     another, or where the disk refuses."""
-    facts = adapter.stat()
-    folder = cache_root() / "drafters" / f"{adapter.parent.name}-{facts.st_size}-{facts.st_mtime_ns}"
+    facts = [(file.stat().st_size, file.stat().st_mtime_ns) for file in (adapter, target)]
+    digest = hashlib.blake2b(repr(facts).encode(), digest_size=8).hexdigest()
+    folder = cache_root() / "drafters" / f"{adapter.parent.name}-{digest}"
     file = folder / "drafter.gguf"
     if not file.is_file():
         with made_aside(folder) as aside:

@@ -41,12 +41,14 @@ class Tensor:
 def write_gguf(
     path: Path, like: gguf.GGUFReader, changed: Mapping[str, Any], kind: str, tensors: Sequence[Tensor]
 ) -> None:
-    """A file with the header of ``like`` but for the keys of ``changed``. ``kind``: one of TYPES, or "" for that of
-    ``like``, where all tensors have one of their own."""
+    """A file with the header of ``like`` but for the keys of ``changed`` (None: left out). ``kind``: one of TYPES; "":
+    that of ``like``, where all tensors have one of their own."""
     architecture = changed.get("general.architecture") or like.fields["general.architecture"].contents()
     writer = gguf.GGUFWriter(path, architecture)
     for name, field in like.fields.items():
         if name.startswith("GGUF.") or (name in _OWN if kind else name == _OWN[0]):
+            continue
+        if name in changed and changed[name] is None:
             continue
         inner = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
         writer.add_key_value(name, changed.get(name, field.contents()), field.types[0], inner)

@@ -28,6 +28,7 @@ def kept_tokens(header: Mapping[str, Any], counts: NDArray[np.int64], size: int)
     ids = {token: n for n, token in enumerate(tokens)}
     made_of = {ids[a + b]: (ids[a], ids[b]) for a, b in _merges(header[_MERGES]) if {a, b, a + b} <= ids.keys()}
     kept = {n for n, token in enumerate(tokens) if kinds[n] != _NORMAL or len(token) == 1}
+    kept |= {token for token in _named(header).values() if token < len(tokens)}
     for token in np.argsort(-counts, kind="stable").tolist():
         if len(kept) >= size or not counts[token]:
             break
@@ -41,7 +42,7 @@ def kept_tokens(header: Mapping[str, Any], counts: NDArray[np.int64], size: int)
 
 
 def trimmed_header(header: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
-    """What changes in a GGUF file's header where only ``kept`` tokens stay."""
+    """What changes in a GGUF file's header where only ``kept`` tokens stay; None: that key goes."""
     place = {old: new for new, old in enumerate(kept)}
     tokens = [header[_TOKENS][n] for n in kept]
     known = set(tokens)
@@ -52,10 +53,16 @@ def trimmed_header(header: Mapping[str, Any], kept: Sequence[int]) -> dict[str, 
     }
     if header.get(_KINDS):
         changed[_KINDS] = [header[_KINDS][n] for n in kept]
-    for key, value in header.items():
-        if key.startswith("tokenizer.ggml.") and key.endswith("_token_id"):
-            changed[key] = place[value]
-    return changed
+    return changed | {key: place.get(value) for key, value in _named(header).items()}
+
+
+def _named(header: Mapping[str, Any]) -> dict[str, int]:
+    """Tokens with a part of their own: what begins a text, ends it, ..."""
+    return {
+        key: value
+        for key, value in header.items()
+        if key.startswith("tokenizer.ggml.") and key.endswith("_token_id") and type(value) is int and value >= 0
+    }
 
 
 def _merges(merges: Sequence[str]) -> list[tuple[str, str]]:

@@ -179,7 +179,7 @@ def test_what_cannot_be_made_is_one_line(tmp_path, monkeypatch):
         patch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1 << 20}))
         assert "takes about 0.2 GiB of memory, 0.0 are free" in said(out)
     with monkeypatch.context() as patch:
-        patch.setattr("hetero.distill.distill._LEAST", 1 << 40)
+        patch.setattr("hetero.distill.teaching._LEAST", 1 << 40)
         assert "minutes: 0.1 are too few: the target wrote" in said("--minutes", "0.1", str(tmp_path / "short"))
 
 

@@ -36,9 +36,10 @@ from rich.console import Console
 @click.option("--engine", default="", help="That runs the target. Default: as in serve.")
 @click.option("--threads", default=0, type=click.IntRange(0, 1024), help="Default: as many as there are cores.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, (1 << 31) - 1))
+@click.option("--foresee/--no-foresee", default=True, show_default=True, help="Say what the pair would do here.")
 def distill(
     out: Path, target: str, data: tuple[str, ...], minutes: float, layers: int, exit_: int, vocabulary: int, loss: str,
-    kind: str, engine: str, threads: int, seed: int,
+    kind: str, engine: str, threads: int, seed: int, foresee: bool,
 ) -> None:  # fmt: skip
     """Make a drafter for a target, in OUT. Ctrl-C ends it early, with the best so far; the same line goes on."""
     os.environ.setdefault("TQDM_DISABLE", "1")  # transformers' own bars: ours says it all
@@ -58,7 +59,10 @@ def distill(
     before = signal.signal(signal.SIGINT, stop)
     try:
         run(
-            Order(recipe, minutes, threads or os.cpu_count() or 1, engine, command), out, Console(), lambda: bool(asked)
+            Order(recipe, minutes, threads or os.cpu_count() or 1, engine, command, foresee),
+            out,
+            Console(),
+            lambda: bool(asked),
         )
     finally:
         signal.signal(signal.SIGINT, before)

@@ -47,7 +47,7 @@ def run(order: Order, out: Path, console: Console, stopped: Callable[[], bool]) 
         write(making)
         marks = teach(making)
     try:
-        for line in foreseen(order.recipe.target, out / "drafter.gguf", making.say):
+        for line in foreseen(order.recipe.target, out / "drafter.gguf", making.say) if order.foresee else ():
             making.say(line)
     except HeteroError as error:
         making.say(f"what the pair would do here cannot be foreseen: {error}")

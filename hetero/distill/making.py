@@ -19,13 +19,14 @@ HELD_OUT = 12  # prompts that are kept apart
 @dataclass(frozen=True)
 class Order:
     """What is asked for. ``minutes`` of writing and of learning; ``command`` as it was given; ``engine`` that runs the
-    target, "" for the usual one."""
+    target, "" for the usual one; ``foresee``: whether to say what the pair would do on this machine."""
 
     recipe: Recipe
     minutes: float
     threads: int
     engine: str
     command: str
+    foresee: bool = True
 
 
 @dataclass(frozen=True)

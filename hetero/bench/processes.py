@@ -7,8 +7,9 @@ import secrets
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+import msgspec
 import zmq
 
 from hetero.errors import ClusterError
@@ -37,7 +38,9 @@ class Pair:
 
     def __init__(self, target: WorkerSpec, drafter: WorkerSpec | None) -> None:
         if drafter is not None and not drafter.vocabulary:
-            drafter = replace(drafter, vocabulary=spoken(read_model(target.path), read_model(drafter.path)))
+            drafter = msgspec.structs.replace(
+                drafter, vocabulary=spoken(read_model(target.path), read_model(drafter.path))
+            )
         self._processes = [_spawn(spec) for spec in (target, drafter) if spec is not None]
         statuses = [_status(process) for process in self._processes]
         self._context = zmq.Context()

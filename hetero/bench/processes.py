@@ -21,7 +21,8 @@ from hetero.workers.wire.codec import decode, encode
 from hetero.workers.wire.messages import Failed, Finished, Open, Ping, Sampling, Stats, Tokens
 from hetero.workers.wire.sockets import connect_dealer
 
-_PATIENCE = 120_000  # milliseconds
+_PATIENCE = 120.0  # seconds without a word
+_ALIVE = 5.0  # seconds between two signs of life
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,6 @@ class Pair:
         statuses = [_status(process) for process in self._processes]
         self._context = zmq.Context()
         self._socket = connect_dealer(self._context, statuses[0].endpoint, b"bench-" + secrets.token_hex(4).encode())
-        self._socket.setsockopt(zmq.RCVTIMEO, _PATIENCE)
         if drafter is not None:
             _order(self._processes[1], f"link 0 {statuses[0].endpoint}")
 
@@ -55,16 +55,25 @@ class Pair:
 
     def ask_all(self, asked: list[tuple[list[int], Sampling]], count: int) -> list[Generation]:
         """Several sequences at once; the generations in order. ``seconds`` count from each one's own first token."""
-        self._socket.send(encode(Ping("gateway", 0, [])))
         openings = [Open(secrets.randbits(62), 0, p, [], s, count, []) for p, s in asked]
         tokens: dict[int, list[int]] = {o.seq: [] for o in openings}
         began: dict[int, float] = {}
         done: dict[int, Generation] = {}
+        self._sign()
         for opening in openings:
             self._socket.send(encode(opening))
+        heard = pinged = time.monotonic()
         while len(done) < len(openings):
-            message = decode(self._socket.recv())
             now = time.monotonic()
+            if now - pinged > _ALIVE:
+                self._sign()
+                pinged = now
+            if not self._socket.poll(1e3 * _ALIVE):
+                if now - heard > _PATIENCE:
+                    raise ClusterError(f"the benchmark's sequences got nothing for {_PATIENCE:.0f} seconds")
+                continue
+            message = decode(self._socket.recv())
+            now = heard = time.monotonic()
             match message:
                 case Tokens():
                     began.setdefault(message.seq, now)
@@ -74,6 +83,10 @@ class Pair:
                 case Failed():
                     raise ClusterError(f"the benchmark's sequence failed: {message.message}")
         return [done[o.seq] for o in openings]
+
+    def _sign(self) -> None:
+        """Of life: who is silent counts as gone, and its sequences with it."""
+        self._socket.send(encode(Ping("gateway", 0, [])))
 
     def statuses(self) -> list[WorkerStatus]:
         """Each worker's status now, the verifier's first."""

@@ -75,9 +75,9 @@ def test_a_model_that_hardly_fits_is_not_tried(said):
 def test_a_plan_takes_it_where_nobody_named_one(said):
     asked = []
 
-    def choose(model, device, rows):
+    def choose(model, device, rows, features):
         asked.append((model.name, str(device), rows))
-        return fastest(said, free=1)(model, device, rows)
+        return fastest(said, free=1)(model, device, rows, features)
 
     here = Inventory(cores=(0, 1), memory=1 << 36, gpus=())
     plan = Planner(make_config({"target": "builtin"}), here, choose).plan()

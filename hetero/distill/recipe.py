@@ -96,12 +96,15 @@ class Workshop:
 
     def save(self) -> None:
         """Keep the progress, and first of all whose it is. Raises OSError."""
-        recipe = self.folder / "recipe.json"
-        if not recipe.is_file():
-            recipe.write_bytes(msgspec.json.format(msgspec.json.encode(self._recipe)))
-        part = self.folder / "progress.part"
-        part.write_bytes(msgspec.json.encode(self.progress))
-        part.rename(self.folder / "progress.json")
+        if not (self.folder / "recipe.json").is_file():
+            self._write("recipe.json", self._recipe)
+        self._write("progress.json", self.progress)
+
+    def _write(self, name: str, what: Recipe | Progress) -> None:
+        """Whole, or not at all."""
+        part = self.folder / f"{name}.part"
+        part.write_bytes(msgspec.json.format(msgspec.json.encode(what)))
+        part.rename(self.folder / name)
 
     def learned(self, minutes: float, marks: Marks) -> bool:
         """Take down an examination; whether it was the best."""

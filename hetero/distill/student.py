@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from hetero.errors import ConfigError, ModelError
 from hetero.workers.engines.torch.checkpoint import load_model
-from hetero.workers.models.gguf_writing import Matrix, Tensor, as_it_is, write_gguf
+from hetero.workers.models.gguf_writing import Matrix, Tensor, as_it_is, header_of, write_gguf
 from hetero.workers.models.trimming import trimmed_header
 
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
@@ -112,7 +112,7 @@ def write_student(student: Any, target: Path, kept: Sequence[int], kind: str, fi
     if config.model_type not in FAMILIES:
         raise ModelError(f"a {config.model_type} model cannot be written as GGUF here: {', '.join(FAMILIES)} can")
     reader = gguf.GGUFReader(target)
-    header = {name: field.contents() for name, field in reader.fields.items()}
+    header = header_of(reader)
     family = header["general.architecture"]
     changed = {
         f"{family}.block_count": first + config.num_hidden_layers,

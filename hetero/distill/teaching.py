@@ -28,6 +28,7 @@ from hetero.distill.student import Trunk, freeze_vocabulary, last, make_student,
 from hetero.distill.training import Course, train
 from hetero.errors import ConfigError, ModelError
 from hetero.workers.models.adapter import write_adapter
+from hetero.workers.models.gguf_writing import header_of
 from hetero.workers.models.model import Model
 from hetero.workers.models.tokenizer import load_tokenizer
 from hetero.workers.models.translation import Translation, translation
@@ -144,7 +145,7 @@ def _kept(making: Making, texts: list[Text]) -> list[int]:
             return msgspec.json.decode(file.read_bytes(), type=list[int])
         except msgspec.DecodeError as error:
             raise ModelError(f"{file}: damaged ({error}): delete {making.shop.out}, and begin anew") from None
-    header = {name: field.contents() for name, field in gguf.GGUFReader(making.target.path).fields.items()}
+    header = header_of(gguf.GGUFReader(making.target.path))
     found = list(range(len(header["tokenizer.ggml.tokens"])))
     if 0 < making.recipe.vocabulary < len(found):
         counts = np.zeros(len(found), np.int64)

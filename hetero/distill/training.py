@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from hetero.distill.divergence import Divergence, shares
 from hetero.distill.examination import Marks
@@ -133,7 +133,7 @@ def train(
         data_collator=batch,
         callbacks=[_Watch(clock, course.often, look, stopped)],
     )
-    trainer.remove_callback(_printer())
+    trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=last_checkpoint(folder))
     look(clock.minutes())
 
@@ -155,9 +155,3 @@ def _whole(checkpoint: Path) -> bool:
     except (OSError, ValueError):
         return False
     return (checkpoint / "model.safetensors").is_file()
-
-
-def _printer() -> Any:
-    from transformers.trainer_callback import PrinterCallback
-
-    return PrinterCallback

@@ -27,7 +27,7 @@ from hetero.workers.engines.translated import TranslatedEngine
 from hetero.workers.models.cache import disk_error
 from hetero.workers.models.forms import GGUF
 from hetero.workers.models.gguf_header import parts
-from hetero.workers.models.gguf_writing import as_it_is, write_gguf
+from hetero.workers.models.gguf_writing import as_it_is, header_of, write_gguf
 from hetero.workers.models.model import Model
 from hetero.workers.models.tokenizer import load_tokenizer
 from hetero.workers.models.translation import translation
@@ -52,7 +52,7 @@ def run(source: str, out: Path, size: int, minutes: float, threads: int, console
     if not 0 < size < vocabulary:
         raise ConfigError(f"vocabulary: {size} is no number from 1 to {vocabulary - 1}: {model.name} has {vocabulary}")
     reader = gguf.GGUFReader(model.path)
-    header = {name: field.contents() for name, field in reader.fields.items()}
+    header = header_of(reader)
     kept_tokens(header, np.zeros(vocabulary, np.int64), size)  # whether it can be done
     engine = _loaded(model.path, threads)
     learned, kept_apart = np.zeros(vocabulary, np.int64), np.zeros(vocabulary, np.int64)

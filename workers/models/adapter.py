@@ -13,7 +13,7 @@ import gguf
 
 from hetero.workers.errors import ModelError
 from hetero.workers.models.cache import cache_root, made_aside
-from hetero.workers.models.gguf_writing import as_it_is, write_gguf
+from hetero.workers.models.gguf_writing import as_it_is, header_of, write_gguf
 from hetero.workers.models.trimming import trimmed_header
 
 _KEPT, _FIRST, _SIZE = "hetero.adapter.tokens", "hetero.adapter.first", "hetero.adapter.target_bytes"
@@ -65,7 +65,7 @@ def _restore(adapter: Path, target: Path, out: Path) -> None:
     if _value(own, _SIZE) != target.stat().st_size:
         raise ModelError(f"{target}: not the file that {adapter.name} was made of ({_value(own, _SIZE)} bytes)")
     kept, first = _value(own, _KEPT), _value(own, _FIRST)
-    header = {name: field.contents() for name, field in whole.fields.items()}
+    header = header_of(whole)
     changed = trimmed_header(header, kept) if len(kept) < len(header["tokenizer.ggml.tokens"]) else {}
     changed |= {name: field.contents() for name, field in own.fields.items() if name in header and name not in changed}
     tensors = [

@@ -38,6 +38,11 @@ class Tensor:
     kind: gguf.GGMLQuantizationType | None = None
 
 
+def header_of(reader: gguf.GGUFReader) -> dict[str, Any]:
+    """A file's keys and values, arrays of texts among them (which ``gguf_header`` leaves out, for speed)."""
+    return {name: field.contents() for name, field in reader.fields.items()}
+
+
 def write_gguf(
     path: Path, like: gguf.GGUFReader, changed: Mapping[str, Any], kind: str, tensors: Sequence[Tensor]
 ) -> None:

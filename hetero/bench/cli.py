@@ -98,7 +98,8 @@ def pair(
               help="SmolLM2 (as it is, or inflated) and the drafter that comes with hetero.")  # fmt: skip
 @click.option("--target", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="A GGUF file with a chat template.")  # fmt: skip
-@click.option("--draft", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A drafter's GGUF file.")
+@click.option("--draft", type=click.Path(exists=True, path_type=Path),
+              help="A drafter's GGUF file, or a head's directory; of a --pair: of its smaller target.")  # fmt: skip
 @click.option("--engine", default="octet", show_default=True)
 @click.option("--strategy", "strategies", multiple=True, default=("ahead",), show_default=True,
               type=click.Choice([n for n in NAMES if n != "off"]), help="Of the drafter; repeatable.")  # fmt: skip
@@ -115,14 +116,18 @@ def drafts(
 ) -> None:  # fmt: skip
     """Where drafts come from: lookup, a drafter, both, llama.cpp's ways; on chats, edits, summaries, extractions."""
     from hetero.bench.drafts import run
-    from hetero.bench.sizes import PAIRS, sized
+    from hetero.bench.sizes import PAIRS, head_for, sized
+    from hetero.workers.models.head import is_head
 
     if (pair is None) == (target is None):
         raise click.UsageError("name either a --pair or a --target")
     if pair is not None:
-        if draft is not None:
-            raise click.UsageError("a --pair has a drafter of its own: leave out --draft")
-        target, draft = (sized(size, "q4_1") for size in PAIRS[pair])
+        size, usual = PAIRS[pair]
+        target = sized(size, "q4_1")
+        if draft is None:
+            draft = sized(usual, "q4_1")
+        elif is_head(draft):
+            draft = head_for(draft, size)
     assert target is not None
     run(
         target, draft, engine, strategies, gamma, list(range(cores)), temperatures, prompts, repeats, peers, json_file,

@@ -27,6 +27,10 @@ from hetero.gateway.chat.template import ChatTemplate
 from hetero.workers.decoding.proposers.indexed_text import IndexedText
 from hetero.workers.decoding.proposers.past import Past
 from hetero.workers.decoding.tree import DraftTree
+from hetero.workers.engines.registry import default_engine
+from hetero.workers.models.forms import HEAD
+from hetero.workers.models.head import is_head, read_head
+from hetero.workers.models.metadata import read_metadata
 from hetero.workers.models.tokenizer import GgufTokenizer
 from hetero.workers.runtime.spec import WorkerSpec
 from hetero.workers.wire.messages import Sampling
@@ -155,16 +159,20 @@ def _contenders(
     if draft is not None:
         named = {f"drafter, {strategy}" if len(strategies) > 1 else "drafter": strategy for strategy in strategies}
         ways = [(name, strategy, False) for name, strategy in named.items()]
+        head = is_head(draft)
+        drafts_on = default_engine(HEAD, "cpu").name if head else engine
+        states = [*read_head(draft).states(read_metadata(target).layers)] if head else []
         for name, strategy, looks in (*ways, ("drafter + lookup", strategies[-1], True)):
             both = {**common, "strategy": strategy, "gamma": gamma}
-            one = WorkerSpec("target", str(target), cores=beside, lookup=looks, **both)
-            pair = Pair(one, WorkerSpec("drafter", str(draft), cores=cores[-1:], **both))
+            one = WorkerSpec("target", str(target), cores=beside, lookup=looks, features=states, **both)
+            told = both | {"engine": drafts_on, "vocabulary": str(target) if head else ""}
+            pair = Pair(one, WorkerSpec("drafter", str(draft), cores=cores[-1:], **told))
             found.append(Contender(name, quality[engine], _ask_pair(pair), pair.close))
     theirs = {
         "llama.cpp": BaselineSpec(str(target), cores, context=_CONTEXT),
         "llama.cpp, prompt lookup": BaselineSpec(str(target), cores, context=_CONTEXT, lookup=10),
     }
-    if draft is not None:
+    if draft is not None and not is_head(draft):
         theirs["llama.cpp, draft"] = BaselineSpec(str(target), cores, str(draft), context=_CONTEXT)
     for name, their in theirs.items() if peers else ():
         process = Baseline(their)

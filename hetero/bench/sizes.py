@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from hetero.models import SMOLLM2, TOY, builtin
-from hetero.workers.models.cache import cache_root
-from hetero.workers.models.inflate import Size, inflate
+from hetero.workers.models.cache import cache_root, made_aside
+from hetero.workers.models.inflate import Size, inflate, inflate_head
 
 SIZES = {
     "9M": (TOY, "target", None),
@@ -34,3 +34,16 @@ def sized(size: str, kind: str) -> Path:
         inflate(source, aside, shape, kind)
         aside.rename(path)
     return path
+
+
+def head_for(head: Path, size: str) -> Path:
+    """A head of the model that a size is made of, as the inflated one needs it. Raises ModelError."""
+    asked, role, shape = SIZES[size]
+    if shape is None:
+        return head
+    stamp = (head / "model.safetensors").stat().st_mtime_ns
+    out = cache_root() / "bench" / f"head-{size}-{head.parent.name}-{stamp}"
+    if not out.is_dir():
+        with made_aside(out) as aside:
+            inflate_head(head, builtin(asked, role), shape.width, aside)
+    return out

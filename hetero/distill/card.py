@@ -25,6 +25,8 @@ class Card:
         licence = self.licence or "unknown"
         agreed = "\n".join(f"| {t:g} | {share:.3f} |" for t, share in sorted(self.marks.agreement.items()))
         facts = "\n".join(f"- {name}: {value}" for name, value in self.facts)
+        shares = ", ".join(f"{share:.3f}" for share in self.marks.later)
+        later = f" Further tokens of a draft, at both: {shares}." if shares else ""
         return f"""---
 license: {licence}
 base_model: {self.target}
@@ -43,7 +45,7 @@ Made by `{self.command}`.
 {agreed}
 
 Of {self.marks.positions} positions of the target's answers to prompts that were kept apart; above 0 with the noise that
-couples the two (README of hetero).
+couples the two (README of hetero).{later}
 
 {facts}
 """

@@ -24,22 +24,30 @@ from rich.console import Console
     type=click.FloatRange(0.1, 100_000),
     help="Of writing and of learning.",
 )
-@click.option("--layers", default=3, show_default=True, type=click.IntRange(1, 1024),
-              help="Of the target's that learn.")  # fmt: skip
+@click.option(
+    "--kind",
+    "student",
+    default="",
+    help="small: some of the target's layers; exit: the last behind "
+    "first; eagle, dgf: a head that drafts from the target's states. Default: small, with --exit: exit.",
+)
+@click.option("--layers", default=0, type=click.IntRange(0, 1024),
+              help="Of the target's that learn. Default: 3, of a head 1.")  # fmt: skip
 @click.option("--exit", "exit_", default=0, show_default=True, type=click.IntRange(0, 1024),
               help="So many of the target's first layers stand before them as they are.")  # fmt: skip
 @click.option("--vocabulary", default=12288, show_default=True, type=click.IntRange(0, 1 << 22),
               help="Tokens it can propose, the most used; 0: all.")  # fmt: skip
 @click.option("--loss", default="mixed", show_default=True, help="mixed, kl, reverse, js or tv.")
 @click.option("--type", "kind", default="q8_0", show_default=True,
-              type=click.Choice(["f16", "q8_0", "q5_1", "q4_1", "q4_0"]))  # fmt: skip
+              type=click.Choice(["f16", "q8_0", "q5_1", "q4_1", "q4_0"]),
+              help="Of a GGUF file's numbers; a head is a directory of safetensors, in f16.")  # fmt: skip
 @click.option("--engine", default="", help="That runs the target. Default: as in serve.")
 @click.option("--threads", default=0, type=click.IntRange(0, 1024), help="Default: as many as there are cores.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, (1 << 31) - 1))
 @click.option("--foresee/--no-foresee", default=True, show_default=True, help="Say what the pair would do here.")
 def distill(
-    out: Path, target: str, data: tuple[str, ...], minutes: float, layers: int, exit_: int, vocabulary: int, loss: str,
-    kind: str, engine: str, threads: int, seed: int, foresee: bool,
+    out: Path, target: str, data: tuple[str, ...], minutes: float, student: str, layers: int, exit_: int,
+    vocabulary: int, loss: str, kind: str, engine: str, threads: int, seed: int, foresee: bool,
 ) -> None:  # fmt: skip
     """Make a drafter for a target, in OUT. Ctrl-C ends it early, with the best so far; the same line goes on."""
     os.environ.setdefault("TQDM_DISABLE", "1")  # transformers' own bars: ours says it all
@@ -47,7 +55,8 @@ def distill(
     from hetero.distill.making import Order
     from hetero.distill.recipe import Recipe
 
-    recipe = Recipe(target, list(data), layers, exit_, vocabulary, loss, kind, seed)
+    of = student or ("exit" if exit_ else "small")
+    recipe = Recipe(target, list(data), of, layers, exit_, vocabulary, loss, kind, seed)
     command = shlex.join(["hetero", *sys.argv[1:]])
     asked: list[int] = []
 

@@ -18,8 +18,10 @@ from hetero.distill.divergence import DIVERGENCES
 from hetero.distill.examination import Marks
 from hetero.distill.making import Making, Order
 from hetero.distill.recipe import Workshop
-from hetero.distill.student import FAMILIES
-from hetero.distill.teaching import layers_of, teach
+from hetero.distill.students.enrolment import layers_of
+from hetero.distill.students.head import HEADS
+from hetero.distill.students.layers import FAMILIES
+from hetero.distill.teaching import teach
 from hetero.distill.writing import write
 from hetero.errors import ConfigError, HeteroError, MemoryShortage, ModelError
 from hetero.models import find_model
@@ -46,6 +48,9 @@ def run(order: Order, out: Path, console: Console, stopped: Callable[[], bool]) 
             making.say(f"{target.name} names no licence: the drafter's card says so; look it up before you pass it on")
         write(making)
         marks = teach(making)
+    if order.recipe.kind in HEADS:
+        making.say("what a head would do here is not foreseen: `hetero bench drafts` measures it")
+        return marks
     try:
         for line in foreseen(order.recipe.target, out / "drafter.gguf", making.say) if order.foresee else ():
             making.say(line)
@@ -71,7 +76,7 @@ def _check(order: Order, target: Model) -> None:
         raise ConfigError(f"{asked} is {kind}: drafters are made of {', '.join(FAMILIES)} so far")
     if target.metadata.scaling or "rope_freqs.weight" in read_tensors(target.path):
         raise ConfigError(f"{asked} stretches its rotary frequencies, which is not learned with yet")
-    layers_of(recipe, target)
+    layers_of(recipe, target.shape.layers)
     if recipe.loss not in DIVERGENCES:
         raise ConfigError(f"loss: {recipe.loss!r} is unknown: choose {', '.join(DIVERGENCES)}")
     if 0 < recipe.vocabulary < _LEAST_VOCABULARY:
@@ -91,7 +96,8 @@ def _size(order: Order, target: Model) -> int:
     """Weights of the student, at most."""
     shape, recipe = target.shape, order.recipe
     tokens = recipe.vocabulary or shape.vocabulary
-    return shape.parameters * recipe.layers // shape.layers + 2 * tokens * target.metadata.width
+    layers = len(layers_of(recipe, shape.layers))
+    return shape.parameters * layers // shape.layers + 2 * tokens * target.metadata.width
 
 
 @contextmanager

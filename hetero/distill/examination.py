@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 import torch
 
 from hetero.distill.lessons import given, spelt
-from hetero.distill.student import Trunk
+from hetero.distill.students.student import Student
 from hetero.errors import ModelError
 from hetero.workers.engines.base import Engine, Row
-from hetero.workers.models.translation import Translation
 from hetero.workers.sampling.gumbel import prompt_digest
 from hetero.workers.sampling.sampler import Sampler
 from hetero.workers.wire.messages import Sampling
@@ -34,13 +33,22 @@ class Answer(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Marks:
-    """Shares of positions at which student and target agree, by temperature, and how many positions those are."""
+    """Shares of positions at which student and target agree, by temperature, and how many positions those are.
+    ``later``: at both, of the second token of a draft, the third, ... where those are guessed from less."""
 
     agreement: dict[float, float]
     positions: int
+    later: tuple[float, ...] = ()
+
+    @property
+    def mean(self) -> float:
+        """Over temperatures and tokens of a draft."""
+        first = sum(self.agreement.values()) / max(1, len(self.agreement))
+        return (first + sum(self.later)) / (1 + len(self.later))
 
     def __str__(self) -> str:
-        return ", ".join(f"{share:.3f} at temperature {t:g}" for t, share in sorted(self.agreement.items()))
+        found = ", ".join(f"{share:.3f} at temperature {t:g}" for t, share in sorted(self.agreement.items()))
+        return found + "".join(f", {share:.3f} of token {n}" for n, share in enumerate(self.later, 2))
 
 
 def answers(engine: Engine, ends: frozenset[int], prompts: Sequence[Sequence[int]], most: int) -> list[Answer]:
@@ -98,34 +106,36 @@ def kept(file: Path) -> list[Answer]:
 class Examination:
     """The target's answers, ready to be put to students."""
 
-    def __init__(
-        self, answers: Sequence[Answer], translation: Translation | None, longest: int, trunk: Trunk | None = None
-    ) -> None:
-        """``longest``: tokens, of a longer text the end; ``trunk``: what students go on from."""
-        self._translation = translation
+    def __init__(self, answers: Sequence[Answer], student: Student, longest: int) -> None:
+        """``longest``: tokens, of a longer text the end."""
+        self._student = student
         self._asked = []
         for answer in answers:
-            own, last = spelt([*answer.prompt, *answer.said][:-1], translation)
+            own, last = spelt([*answer.prompt, *answer.said][:-1], student.words)
             cut = max(0, len(own) - longest)
-            begin = np.array(own[cut:], np.int64) if trunk is None else trunk.states(own[cut:])
-            self._asked.append((answer, begin, [place - cut for place in last]))
+            tokens = np.array(own[cut:], np.int64)
+            states = None if student.source is None else student.source.states(tokens)
+            self._asked.append((answer, given([tokens], [states]), [place - cut for place in last]))
 
-    def of(self, student: Any) -> Marks:
-        """Have a student say what follows each of the target's tokens."""
-        hits: dict[float, int] = {}
-        counts: dict[float, int] = {}
-        was, _ = student.training, student.eval()
+    def marks(self) -> Marks:
+        """Have the student say what follows each of the target's tokens."""
+        model, words = self._student.model, self._student.words
+        device = next(model.parameters()).device
+        hits: dict[tuple[int, float], int] = defaultdict(int)
+        counts: dict[float, int] = defaultdict(int)
+        was, _ = model.training, model.eval()
         for answer, begin, last in self._asked:
             said, before = [*answer.prompt, *answer.said], len(answer.prompt)
-            inputs = {name: tensor.to(student.device) for name, tensor in given([begin]).items()}
             with torch.no_grad():
-                logits = student(**inputs).logits[0].float().cpu().numpy()
+                steps = self._student.say(model, {name: tensor.to(device) for name, tensor in begin.items()})
             sampler = Sampler(Sampling(answer.temperature, seed=answer.seed), prompt_digest(answer.prompt))
-            for position in range(before, len(said)):
-                row = logits[last[position - 1]]
-                row = row if self._translation is None else self._translation.logits(row)
-                hit = sampler.sample(row, position) == said[position]
-                hits[answer.temperature] = hits.get(answer.temperature, 0) + hit
-                counts[answer.temperature] = counts.get(answer.temperature, 0) + 1
-        student.train(was)
-        return Marks({t: hits[t] / counts[t] for t in counts}, sum(counts.values()))
+            for step, logits in enumerate(steps.float().cpu().numpy()):
+                for position in range(before, len(said)):
+                    row = words.logits(logits[last[position - 1]])
+                    hits[step, answer.temperature] += sampler.sample(row, position) == said[position]
+            counts[answer.temperature] += len(answer.said)
+        model.train(was)
+        whole = sum(counts.values())
+        deep = max((step for step, _ in hits), default=0)
+        later = tuple(sum(hits[step, t] for t in counts) / whole for step in range(1, deep + 1))
+        return Marks({t: hits[0, t] / counts[t] for t in counts}, whole, later)

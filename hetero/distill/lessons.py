@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 
 from hetero.distill.corpus import Text
-from hetero.workers.models.translation import Translation
+from hetero.distill.students.student import Words
 
 
 @dataclass(frozen=True)
 class Lesson:
     """``tokens`` [n] of the student's; at ``places`` [m] it is told ``ids`` [m, top], own tokens (-1: it has not), and
-    their ``shares`` [m, top] in what the target would say. ``states`` [n, width]: what it begins from, where that is no
-    token."""
+    their ``shares`` [m, top] in what the target would say. ``states`` [n, width]: what the target makes of them, where
+    it goes on from that."""
 
     tokens: NDArray[np.int64]
     places: NDArray[np.int64]
@@ -27,27 +27,25 @@ class Lesson:
     states: NDArray[np.float16] | None = None
 
 
-def spelt(tokens: Iterable[int], translation: Translation | None) -> tuple[list[int], list[int]]:
+def spelt(tokens: Iterable[int], words: Words) -> tuple[list[int], list[int]]:
     """Own tokens of a text's, and where the last of each lies."""
     own: list[int] = []
     last: list[int] = []
     for token in tokens:
-        own += [token] if translation is None else translation.spelt(token)
+        own += words.spelt(token)
         last.append(len(own) - 1)
     return own, last
 
 
-def lesson(text: Text, translation: Translation | None, longest: int) -> Lesson:
+def lesson(text: Text, words: Words, longest: int) -> Lesson:
     """A text, of at most ``longest`` own tokens: of a longer one where the target begins to speak, with a quarter of it
     before that. What the student cannot say at all counts for nothing."""
-    own, last = spelt(text.tokens.tolist(), translation)
+    own, last = spelt(text.tokens.tolist(), words)
     places = np.array(last[text.first :], np.int64)
-    ids = text.ids.astype(np.int64)
+    ids = words.same[text.ids.astype(np.int64)]
     shares = np.exp(text.logprobs.astype(np.float32))
-    if translation is not None:
-        ids = translation.same[ids]
-        lost = np.where(ids < 0, shares, 0.0).sum(-1, keepdims=True)
-        shares = np.where(ids < 0, 0.0, shares / np.maximum(1e-3, 1.0 - lost))
+    lost = np.where(ids < 0, shares, 0.0).sum(-1, keepdims=True)
+    shares = np.where(ids < 0, 0.0, shares / np.maximum(1e-3, 1.0 - lost))
     start = max(0, min(len(own) - longest, int(places[0]) - longest // 4)) if len(places) else 0
     within = places < start + longest
     cut = np.array(own[start : start + longest], np.int64)
@@ -67,21 +65,26 @@ class Lessons(torch.utils.data.Dataset[Lesson]):  # type: ignore[misc]
         return self._lessons[n]
 
 
-def given(texts: Sequence[NDArray[Any]]) -> dict[str, Any]:
-    """Texts side by side as transformers' models take them: tokens [n] each, or states [n, width]."""
-    longest = max(map(len, texts))
-    states = texts[0].ndim == 2
-    found = np.zeros((len(texts), longest, *texts[0].shape[1:]), np.float32 if states else np.int64)
+def given(tokens: Sequence[NDArray[np.int64]], states: Sequence[NDArray[np.float16] | None]) -> dict[str, Any]:
+    """Texts side by side: ``tokens`` [n] of each, and their ``states`` [n, width] where there are any."""
+    found = {"tokens": _together(tokens, np.int64)}
+    if (told := [one for one in states if one is not None]) and len(told) == len(states):
+        found["states"] = _together(told, np.float32)
+    return found
+
+
+def _together(texts: Sequence[NDArray[Any]], kind: type) -> torch.Tensor:
+    found = np.zeros((len(texts), max(map(len, texts)), *texts[0].shape[1:]), kind)
     for n, one in enumerate(texts):
         found[n, : len(one)] = one
-    return {"inputs_embeds" if states else "input_ids": torch.from_numpy(found)}
+    return torch.from_numpy(found)
 
 
 def batch(lessons: Sequence[Lesson]) -> dict[str, Any]:
     """Lessons side by side, the shorter ones followed by what nobody looks at."""
     longest = max(len(one.tokens) for one in lessons)
     return {
-        **given([one.tokens if one.states is None else one.states for one in lessons]),
+        **given([one.tokens for one in lessons], [one.states for one in lessons]),
         "places": torch.from_numpy(np.concatenate([one.places + n * longest for n, one in enumerate(lessons)])),
         "ids": torch.from_numpy(np.concatenate([one.ids for one in lessons])),
         "shares": torch.from_numpy(np.concatenate([one.shares for one in lessons])),

@@ -13,17 +13,18 @@ from hetero.errors import ConfigError, ModelError
 
 
 class Recipe(msgspec.Struct, frozen=True):
-    """``layers`` of the target's that learn; ``exit``: so many of its first ones stand before them as they are (0:
-    none); ``vocabulary``: tokens that stay (0: all); ``loss``: a divergence; ``kind`` of the file's numbers; ``data``:
-    files of prompts or texts, none: what the target asks itself."""
+    """``kind`` of drafter: of ``students.KINDS``; ``layers`` that learn; ``exit``: so many of the target's first ones
+    stand before them as they are (0: none); ``vocabulary``: tokens that stay (0: all); ``loss``: a divergence; ``type``
+    of a GGUF file's numbers; ``data``: files of prompts or texts, none: what the target asks itself."""
 
     target: str
     data: list[str] = []
+    kind: str = "small"
     layers: int = 3
     exit: int = 0
     vocabulary: int = 12288
     loss: str = "mixed"
-    kind: str = "q8_0"
+    type: str = "q8_0"
     seed: int = 0
 
 
@@ -110,9 +111,8 @@ class Workshop:
         """Take down an examination; whether it was the best."""
         self.progress.learned = minutes
         self.progress.history.append((round(minutes, 3), {t: round(s, 4) for t, s in marks.agreement.items()}))
-        mean = sum(marks.agreement.values()) / max(1, len(marks.agreement))
-        better = mean > self.progress.best
-        self.progress.best = max(mean, self.progress.best)
+        better = marks.mean > self.progress.best
+        self.progress.best = max(marks.mean, self.progress.best)
         return better
 
     def check_room(self, needed: int) -> None:

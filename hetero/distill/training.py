@@ -17,7 +17,9 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from hetero.distill.divergence import Divergence, shares
 from hetero.distill.examination import Marks
 from hetero.distill.lessons import Lessons, batch
+from hetero.distill.students.student import Student
 
+_LATER = 0.8  # what a step of a draft counts beside the one before it
 _WARM = 0.03  # of the time, until the rate is whole
 _FOREVER = 1_000_000  # steps
 _CHECKPOINT = "checkpoint-"
@@ -55,17 +57,18 @@ class Clock:
 class _Trainer(Trainer):  # type: ignore[misc]
     """Its loss is a divergence from the target, its pace that of the clock."""
 
-    def __init__(self, divergence: Divergence, clock: Clock, **more: Any) -> None:
-        super().__init__(**more)
-        self._divergence, self._clock = divergence, clock
+    def __init__(self, student: Student, divergence: Divergence, clock: Clock, **more: Any) -> None:
+        super().__init__(model=student.model, **more)
+        self._student, self._divergence, self._clock = student, divergence, clock
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        own = {name: inputs[name] for name in ("input_ids", "inputs_embeds") if name in inputs}
-        logits = model(**own, use_cache=False).logits
-        rows = logits.reshape(-1, logits.shape[-1])[inputs["places"]].float()
-        loss = self._divergence(*shares(rows, inputs["ids"], inputs["shares"])).mean()
+        told = inputs["ids"], inputs["shares"]
+        steps = self._student.say(model, inputs)
+        losses = [self._divergence(*shares(rows[inputs["places"]].float(), *told)).mean() for rows in steps]
+        weights = [_LATER**step for step in range(len(losses))]
+        loss = sum(w * each for w, each in zip(weights, losses, strict=True)) / sum(weights)
         return (loss, {"loss": loss}) if return_outputs else loss
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -96,7 +99,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
 
 
 def train(
-    student: Any, lessons: Lessons, course: Course, folder: Path, examine: Callable[[], Marks],
+    student: Student, lessons: Lessons, course: Course, folder: Path, examine: Callable[[], Marks],
     told: Callable[[float, Marks], None], stopped: Callable[[], bool],
 ) -> None:  # fmt: skip
     """Teach ``student`` in place, from the last whole checkpoint in ``folder`` on; ``told``: minutes and marks, also at
@@ -125,9 +128,9 @@ def train(
         told(minutes, examine())
 
     trainer = _Trainer(
+        student,
         course.divergence,
         clock,
-        model=student,
         args=arguments,
         train_dataset=lessons,
         data_collator=batch,

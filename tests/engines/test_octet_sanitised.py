@@ -22,6 +22,9 @@ KERNEL = sorted((ROOT / "workers" / "engines" / "octet" / "kernel").glob("*.cpp"
 FLAGS = ["-O1", "-g", "-std=c++17", "-pthread", "-ffp-contract=off", "-fPIC", "-w"]
 
 
+pytestmark = pytest.mark.long
+
+
 def runtime(name: str) -> str:
     found = subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True)
     return found.stdout.strip()
@@ -64,15 +67,10 @@ def exercised(kernel: Path, folder: Path, seed: int, count: int) -> str:
     return done.stdout
 
 
-def test_no_model_makes_the_kernel_read_beyond_its_arrays(kernel, tmp_path):
-    said = exercised(kernel, tmp_path, 1, 200)
-    assert all(word in said for word in ("'ran'", "'ModelError'", "'Unsupported'")), said
-
-
-@pytest.mark.long
 @pytest.mark.timeout(1800)
-def test_nor_do_thousands(kernel, tmp_path):
-    print(exercised(kernel, tmp_path, 2, 2500))
+def test_no_model_makes_the_kernel_read_beyond_its_arrays(kernel, tmp_path):
+    said = exercised(kernel, tmp_path, 2, 1000)
+    assert all(word in said for word in ("'ran'", "'ModelError'", "'Unsupported'")), said
 
 
 def test_the_sanitisers_would_see_it(kernel, tmp_path):

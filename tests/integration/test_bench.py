@@ -109,6 +109,7 @@ def test_bench_drafter(tmp_path, monkeypatch):
     assert all(row["T(1)"] > 0 and row["T(32)"] > 0 for row in engines.values())
 
 
+@pytest.mark.long
 @pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 def test_bench_pair(tmp_path, monkeypatch, quantised):
     monkeypatch.setenv("HETERO_CACHE", str(tmp_path))
@@ -121,6 +122,7 @@ def test_bench_pair(tmp_path, monkeypatch, quantised):
     assert all(row["tokens/forward"] == 1 for row in rows if "alone" in row["contender"] or " off" in row["contender"])
 
 
+@pytest.mark.long
 def test_bench_drafts(tmp_path):
     pair = ["--target", str(TARGET), "--draft", str(DRAFTER), "--prompts", "1", "--temperature", "0"]
     output, report = run(tmp_path, "drafts", *pair)
@@ -134,6 +136,7 @@ def test_bench_drafts(tmp_path):
     assert "us for each token" in output
 
 
+@pytest.mark.long
 def test_bench_plans(tmp_path, monkeypatch):
     monkeypatch.setenv("HETERO_CACHE", str(tmp_path))
     few = ["--tokens", "16", "--prompts", "1", "--repeats", "1", "--streams", "1", "--most", "2"]

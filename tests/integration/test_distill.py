@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import psutil
@@ -24,7 +25,8 @@ from hetero.distill.divergence import DIVERGENCES
 from hetero.distill.examination import Examination
 from hetero.distill.lessons import Lessons, lesson
 from hetero.distill.prompts import chat_of, own_prompts
-from hetero.distill.student import make_student, write_student
+from hetero.distill.students.head import Head, Observed, head_states
+from hetero.distill.students.layers import Layers, make_student, write_student
 from hetero.distill.training import Course, train
 from hetero.workers.engines.base import Row
 from hetero.workers.engines.octet.engine import OctetEngine, OctetSettings
@@ -59,13 +61,15 @@ def written() -> tuple[list[Text], list[examination.Answer]]:
     return texts, held
 
 
+def of_layers(taken) -> Layers:
+    return Layers(TARGET, list(taken), range(4096), 0, "q8_0")
+
+
 def test_the_answers_are_what_the_target_says(written):
     """Its own samples by the one rule: a plain loop over another engine's logits says them again."""
     _, held = written
     assert {answer.temperature for answer in held} == {0.0, 0.8}
-    exam = Examination(held, None, 512)
-    itself = exam.of(make_student(TARGET, list(range(10)), None)).agreement
-    few = exam.of(make_student(TARGET, [0, 9], None)).agreement
+    itself, few = (Examination(held, of_layers(some), 512).marks().agreement for some in (range(10), [0, 9]))
     assert all(itself[t] > 0.97 and few[t] < 0.6 for t in itself), (itself, few)
 
 
@@ -98,23 +102,33 @@ def clock(monkeypatch):
     monkeypatch.setattr(training, "monotonic", lambda: next(ticks) / 3.0)
 
 
-def taught(texts, held, folder):
+def taught(student, texts, held, folder):
     """Agreement before and after so many steps: too few for a good drafter, not for what shows."""
-    student, exam = make_student(TARGET, [0, 9], None), Examination(held, None, 512)
-    before = exam.of(student).agreement
-    lessons = Lessons([lesson(text, None, 128) for text in texts])
+    exam = Examination(held, student, 512)
+    before = exam.marks()
+    lessons = [lesson(text, student.words, 128) for text in texts]
+    if student.source is not None:
+        lessons = [replace(one, states=student.source.states(one.tokens)) for one in lessons]
     course = Course(STEPS / 60, 0.0, 1e6, 8, 1e-3, DIVERGENCES["mixed"], 1)
     found = []
-    train(
-        student, lessons, course, folder, lambda: exam.of(student),
-        lambda now, marks: found.append(marks.agreement), lambda: False,
-    )  # fmt: skip
+    train(student, Lessons(lessons), course, folder, exam.marks, lambda now, marks: found.append(marks), lambda: False)
     return before, found[-1]
+
+
+@pytest.mark.parametrize("kind", ["eagle", "dgf"])
+def test_a_head_learns(kind, written, clock, tmp_path):
+    texts, held = written
+    engine = OctetEngine(TARGET, OctetSettings(1, 1, 512, features=head_states(kind, 10)))
+    student = Head(kind, TARGET, 1, range(4096), Observed(engine))
+    before, after = taught(student, texts, held, tmp_path / "right")
+    engine.shutdown()
+    assert all(after.agreement[t] >= before.agreement[t] + 0.08 for t in before.agreement), (before, after)
+    assert len(after.later) == 2 and after.mean > before.mean + 0.03
 
 
 def test_it_learns_and_a_shuffled_teacher_teaches_nothing(written, clock, tmp_path):
     texts, held = written
-    before, after = taught(texts, held, tmp_path / "right")
+    before, after = (marks.agreement for marks in taught(of_layers([0, 9]), texts, held, tmp_path / "right"))
     assert all(after[t] >= before[t] + 0.1 for t in before), (before, after)
     rng = np.random.default_rng(0)
     ids = rng.permutation(np.concatenate([text.ids for text in texts]))
@@ -124,13 +138,15 @@ def test_it_learns_and_a_shuffled_teacher_teaches_nothing(written, clock, tmp_pa
         rows = slice(at, at + len(text.ids))
         shuffled.append(Text(text.tokens, text.first, ids[rows], shares[rows]))
         at += len(text.ids)
-    _, wrong = taught(shuffled, held, tmp_path / "wrong")
+    _, marks = taught(of_layers([0, 9]), shuffled, held, tmp_path / "wrong")
+    wrong = marks.agreement
     assert all(wrong[t] <= after[t] - 0.1 for t in wrong), (wrong, after)
 
 
 COMMAND = ["distill", "--target", "builtin:toy", "--layers", "1", "--threads", "1", "--engine", "octet", "--no-foresee"]
 
 
+@pytest.mark.long
 def test_killed_it_goes_on(tmp_path):
     out = tmp_path / "out"
     command = [sys.executable, "-P", "-m", "hetero.cli", *COMMAND, "--minutes", "0.8", "--vocabulary", "2000", str(out)]

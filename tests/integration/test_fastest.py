@@ -29,6 +29,7 @@ def fastest(said: list[str], free: int = 1 << 40) -> Fastest:
     return Fastest(free, "as-is", "f16", said.append)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 def test_the_fastest_engine_is_found_once(said, tmp_path):
     model = read_model(DRAFTER)

@@ -131,14 +131,14 @@ def files_seen(base: Path, tmp_path: Path, seed: int, count: int) -> collections
 
 def test_odd_files_are_one_line_each(file, tmp_path):
     assert outcome(file) == "planned"
-    seen = files_seen(file, tmp_path, 1, 100)
+    seen = files_seen(file, tmp_path, 1, 60)
     assert seen["refused"] > 10 and seen["planned"] > 10, seen
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1500)
 def test_thousands_of_odd_files(file, tmp_path):
-    print(files_seen(file, tmp_path, 2, 1000))
+    print(files_seen(file, tmp_path, 2, 500))
 
 
 def test_a_file_that_kills_its_reader_is_one_line(tmp_path):
@@ -223,14 +223,14 @@ def directories_seen(right: Path, tmp_path: Path, seed: int, count: int) -> coll
 
 def test_odd_directories_are_one_line_each(directory, tmp_path):
     assert outcome(directory) == "planned"
-    seen = directories_seen(directory, tmp_path, 1, 80)
+    seen = directories_seen(directory, tmp_path, 1, 50)
     assert seen["refused"] > 10 and seen["planned"] > 10, seen
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1500)
 def test_thousands_of_odd_directories(directory, tmp_path):
-    print(directories_seen(directory, tmp_path, 2, 2000))
+    print(directories_seen(directory, tmp_path, 2, 800))
 
 
 def test_an_empty_vocabulary_is_refused(monkeypatch):

@@ -112,6 +112,7 @@ def test_a_dry_run_tries_nothing(tmp_path, monkeypatch):
     assert all(plan["tokens_per_second"] > 0 for plan in found["plans"]) and "measuring" not in done.stderr
 
 
+@pytest.mark.long
 def test_auto_takes_the_best_and_the_text_stays(tmp_path, monkeypatch):
     monkeypatch.setenv("HETERO_CACHE", str(tmp_path))
     common = ["generate", "def f(x):", "--seed", "3", "-n", "24", "--target-engine", "octet", "--draft-engine", "octet"]

@@ -143,6 +143,7 @@ def test_a_proposal_hides_nothing_that_can_be_followed(shared):
     assert len([line for line in shared.said if "start again" in line]) == 1
 
 
+@pytest.mark.long
 def test_streams_that_come_and_go_are_counted(world):
     world.streams = 6
     world.run(5)

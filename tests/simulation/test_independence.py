@@ -16,7 +16,7 @@ from hetero.workers.engines.table import TableEngine, TableSpec
 from hetero.workers.errors import EngineError
 from hetero.workers.wire.messages import Failed, Finished, Thinking
 
-SCHEDULES, MORE = range(8), range(8, 13)  # seeds; the further ones are marked long
+SCHEDULES, MORE = range(3), range(3, 9)  # seeds; the further ones are marked long
 GRAMMAR = LLMatcher.grammar_from_regex("([a-e]{2}z?){2,9}")
 
 

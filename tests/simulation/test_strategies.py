@@ -124,6 +124,7 @@ def test_the_simulator_counts_every_token_once(strategy):
     assert played.pair.client.finished[0].stats.predicted_n == 300
 
 
+@pytest.mark.long
 @pytest.mark.thorough
 def test_regimes_in_short():
     """2000 tokens a cell: a tenth of slack to the aims, which `hetero bench regimes` checks with 50,000."""

@@ -56,10 +56,12 @@ def test_generate_with_ray_actors(traps):
     assert "20 tokens" in run(traps, "generate", "import os", "-n", "20", "--seed", "4", "--exact")
 
 
+@pytest.mark.long
 def test_doctor_with_its_trial_processes(traps):
     assert "0 problems" in run(traps, "doctor", "--port", "0")
 
 
+@pytest.mark.long
 def test_benchmarks_with_their_processes(traps, tmp_path):
     file = tmp_path / "figures.json"
     run(traps, "bench", "regimes", "--tokens", "1000", "--regime", "C", "--strategy", "off", "--json", str(file))

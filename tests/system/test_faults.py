@@ -41,6 +41,7 @@ def test_killed_in_mid_stream_the_texts_stay_the_same(exact, role):
     exact.settled()
 
 
+@pytest.mark.long
 def test_a_verifier_that_hangs_is_noticed_and_replaced(exact):
     """Stopped for ever, as by a driver that hangs: /health says so meanwhile, the text is the same."""
     calm = streams(exact, 300, [21])
@@ -76,6 +77,7 @@ def test_penalties_and_grammars_are_taken_up_where_they_were(exact):
     exact.settled()
 
 
+@pytest.mark.long
 def test_a_worker_that_ends_by_itself_is_started_again(exact):
     """Not only a kill: its loop may end while its process lives on."""
     before = exact.status("target")

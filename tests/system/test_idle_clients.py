@@ -102,6 +102,7 @@ def test_bodies_that_do_not_come_shut_nobody_out(stack, monkeypatch):
             client.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("limit", ["IDLE", "STALLED"])
 def test_one_that_reads_slowly_gets_all_of_a_large_answer(monkeypatch, limit):
     """Longer than the limit, at a steady pace."""
@@ -149,6 +150,7 @@ def ask(client: socket.socket, body: dict) -> None:
     client.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + data)
 
 
+@pytest.mark.long
 def test_one_that_does_not_read_is_cut_and_its_place_is_free(stack, monkeypatch):
     monkeypatch.setattr(connections, "STALLED", 1.0)
     cut, hang_up = [], connections.Connection.hang_up

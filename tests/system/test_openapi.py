@@ -39,7 +39,7 @@ def test_no_request_makes_an_internal_error(stack):
 
         @given(case=st.one_of([operation.as_strategy(generation_mode=mode) for mode in modes]))
         @settings(
-            max_examples=30 if "completion" in operation.path else 12,
+            max_examples=12 if "completion" in operation.path else 6,
             deadline=None,
             suppress_health_check=list(HealthCheck),
             derandomize=True,

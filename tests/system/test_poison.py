@@ -17,6 +17,7 @@ def test_a_load_that_kills_its_process_is_given_up_with_its_last_words(tmp_path)
         RunningServer(target=str(odd), draft="none", port=0)
 
 
+@pytest.mark.long
 def test_a_request_at_which_verifiers_die_fails_and_the_server_lives(tmp_path):
     odd = rewritten(TARGET, tmp_path / "odd.gguf", llama__attention__layer_norm_rms_epsilon=-1.0)
     server = RunningServer(target=str(odd), draft="none", port=0)

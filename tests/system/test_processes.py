@@ -59,7 +59,7 @@ def serve(port: int, *more: str) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.long), signal.SIGINT])
 def test_serve_loads_serves_drains_and_leaves_nothing(number):
     port = free_port()
     url = f"http://127.0.0.1:{port}"
@@ -103,6 +103,7 @@ def test_serve_loads_serves_drains_and_leaves_nothing(number):
         httpx.get(f"{url}/health")
 
 
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
 def test_https_for_other_machines(tmp_path):
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"

@@ -18,7 +18,7 @@ from hetero.distill.divergence import DIVERGENCES, shares, total_variation
 from hetero.distill.lessons import batch, lesson
 from hetero.distill.prompts import chat_of, read_prompts
 from hetero.distill.recipe import Recipe, Workshop
-from hetero.distill.student import last, make_student, spread, write_student
+from hetero.distill.students.layers import last, make_student, spread, write_student
 from hetero.errors import ConfigError, ModelError
 from hetero.workers.models.adapter import restored, write_adapter
 from hetero.workers.models.tokenizer import GgufTokenizer
@@ -181,7 +181,7 @@ def test_lessons_in_own_tokens():
     far = lesson(Text(np.array([0] * 50 + [2, 1, 0], np.int32), 50, ids, logprobs), between, 8)
     assert far.tokens.tolist() == [1, 1, 1, 1, 1, 0, 0, 1][:8] and far.places.tolist() == [5, 6, 7]
     both = batch([found, short])
-    assert both["input_ids"].tolist() == [[1, 1, 0, 0, 1], [1, 0, 0, 1, 0]]
+    assert both["tokens"].tolist() == [[1, 1, 0, 0, 1], [1, 0, 0, 1, 0]]
     assert both["places"].tolist() == [2, 3, 4, 6, 7, 8]
 
 

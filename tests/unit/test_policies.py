@@ -222,17 +222,18 @@ def test_branches_grow_below_a_finished_window_and_prefer_hints():
 # Whether speculation pays
 
 
-def spend(switch: SpeculationSwitch, tokens: int, seconds: float, plain: float) -> list[bool]:
+def spend(switch: SpeculationSwitch, rounds: int, seconds: float, alone: float, tokens=1, drafted=0) -> list[bool]:
     states = []
-    for _ in range(tokens):
-        switch.round(1, seconds, plain)
+    for _ in range(rounds):
+        switch.round(tokens, drafted, seconds, alone)
         states.append(switch.resting)
     return states
 
 
 def test_speculation_that_loses_rests_longer_and_longer():
     switch = SpeculationSwitch(probe=False)
-    states = spend(switch, 1000, seconds=0.02, plain=0.01)
+    states = spend(switch, 1000, seconds=0.02, alone=0.01)
+    assert states.index(True) == 4  # five tokens' time was lost
     turns = [n for n in range(1, len(states)) if states[n] != states[n - 1]]
     rests = np.diff(turns)[::2]
     assert list(rests[:3]) == [64, 128, 256] and switch.plain == sum(states[:-1])
@@ -241,10 +242,25 @@ def test_speculation_that_loses_rests_longer_and_longer():
 def test_speculation_that_wins_only_stops_to_measure():
     switch = SpeculationSwitch(probe=True)
     assert switch.resting
-    states = spend(switch, 3000, seconds=0.005, plain=0.01)
+    states = spend(switch, 3000, seconds=0.005, alone=0.01)
     assert 3 <= sum(states) <= 9
     unknown = SpeculationSwitch(probe=False)
-    assert not any(spend(unknown, 500, seconds=1.0, plain=0.0))
+    assert not any(spend(unknown, 500, seconds=1.0, alone=0.0))
+
+
+def test_a_drafter_is_measured_against_what_there_is_without_it():
+    """Four tokens a round, three of them looked up, in one and a half times the forward: plainly, it gains."""
+    assert not any(spend(SpeculationSwitch(probe=False), 500, seconds=0.01, alone=0.01, tokens=4, drafted=1)[:100])
+    assert not any(spend(SpeculationSwitch(probe=False), 100, seconds=0.015, alone=0.01, tokens=4, drafted=3))
+    assert any(spend(SpeculationSwitch(probe=False), 30, seconds=0.015, alone=0.01, tokens=4, drafted=1))
+
+
+def test_one_slow_round_is_no_verdict():
+    switch = SpeculationSwitch(probe=False)
+    assert not any(spend(switch, 3, seconds=0.008, alone=0.01))
+    assert spend(switch, 1, seconds=3.0, alone=0.01) == [False]
+    assert spend(switch, 1, seconds=3.0, alone=0.01) == [False]
+    assert spend(switch, 1, seconds=3.0, alone=0.01) == [True]
 
 
 def test_hints_are_trusted_as_far_as_they_proved_right():

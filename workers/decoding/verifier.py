@@ -323,7 +323,10 @@ class Verifier:
         sequence = window.sequence
         self.speeds.checked(walked)
         if self._strategy.adapts and self.drafters and not sequence.opening.plain:
-            sequence.switch.round(walked.tokens, elapsed + window.waited, self.speeds.plain(beside))
+            drafted = sum(count for source, count in walked.sources.items() if source >= 0)
+            others = sum(count for source, count in window.sources.items() if source < 0)
+            alone = self.speeds.alone(beside, others)
+            sequence.switch.round(walked.tokens, drafted, elapsed + window.waited, alone)
         if self._trace is None:
             return
         began = now - elapsed

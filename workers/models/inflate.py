@@ -7,6 +7,7 @@ multiplied by zeros. Where D / d is a power of 4 all factors are powers of two, 
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,10 +15,12 @@ from typing import Any
 
 import gguf
 import numpy as np
+from safetensors.numpy import load_file, save_file
 
 from hetero.placement.errors import ConfigError
 from hetero.workers.errors import ModelError
 from hetero.workers.models.gguf_writing import TYPES, Matrix, Tensor, write_gguf
+from hetero.workers.models.head import EAGLE3, read_head
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def inflate(source: Path, target: Path, size: Size | None, kind: str, seed: int 
 class _Small:
     """The source model's numbers and weights."""
 
-    def __init__(self, reader: Any, noise: float, rng: np.random.Generator) -> None:
+    def __init__(self, reader: Any, noise: float = 0.0, rng: np.random.Generator | None = None) -> None:
         def number(key: str) -> int:
             return int(reader.fields[f"llama.{key}"].contents())
 
@@ -64,7 +67,7 @@ class _Small:
         self.kv_heads = number("attention.head_count_kv")
         self.head = self.width // self.heads
         self.epsilon = float(reader.fields["llama.attention.layer_norm_rms_epsilon"].contents())
-        self._noise, self._rng = noise, rng
+        self._noise, self._rng = noise, rng or np.random.default_rng(0)
         self._tensors = {tensor.name: tensor for tensor in reader.tensors}
 
     def __contains__(self, name: str) -> bool:
@@ -144,3 +147,22 @@ def _tensors(model: _Small, size: Size, rng: np.random.Generator) -> list[Tensor
             name = f"blk.{layer}.{part}.weight"
             found.append(Tensor(name, shape, partial(matrix, name, shape, zeros)))
     return found
+
+
+def inflate_head(head: Path, source: Path, width: int, out: Path) -> None:
+    """Write ``out``, the head of the directory ``head`` for its target ``source`` inflated to ``width``: what it reads
+    of the padding counts for nothing, so it drafts the same. Raises ModelError for one that is no EAGLE-3 head."""
+    told = read_head(head)
+    if told.kind != EAGLE3:
+        raise ModelError(f"{head}: only EAGLE-3 heads can be inflated, others are as wide as their target")
+    weights = load_file(head / "model.safetensors")
+    own = weights["fc.weight"]
+    count, small = told.features // told.width, told.width
+    wide = np.zeros((len(own), count, width), own.dtype)
+    wide[:, :, :small] = own.reshape(len(own), count, small)
+    weights["fc.weight"] = wide.reshape(len(own), -1)
+    weights.setdefault("embed_tokens.weight", _Small(gguf.GGUFReader(source))["token_embd.weight"].astype(own.dtype))
+    out.mkdir(parents=True, exist_ok=True)
+    save_file(weights, out / "model.safetensors")
+    config = json.loads((head / "config.json").read_text()) | {"target_hidden_size": width}
+    (out / "config.json").write_text(json.dumps(config, indent=2))

@@ -1,4 +1,4 @@
-"""Whether speculation pays for one sequence: its time a token against plain decoding's, as measured."""
+"""Whether drafters pay for one sequence: its time a token against what it would be without them, as measured."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class SpeculationSwitch:
         self._probing = probe
         self._left = tuning.PROBE if probe else 0
         self._rest = tuning.FIRST_REST
-        self._tokens = self._since = 0
-        self._balance = 0.0
+        self._since = 0
+        self._begin()
 
     @property
     def resting(self) -> bool:
@@ -27,18 +27,23 @@ class SpeculationSwitch:
         """Whether to decode plainly now, to learn what it costs."""
         return self._left > 0 and self._probing
 
-    def round(self, tokens: int, seconds: float, plain: float) -> None:
-        """A round took ``seconds`` for its tokens; plainly each of them takes ``plain`` (0: unknown)."""
+    def round(self, tokens: int, drafted: int, seconds: float, alone: float) -> None:
+        """A round took ``seconds`` for its tokens, of which drafters brought ``drafted``; the others would have come
+        without them, in ``alone`` seconds (0: unknown)."""
         if self.resting:
             self.plain += 0 if self._probing else tokens
             self._left -= tokens
             return
         self._tokens += tokens
         self._since += tokens
-        self._balance += seconds - tokens * plain
-        if self._tokens < tuning.BLOCK:
+        self._others += tokens - drafted
+        self._alone += alone
+        usual = self._alone / max(1, self._others)  # seconds of a token without drafters
+        self._seconds += min(seconds, tokens * usual + tuning.PAUSE * usual) if usual else seconds
+        lost = self._seconds - self._tokens * usual
+        if not alone or (self._tokens < tuning.BLOCK and lost < tuning.LOSS * usual):
             return
-        if plain and self._balance > 0:
+        if lost > 0:
             self._left, self._rest = self._rest, min(tuning.LONGEST_REST, 2 * self._rest)
             self._probing = False
         else:
@@ -46,4 +51,9 @@ class SpeculationSwitch:
             if self._since >= tuning.RENEW:
                 self._left, self._since = tuning.PROBE, 0
                 self._probing = True
-        self._tokens, self._balance = 0, 0.0
+        self._begin()
+
+    def _begin(self) -> None:
+        """The balance of a block."""
+        self._tokens = self._others = 0
+        self._seconds = self._alone = 0.0

@@ -23,6 +23,12 @@ class Speeds:
         self._alpha.add(walked.agreed, walked.offered)
         self._beta.add(walked.foreseen, walked.offered)
 
+    def alone(self, windows: int, looked_up: int) -> float:
+        """Seconds of a forward of so many windows without drafters, one of them with some draft tokens of other
+        sources; 0: unknown."""
+        usual = self.forward(windows)
+        return self.plain(windows) * (self.forward(windows + looked_up) / usual if usual else 1.0)
+
     @property
     def alpha(self) -> float:
         """Chance that the target takes a drafter's first candidate."""

@@ -51,6 +51,8 @@ ALPHA_START, BETA_START, START_WEIGHT = 0.7, 0.8, 10.0  # to begin with, as if s
 # Switching speculation off. Chosen
 
 BLOCK = 32  # tokens after which the balance is drawn
+LOSS = 5.0  # tokens' time that may be lost before: a drafter that gains a fifth comes to it in one of forty blocks
+PAUSE = 2.5  # tokens' time that one round can lose: a busy moment of the machine is no verdict
 PROBE = 3  # tokens decided plainly to learn what plain decoding costs
 FIRST_REST, LONGEST_REST = 64, 1024  # tokens without drafts after a loss; each further one in a row doubles
 RENEW = 1024  # tokens of speculation after which plain decoding is measured again: 0.3 % of them

@@ -8,7 +8,7 @@ dynamic gating fusion).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import gguf
 import torch
@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm, LlamaRotaryEmbedding
 
-from hetero.workers.engines.torch.attention import Forward
 from hetero.workers.errors import ModelError
 from hetero.workers.models.head import DOVETAIL, EAGLE3, HeadConfig, read_head
 from hetero.workers.models.tensors import read_safetensors
@@ -30,6 +29,7 @@ _SHARED = {  # the target's own, where a head brings none: its names in safetens
     "norm.weight": (("model.norm.weight",), ("output_norm.weight",)),
 }
 _UNUSED = ("t2d", "inv_freq")
+Seeing: TypeAlias = Any  # what the attention that is set needs to know: ``attention.Forward`` for ours
 
 
 class HeadModel(nn.Module):  # type: ignore[misc]  # torch is untyped here
@@ -55,26 +55,35 @@ class HeadModel(nn.Module):  # type: ignore[misc]  # torch is untyped here
         """The target's features as states, [rows, width]."""
         return features
 
-    def fused(self, embedded: Tensor, states: Tensor, positions: tuple[Tensor, Tensor], hetero: Forward) -> Tensor:
+    def fused(self, embedded: Tensor, states: Tensor, positions: tuple[Tensor, Tensor], hetero: Seeing) -> Tensor:
         """Tokens and the states before them as what the further layers get, [1, rows, width]."""
         raise NotImplementedError
 
     def forward(
-        self, tokens: Tensor, states: Tensor, positions: Tensor, hetero: Forward, keep: int = 0
+        self, tokens: Tensor, states: Tensor, positions: Tensor, hetero: Seeing, keep: int = 0
     ) -> tuple[Tensor, Tensor]:
         """Logits [rows, the target's vocabulary], of the last ``keep`` (0: all), and states [rows, width] of tokens
         [1, rows]; ``states`` [rows, width] are those of the token before each, ``positions`` [1, rows]."""
-        embedded = self.embed_tokens(tokens)
-        around = self.rotary(embedded, positions)
-        found = self.fused(embedded, states[None], around, hetero)
-        for layer in self.layers[self.first :]:
-            found = layer(found, position_embeddings=around, hetero=hetero)
-        own = self.lm_head(self.norm(found[:, -keep:]))[0]
+        found = self.run(self.embed_tokens(tokens), states[None], positions, hetero)
+        own = self.said(found[:, -keep:])[0]
         if own.shape[1] == self.config.vocab_size:
             return own, found[0]
         logits = own.new_full((len(own), self.config.vocab_size), float("-inf"))
         logits[:, torch.arange(own.shape[1], device=own.device) + self.d2t] = own
         return logits, found[0]
+
+    def run(self, embedded: Tensor, states: Tensor, positions: Tensor, hetero: Seeing) -> Tensor:
+        """States [1, rows, width] of tokens as they are embedded, from those before them."""
+        around = self.rotary(embedded, positions)
+        found = self.fused(embedded, states, around, hetero)
+        for layer in self.layers[self.first :]:
+            found = layer(found, position_embeddings=around, hetero=hetero)
+        return found
+
+    def said(self, states: Tensor) -> Tensor:
+        """Logits [.., tokens it can propose]."""
+        found: Tensor = self.lm_head(self.norm(states))
+        return found
 
     first = 0  # layer behind those that ``fused`` runs
 
@@ -98,7 +107,7 @@ class Eagle3(HeadModel):
         found: Tensor = self.fc(features)
         return found
 
-    def fused(self, embedded: Tensor, states: Tensor, positions: tuple[Tensor, Tensor], hetero: Forward) -> Tensor:
+    def fused(self, embedded: Tensor, states: Tensor, positions: tuple[Tensor, Tensor], hetero: Seeing) -> Tensor:
         first: Any = self.layers[0]
         normed = first.hidden_norm(states)
         both = torch.cat([first.input_layernorm(embedded), normed], dim=-1)
@@ -118,18 +127,24 @@ class Dovetail(HeadModel):
         self.embedding = nn.Linear(width, width, bias=False)
         self.gate = nn.Linear(2 * width, width, bias=False)
 
-    def fused(self, embedded: Tensor, states: Tensor, positions: tuple[Tensor, Tensor], hetero: Forward) -> Tensor:
+    def fused(self, embedded: Tensor, states: Tensor, positions: tuple[Tensor, Tensor], hetero: Seeing) -> Tensor:
         of_state = self.feature(states)
         of_token = nn.functional.silu(self.embedding(self.embedding_norm(embedded)))
         gate = torch.sigmoid(self.gate(torch.cat([of_state, of_token], dim=-1)))
         return gate * of_state + (1.0 - gate) * of_token
 
 
+def blank_head(head: HeadConfig) -> HeadModel:
+    """A head that has learned nothing."""
+    model: HeadModel = {EAGLE3: Eagle3, DOVETAIL: Dovetail}[head.kind](head)
+    return model
+
+
 def load_head(path: Path, target: Path, dtype: str) -> HeadModel:
     """The head of a directory; what it shares with its ``target`` comes from there. Raises ModelError."""
     config = read_head(path)
     try:
-        model: HeadModel = {EAGLE3: Eagle3, DOVETAIL: Dovetail}[config.kind](config)
+        model = blank_head(config)
     except (StrictDataclassError, TypeError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"{path}: its numbers are no llama's: {str(error).strip().splitlines()[0]}") from error
     given: dict[str, Tensor] = {}
@@ -143,7 +158,7 @@ def load_head(path: Path, target: Path, dtype: str) -> HeadModel:
     wanted = model.state_dict()
     for name in _SHARED:
         if name not in found and wanted[name].shape[0] in (config.numbers["vocab_size"], config.numbers["hidden_size"]):
-            found[name] = _of_target(target, name)
+            found[name] = of_target(target, name)
     if config.proposes == config.numbers["vocab_size"]:
         found["d2t"] = torch.zeros(config.proposes, dtype=torch.long)
     for name in sorted(wanted.keys() | found.keys()):
@@ -166,8 +181,8 @@ def _llama(head: HeadConfig) -> LlamaConfig:
     return LlamaConfig(**{**numbers, "attn_implementation": "hetero", "tie_word_embeddings": False})
 
 
-def _of_target(path: Path, name: str) -> Tensor:
-    """A tensor of the target's. Raises ModelError."""
+def of_target(path: Path, name: str) -> Tensor:
+    """A tensor of the target's that heads share, by its name in a head. Raises ModelError."""
     safe, packed = _SHARED[name]
     try:
         if path.is_dir():

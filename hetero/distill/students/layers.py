@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,13 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
+from hetero.distill.students.student import Cut, Source, Words
 from hetero.errors import ConfigError, ModelError
 from hetero.workers.engines.torch.checkpoint import load_model
+from hetero.workers.models.adapter import write_adapter
 from hetero.workers.models.gguf_writing import Matrix, Tensor, as_it_is, header_of, write_gguf
+from hetero.workers.models.tokenizer import load_tokenizer
+from hetero.workers.models.translation import translation
 from hetero.workers.models.trimming import trimmed_header
 
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
@@ -90,19 +95,60 @@ class Trunk:
         model = load_model(target, "float32", attention="sdpa").model
         model.layers, model.norm = model.layers[:first], torch.nn.Identity()
         self.width: int = model.config.hidden_size
+        self.said = f"the first {first} layers"
         self._model, self._kept = model.eval(), np.asarray(kept, np.int64)
 
     def states(self, tokens: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float16]:
-        """Of a text's tokens, the student's, what leaves the last of the layers: [tokens, width]."""
+        """What leaves the last of the layers."""
         with torch.no_grad():
             ids = torch.from_numpy(self._kept[np.asarray(tokens)])[None]
             found: NDArray[np.float16] = self._model(ids, use_cache=False).last_hidden_state[0].half().numpy()
         return found
 
 
-def freeze_vocabulary(student: Any) -> None:
-    """Leave the rows of its tokens as they are: the first layers, too, read the target's."""
-    student.get_input_embeddings().weight.requires_grad_(False)
+class Layers:
+    """A student of some of the target's layers, ``taken``, behind its ``first`` as they are (0: none)."""
+
+    def __init__(self, target: Path, taken: Sequence[int], kept: Sequence[int], first: int, kind: str) -> None:
+        """``kept``: tokens that stay; ``kind`` of the file's numbers. Raises ModelError."""
+        self._target, self._taken, self._kept, self._first, self._kind = target, list(taken), list(kept), first, kind
+        self.model = make_student(target, taken, kept)
+        self.words = self._words()
+        self.source: Source | None = None
+        if first:
+            self.source = Trunk(target, first, kept)
+            # The rows of its tokens stay: the first layers, too, read the target's.
+            self.model.get_input_embeddings().weight.requires_grad_(False)
+
+    def say(self, model: Any, given: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        own = {"inputs_embeds": given["states"]} if self._first else {"input_ids": given["tokens"]}
+        logits: torch.Tensor = model(**own, use_cache=False).logits
+        return logits.flatten(0, 1)[None]
+
+    def facts(self) -> list[tuple[str, str]]:
+        return [
+            ("layers of the target's that learned", ", ".join(map(str, self._taken))),
+            ("layers before them, as they are in the target", str(self._first)),
+        ]
+
+    def write(self, out: Path) -> Path:
+        file = out / "drafter.gguf"
+        part = file.with_suffix(".part")
+        write_student(self.model, self._target, self._kept, self._kind, part, self._first)
+        part.rename(file)
+        if self._first:
+            write_adapter(file, self._target, self._kept, self._first, part)
+            part.rename(out / "adapter.gguf")
+        return file
+
+    def _words(self) -> Words:
+        vocabulary = load_tokenizer(self._target).vocabulary
+        if len(self._kept) == len(vocabulary):
+            return Cut.to(self._kept, len(vocabulary))
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "vocabulary.gguf"
+            write_student(self.model, self._target, self._kept, "q8_0", file)
+            return translation(vocabulary, load_tokenizer(file).vocabulary)
 
 
 def write_student(student: Any, target: Path, kept: Sequence[int], kind: str, file: Path, first: int = 0) -> None:

@@ -100,6 +100,12 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(ge=0, le=1 << 24, description="Tokens of finished answers that are looked up, too, for whoever brings the "
              "API key they were for (0: none)."),
     ] = 65536  # fmt: skip
+    adapt: Annotated[
+        bool,
+        Meta(
+            description="The drafter learns from what the target said otherwise, in memory, while nobody asks (torch)."
+        ),
+    ] = False
     share_lookup: Annotated[
         bool, Meta(description="Look up finished answers for everybody, whoever's API key they were for.")
     ] = False
@@ -228,3 +234,13 @@ def read_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"config file {path}: expected 'key: value' lines")
     make_config(found, f"config file {path}: ")
     return found
+
+
+def port_range(text: str) -> list[int]:
+    """First and last of ``worker_ports``; [] without. Raises ConfigError."""
+    first, dash, last = text.partition("-")
+    if not text:
+        return []
+    if not (first.isdecimal() and last.isdecimal() and dash) or not 1024 <= int(first) <= int(last) <= 65535:
+        raise ConfigError(f"worker_ports: {text!r} is not a range within 1024-65535, like 20000-20009")
+    return [int(first), int(last)]

@@ -14,7 +14,6 @@ from safetensors import SafetensorError
 from hetero.cluster.inventory import take_inventory
 from hetero.config import make_config
 from hetero.distill.card import licence_of
-from hetero.distill.divergence import DIVERGENCES
 from hetero.distill.examination import Marks
 from hetero.distill.making import Making, Order
 from hetero.distill.recipe import Workshop
@@ -28,6 +27,7 @@ from hetero.models import find_model
 from hetero.planning.planner import planner_of
 from hetero.planning.ranking import Ranker
 from hetero.planning.table import verdict
+from hetero.workers.engines.torch.divergence import DIVERGENCES
 from hetero.workers.models.forms import GGUF
 from hetero.workers.models.gguf_header import parts, read_tensors
 from hetero.workers.models.model import Model

@@ -19,7 +19,6 @@ from hetero.cluster.inventory import machine_line
 from hetero.distill import examination
 from hetero.distill.card import Card, licence_of
 from hetero.distill.corpus import Corpus, Text
-from hetero.distill.divergence import DIVERGENCES
 from hetero.distill.examination import Examination, Marks
 from hetero.distill.lessons import Lesson, Lessons, lesson
 from hetero.distill.making import CONTEXT, WRITING, Making
@@ -27,6 +26,7 @@ from hetero.distill.students.enrolment import enrolled
 from hetero.distill.students.student import Source, Student
 from hetero.distill.training import Course, train
 from hetero.errors import ConfigError, ModelError
+from hetero.workers.engines.torch.divergence import DIVERGENCES
 from hetero.workers.models.gguf_writing import header_of
 from hetero.workers.models.trimming import kept_tokens
 

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from hetero.distill.divergence import Divergence, shares
 from hetero.distill.examination import Marks
 from hetero.distill.lessons import Lessons, batch
 from hetero.distill.students.student import Student
+from hetero.workers.engines.torch.divergence import Divergence, shares
 
 _LATER = 0.8  # what a step of a draft counts beside the one before it
 _WARM = 0.03  # of the time, until the rate is whole

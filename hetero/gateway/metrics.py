@@ -128,6 +128,9 @@ class _Around(Collector):
             "memory": GaugeMetricFamily("hetero:worker_memory_bytes", "Memory of a worker.", labels=["role"]),
             "restarts": CounterMetricFamily("hetero:worker_restarts", "Workers started again.", labels=["role"]),
             "dropped": CounterMetricFamily("hetero:dropped_frames", "Frames that made no sense.", labels=["role"]),
+            "lessons": GaugeMetricFamily("hetero:drafter_lessons", "Texts a drafter learns from.", labels=["role"]),
+            "studied": CounterMetricFamily("hetero:drafter_study_steps", "Its steps of learning.", labels=["role"]),
+            "agreed": GaugeMetricFamily("hetero:draft_agreement", "How often drafts are right.", labels=["when"]),
             "away": CounterMetricFamily("hetero:peers_turned_away", "Peers without a known key.", labels=["role"]),
         }
         families["dropped"].add_metric(["gateway"], facts.dropped)
@@ -140,4 +143,10 @@ class _Around(Collector):
             families["memory"].add_metric([role], status.memory)
             families["dropped"].add_metric([role], status.dropped)
             families["away"].add_metric([role], status.turned_away)
+            if status.role == "drafter":
+                families["lessons"].add_metric([role], status.lessons)
+                families["studied"].add_metric([role], status.studied)
+            if status.speeds is not None:
+                families["agreed"].add_metric(["first"], status.speeds.alpha_first)
+                families["agreed"].add_metric(["now"], status.speeds.alpha)
         yield from families.values()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from hetero.config import Config
+from hetero.config import Config, port_range
 from hetero.errors import ConfigError
 from hetero.models import drafter_of, find_model
 from hetero.placement.device import Device, Gpu, Inventory, check_device, default_devices, parse_device
@@ -19,7 +19,7 @@ from hetero.planning.fastest import Fastest
 from hetero.planning.fitting import check_fit, fitting, free_memory
 from hetero.planning.heads import check_hands_out, states_for
 from hetero.planning.plan import Placement, Plan
-from hetero.planning.sharing import check_shared, copies, footprint_of
+from hetero.planning.sharing import check_learns, check_shared, copies, footprint_of
 from hetero.planning.vocabularies import spoken
 from hetero.workers.decoding.policy.strategy import AUTO, NAMES
 from hetero.workers.engines.registry import ENGINES, EngineEntry, default_engine, find_engine, torch_dtype
@@ -57,8 +57,11 @@ class Planner:
         self._speaks = spoken(self._target, self._drafter) if self._drafter is not None else ""
         asked_too = config.also_draft if config.strategy != "off" else []
         self._others = [_other(text, self._target) for text in asked_too]
-        if self._others and self._drafter is None:
-            raise ConfigError("also_draft: further drafters go beside a first one, which --draft names")
+        if (self._others or config.adapt) and self._drafter is None:
+            field, fix = (
+                ("also_draft", "go beside a first one") if self._others else ("adapt", "learn while they serve")
+            )
+            raise ConfigError(f"{field}: drafters {fix}, which --draft names")
         models = [model for model in (self._drafter, *(model for model, _, _ in self._others)) if model is not None]
         self._states = states_for(self._target, models)
         self._beside: Placement | None = None  # the drafter's place beside the target, where the plan had it there
@@ -236,7 +239,7 @@ class Planner:
         config = self._config
         own: dict[str, object] = {"context": self._context}
         if node is not None and (not node.here or self._may_be_away()):
-            own |= {"host": node.address, "ports": _ports(config.worker_ports or _WORKER_PORTS)}
+            own |= {"host": node.address, "ports": port_range(config.worker_ports or _WORKER_PORTS)}
         return self._place("target", self._target_engine, self._target, device, config.exact, node, own)
 
     def _place_drafter(self, node: Node | None, device: Device, target: Placement) -> Placement:
@@ -278,11 +281,12 @@ class Planner:
         field = "target_engine" if role == "target" else "draft_engine"
         form, here = model.form, device.node is None
         first, hands_out = role == "drafter" and "index" not in own, role == "target" and bool(self._states)
+        learns = first and config.adapt
         group = config.draft_group if first else 1
         asked = config.draft_ranks if first else config.target_ranks if role == "target" else 1
         if engine:
             chosen = find_engine(engine, field)
-        elif group > 1 or asked > 1:
+        elif group > 1 or asked > 1 or (learns and model.head is None):
             chosen = next(entry for entry in ENGINES.values() if entry.layer_parallel)
         elif self._fastest is not None and here and device.is_cpu and not exact:
             # (Exact texts are one engine's: which it is must not hang on what was measured, nor on the strategy.)
@@ -298,6 +302,8 @@ class Planner:
             raise ConfigError(f"{field}: {reason}")
         ranks = len(device.gpus) if asked == 1 and chosen.layer_parallel and device.gpus else asked
         check_shared(role, group, ranks, chosen, model, device, exact)
+        if learns:
+            check_learns(chosen, model, group, ranks, str(own["vocabulary"]))
         if hands_out and ranks > 1:
             raise ConfigError("draft: a head drafts from the states of a target on one device: name one, without ranks")
         layers = self._gpu_layers(role, chosen, device)
@@ -316,6 +322,7 @@ class Planner:
             lookup=config.lookup and role == "target",
             past=config.lookup_past,
             features=self._states if role == "target" else [],
+            learns=learns,
             trace=str(Path(config.trace).resolve()) if config.trace else "",
             cores=list(device.indices if device.is_cpu else shared),
             gpu_layers=layers,
@@ -328,7 +335,7 @@ class Planner:
             ranks=ranks,
             exact=exact,
             cached=(config.prefix_cache << 20) // cell // copies(role, ranks),
-            **{"ports": _ports(config.worker_ports), **own},  # type: ignore[arg-type]
+            **{"ports": port_range(config.worker_ports), **own},  # type: ignore[arg-type]
         )
         free = [gpu.free for gpu in self._inventory.gpus if gpu.device in device.gpus]
         split = chosen.splits and len(device.gpus) > 1 and here and min(free, default=0) > 0  # as llama.cpp does
@@ -388,12 +395,3 @@ def _strategy(config: Config, drafter: Model | None) -> str:
     if name != "off" and drafter is None:
         raise ConfigError(f"strategy: {name!r} needs a drafter: name one with --draft, or choose --strategy off")
     return name
-
-
-def _ports(text: str) -> list[int]:
-    first, dash, last = text.partition("-")
-    if not text:
-        return []
-    if not (first.isdecimal() and last.isdecimal() and dash) or not 1024 <= int(first) <= int(last) <= 65535:
-        raise ConfigError(f"worker_ports: {text!r} is not a range within 1024-65535, like 20000-20009")
-    return [int(first), int(last)]

@@ -34,6 +34,19 @@ def check_shared(
                           "take another number, or a GGUF file on llama_cpp, which splits by layers")  # fmt: skip
 
 
+def check_learns(engine: EngineEntry, model: Model, group: int, ranks: int, speaks: str) -> None:
+    """Raises ConfigError where a drafter cannot go on learning while it serves. ``speaks``: whose tokens it is asked
+    in, where they are not its own."""
+    able = ", ".join(entry.name for entry in ENGINES.values() if entry.learns)
+    if model.head is not None or speaks:
+        what = "is a head" if model.head is not None else "has other tokens than its target"
+        raise ConfigError(f"adapt: {model.name} {what}, and does not learn while it serves: leave out --adapt")
+    if not engine.learns:
+        raise ConfigError(f"adapt: {engine.name} runs models as they are: take --draft-engine {able}")
+    if group > 1 or ranks > 1:
+        raise ConfigError("adapt: a drafter learns on one device, layer by layer: --draft-group 1, one --draft-ranks")
+
+
 def footprint_of(model: Model, spec: WorkerSpec) -> Footprint:
     """What a worker's model takes of its devices' memory, all together."""
     engine = find_engine(spec.engine)
@@ -42,6 +55,8 @@ def footprint_of(model: Model, spec: WorkerSpec) -> Footprint:
     )
     # Of a team that shares layers each rank has all weights (MLPs run everywhere) and room for all keys and values.
     count, weights = copies(spec.role, spec.ranks), engine.weight_bytes(model.shape, spec.dtype)
+    if spec.learns:  # gradients, and a copy and two moments in float32
+        weights += 16 * model.shape.parameters
     return Footprint(count * weights, count * found.kv, count * found.work)
 
 

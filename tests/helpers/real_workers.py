@@ -28,7 +28,8 @@ def until(condition, seconds: float = 30.0) -> None:
 def eager(monkeypatch) -> None:
     """Let ``ahead`` speculate although it does not pay, as it may not with toy models that share a core."""
     monkeypatch.setattr("hetero.workers.decoding.policy.window.rows_worth", lambda reaches, *rest: len(reaches))
-    monkeypatch.setattr("hetero.workers.decoding.policy.tuning.BLOCK", 1 << 30)
+    for name in ("BLOCK", "LOSS"):
+        monkeypatch.setattr(f"hetero.workers.decoding.policy.tuning.{name}", 1 << 30)
 
 
 def load_any(spec: WorkerSpec, progress: Progress = unheard) -> Loaded:

@@ -21,7 +21,6 @@ from hetero.data import HELD_OUT, PAIR
 from hetero.distill import examination, training
 from hetero.distill.answers import Author
 from hetero.distill.corpus import Text
-from hetero.distill.divergence import DIVERGENCES
 from hetero.distill.examination import Examination
 from hetero.distill.lessons import Lessons, lesson
 from hetero.distill.prompts import chat_of, own_prompts
@@ -31,6 +30,7 @@ from hetero.distill.training import Course, train
 from hetero.workers.engines.base import Row
 from hetero.workers.engines.octet.engine import OctetEngine, OctetSettings
 from hetero.workers.engines.registry import EngineSettings, find_engine
+from hetero.workers.engines.torch.divergence import DIVERGENCES
 from hetero.workers.models.tokenizer import GgufTokenizer
 from hetero.workers.models.translation import translation
 

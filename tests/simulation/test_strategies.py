@@ -77,12 +77,12 @@ def test_mirror_hints_before_the_forward_ends_and_uses_the_branches():
     for at in hints:
         begin, end, _ = next((b, e, f) for b, e, f in checked if b <= at <= e)
         assert begin < at < end
-    landings = played.drafter.landings
+    landings = played.drafter.landings.counts
     assert landings["complete"] > 20 and landings["hinted"] > 20 and landings["missed"] > 0
     assert overlap(events) > 0.5
     blind, _ = play("mirror", regime=Regime("test", 4e-3, flat(0.060), 1e-3, 8))
-    assert blind.drafter.landings["hinted"] == 0 and blind.drafter.landings["complete"] > 10
-    assert landings["missed"] < blind.drafter.landings["missed"]
+    assert blind.drafter.landings.counts["hinted"] == 0 and blind.drafter.landings.counts["complete"] > 10
+    assert landings["missed"] < blind.drafter.landings.counts["missed"]
 
 
 def test_ahead_works_both_devices_all_the_time():

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from hetero.data import PAIR
 from hetero.distill.answers import drawn
 from hetero.distill.corpus import TOP, Corpus, Text
-from hetero.distill.divergence import DIVERGENCES, shares, total_variation
 from hetero.distill.lessons import batch, lesson
 from hetero.distill.prompts import chat_of, read_prompts
 from hetero.distill.recipe import Recipe, Workshop
 from hetero.distill.students.layers import last, make_student, spread, write_student
 from hetero.errors import ConfigError, ModelError
+from hetero.workers.engines.torch.divergence import DIVERGENCES, shares, total_variation
 from hetero.workers.models.adapter import restored, write_adapter
 from hetero.workers.models.tokenizer import GgufTokenizer
 from hetero.workers.models.translation import translation

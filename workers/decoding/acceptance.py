@@ -23,7 +23,8 @@ class Walk:
 
     Of the ``offered`` nodes it came by that model drafters had proposed tokens below, the likeliest of those was right
     at ``agreed`` and any of them at ``foreseen``. ``ended`` tells that the sequence is over; ``failure`` that a row
-    could not be sampled; ``rows`` are those it went by, whose tokens are committed.
+    could not be sampled; ``rows`` are those it went by, whose tokens are committed; ``missed``: of those the ones where
+    a model drafter's likeliest was wrong, with the position they speak of.
     """
 
     tokens: int = 0
@@ -36,6 +37,7 @@ class Walk:
     sources: Counter[int] = field(default_factory=Counter)
     drafters: Counter[int] = field(default_factory=Counter)
     rows: list[int] = field(default_factory=list)
+    missed: list[tuple[int, int]] = field(default_factory=list)
 
 
 def walk(
@@ -66,6 +68,8 @@ def walk(
         if likeliest is not None:
             walked.offered += 1
             walked.agreed += likeliest.token == token
+            if likeliest.token != token:
+                walked.missed.append((row, cursor.tree.position + 1))
             known = cursor.tree[node].children.get(token)
             walked.foreseen += known is not None and cursor.tree[known].drafted
         node = cursor.commit(token)

@@ -13,17 +13,19 @@ from math import inf
 from hetero.placement.cost import Average
 from hetero.workers.decoding.draft_sequence import DraftSequence, Growth, LeavesInFlight
 from hetero.workers.decoding.kv_cursor import KvCursor
+from hetero.workers.decoding.landings import Landings
+from hetero.workers.decoding.notebook import Notebook
 from hetero.workers.decoding.policy import tuning
 from hetero.workers.decoding.policy.calibration import Calibration
-from hetero.workers.decoding.policy.expansion import BranchExpansion, ChainExpansion, make_expansion
+from hetero.workers.decoding.policy.expansion import ChainExpansion, make_expansion
 from hetero.workers.decoding.policy.leaves import LeafPolicy
 from hetero.workers.decoding.policy.strategy import GrowthRule, Strategy
 from hetero.workers.decoding.prefix_cache import PrefixCache
-from hetero.workers.decoding.protocol import Extend, Free, Job, Operation, Prefill, Sends, Step
+from hetero.workers.decoding.protocol import Extend, Free, Job, Operation, Prefill, Sends, Step, Study
 from hetero.workers.decoding.trace import Trace
 from hetero.workers.engines.base import EngineLimits, Outcome, Row
 from hetero.workers.errors import EngineError
-from hetero.workers.wire.messages import Close, Commit, Features, Hint, Message, Open, Ping, Pong
+from hetero.workers.wire.messages import Close, Commit, Correction, Features, Hint, Message, Open, Ping, Pong
 
 HEARTBEAT = 0.5  # seconds between pings
 _TRIES = 3  # failed forwards in a row after which a sequence is left alone
@@ -55,9 +57,8 @@ class Drafter:
         tokens of closed sequences to keep for the prompts of later ones; ``index``: which of several drafters it is."""
         self.epoch = epoch
         self.index = index
-        self.dropped = 0
-        # Commits that came down on a branch of gamma, a shorter one, none; and on one that a hint started.
-        self.landings = {"complete": 0, "partial": 0, "missed": 0, "hinted": 0}
+        self.dropped, self.landings = 0, Landings()
+        self.notebook = Notebook(limits.vocabulary) if limits.learns else None
         self.prefixes = PrefixCache(cached if limits.prefixes else 0)
         self._limits = limits
         self._ends = ends
@@ -99,6 +100,8 @@ class Drafter:
                 self._commit(peer, message, now)
             case Features():
                 self._features(peer, message)
+            case Correction():
+                self._corrected(peer, message)
             case Hint():
                 self._hint(peer, message)
             case Close():
@@ -143,7 +146,12 @@ class Drafter:
             if now >= verifier.next_ping:
                 verifier.next_ping = now + HEARTBEAT
                 own = [(seq, len(held.tokens)) for (of, seq), held in self._sequences.items() if of == socket]
-                self._sends.append((socket, Ping("drafter", self.epoch, own, self.index, self._limits.drafts_from)))
+                self._sends.append(
+                    (
+                        socket,
+                        Ping("drafter", self.epoch, own, self.index, self._limits.drafts_from, self._limits.learns),
+                    )
+                )
         self._policy.held_until = inf
         job = None if self._busy else self._choose(now)
         wake = min([self._policy.held_until, *(verifier.next_ping for verifier in self._verifiers.values())])
@@ -152,7 +160,7 @@ class Drafter:
 
     @property
     def counts(self) -> tuple[int, int]:
-        """Sequences (open, waiting), for health and tests."""
+        """Sequences (open, waiting)."""
         return len(self._sequences), 0
 
     @property
@@ -171,8 +179,10 @@ class Drafter:
                     self._drop(of, seq)
             verifier.epoch = epoch
 
-    def _current(self, peer: bytes, epoch: int) -> bool:
-        return peer in self._verifiers and self._verifiers[peer].epoch == epoch
+    def _known(self, peer: bytes, message: Commit | Features | Correction | Hint) -> DraftSequence | None:
+        """The open sequence that a message is about."""
+        current = peer in self._verifiers and self._verifiers[peer].epoch == message.epoch
+        return self._sequences.get((peer, message.seq)) if current else None
 
     def _open(self, peer: bytes, opening: Open) -> None:
         if not self._strategy.drafts:  # it was told to rest, the verifier will hear of it
@@ -191,8 +201,7 @@ class Drafter:
             self.dropped += 1
 
     def _commit(self, peer: bytes, commit: Commit, now: float) -> None:
-        sequence = self._sequences.get((peer, commit.seq))
-        if sequence is None or not self._current(peer, commit.epoch):
+        if (sequence := self._known(peer, commit)) is None:
             self.dropped += 1
         elif not sequence.learn(commit.base, commit.tokens):
             # Lost or damaged: forget the sequence; the next ping has it opened again.
@@ -207,11 +216,15 @@ class Drafter:
 
     def _features(self, peer: bytes, message: Features) -> None:
         """What a head drafts from."""
-        sequence = self._sequences.get((peer, message.seq))
-        if sequence is None or not self._current(peer, message.epoch):
+        if (sequence := self._known(peer, message)) is None:
             self.dropped += 1
         elif (inform := sequence.hear(message)) is not None and sequence.failures < _TRIES:
             self._operations.append(inform)
+
+    def _corrected(self, peer: bytes, correction: Correction) -> None:
+        """Something to learn."""
+        notebook = self.notebook if self._known(peer, correction) is not None else None
+        self.dropped += notebook is None or not notebook.note((peer, correction.seq), correction)
 
     def _pace(self, sequence: DraftSequence, commit: Commit, now: float) -> None:
         """When to expect the next commit; and PEARL's draft length: what is drafted while a window is checked, one
@@ -220,8 +233,7 @@ class Drafter:
         if not commit.tokens:
             return
         growth = sequence.growth
-        if growth is not None and isinstance(growth.expansion, BranchExpansion):
-            self._landed(growth.expansion, growth.cursor.tree.root in growth.expansion.hint_started, now)
+        self.landings.add(growth, now, self._trace)
         if sequence.told_at is not None:
             self._interval.add(now - sequence.told_at)
         sequence.told_at = now
@@ -230,18 +242,10 @@ class Drafter:
             gamma = round(self._interval(0.0) / max(self._policy.speed(1), 1e-6))
             growth.expansion.lead = 2 * max(1, min(self._strategy.rows - 1, gamma))
 
-    def _landed(self, expansion: BranchExpansion, hinted: bool, now: float) -> None:
-        """Count how well Mirror-SD's branches were prepared for a commit."""
-        kind = expansion.landing()
-        self.landings[kind] += 1
-        self.landings["hinted"] += hinted and kind != "missed"
-        if self._trace is not None:
-            self._trace.mark("drafter", kind, now, hinted=hinted)
-
     def _hint(self, peer: bytes, hint: Hint) -> None:
         """Root branches at what the target's early exit expects."""
-        sequence = self._sequences.get((peer, hint.seq))
-        if sequence is None or sequence.growth is None or not self._current(peer, hint.epoch):
+        sequence = self._known(peer, hint)
+        if sequence is None or sequence.growth is None:
             return
         if not len(hint.parents) == len(hint.tokens) == len(hint.likely):
             self.dropped += 1
@@ -252,6 +256,8 @@ class Drafter:
         sequence = self._sequences.pop((peer, seq), None)
         if sequence is None:
             return
+        if self.notebook is not None:
+            self.notebook.close((peer, seq), sequence.tokens)
         if sequence.growth is not None and not sequence.failures and not sequence.skipped:
             self._operations += self.prefixes.retire(sequence.growth.cursor, sequence.tokens)
         self._operations.append(Free(sequence.id))
@@ -281,10 +287,12 @@ class Drafter:
                 self._expand(sequence, growth, leaves, before, rows)
         if rows:
             self._policy.started(len(rows), now)
-        if rows or before:
-            self._busy = True
-            return Job(before, Extend(rows) if rows else None)
-        return None
+        free = not (rows or before or self._sequences)
+        lessons = self.notebook.step() if self.notebook is not None and free else []
+        if not (rows or before or lessons):
+            return None
+        self._busy = True
+        return Job(before, Extend(rows) if rows else Study(lessons) if lessons else None)
 
     def _prefill(self, sequence: DraftSequence, before: list[Operation]) -> Prefill:
         """The next chunk of a prefix; ``before`` may get what loads its beginning."""

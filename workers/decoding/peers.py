@@ -6,10 +6,11 @@ the messages to send.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
+from hetero.workers.decoding.corrections import corrections
 from hetero.workers.decoding.policy.speeds import DrafterSpeeds
 from hetero.workers.decoding.protocol import Sends
 from hetero.workers.decoding.target_sequence import DrafterView, TargetSequence
@@ -39,7 +40,8 @@ ANSWERS = 256  # messages to a gateway or about strange sequences that one ping 
 @dataclass(slots=True)
 class DrafterPeer:
     """One incarnation of the drafter of an ``index``: its socket, its speeds, and how many draft tokens it brought and
-    how many of them were committed; how wide the ``features`` are that it drafts from, 0: none."""
+    how many of them were committed; how wide the ``features`` are that it drafts from, 0: none; whether it
+    ``learns``."""
 
     index: int
     socket: bytes
@@ -49,6 +51,7 @@ class DrafterPeer:
     drafted: int = 0
     accepted: int = 0
     features: int = 0
+    learns: bool = False
 
 
 class Drafters:
@@ -90,7 +93,8 @@ class Drafters:
         if peer is None or (peer.socket, peer.epoch) != (socket, ping.epoch):
             if peer is not None:
                 self.forget(peer, active.values())
-            peer = self._peers[ping.index] = DrafterPeer(ping.index, socket, ping.epoch, now, features=ping.features)
+            peer = DrafterPeer(ping.index, socket, ping.epoch, now, features=ping.features, learns=ping.learns)
+            self._peers[ping.index] = peer
         peer.heard = now
         lengths = dict(ping.lengths)
         strange = islice(lengths.keys() - active.keys(), ANSWERS)
@@ -142,6 +146,12 @@ class Drafters:
             message = FeaturesMessage(sequence.seq, self._epoch, base + at, width, values)
             sends += [(socket, message) for socket in wanting]
         return sends
+
+    def correct(self, sequence: TargetSequence, missed: Sequence[tuple[int, int]], outcome: Outcome) -> Sends:
+        """What the target thought where drafts were wrong (``Walk.missed``), to all who learn."""
+        learning = [self._peers[n].socket for n in sequence.drafters if self._peers[n].learns]
+        found = corrections(sequence.seq, self._epoch, missed, outcome) if learning else ()
+        return [(socket, correction) for correction in found for socket in learning]
 
     def close(self, sequence: TargetSequence) -> Sends:
         """The sequence is over: nothing more is said of it."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Protocol, TypeAlias
 
-from hetero.workers.engines.base import Engine, Features, Head, OnEarlyExit, Outcome, Row
+from hetero.workers.engines.base import Engine, Features, Head, Learner, Lesson, OnEarlyExit, Outcome, Row
 from hetero.workers.errors import EngineError
 from hetero.workers.wire.messages import Message
 
@@ -88,11 +88,18 @@ class Extend:
 
 
 @dataclass(frozen=True, slots=True)
+class Study:
+    """A step of learning; see ``Learner.study``."""
+
+    lessons: Sequence[Lesson]
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
-    """A job for the engine: cache operations in order, then at most one forward."""
+    """A job for the engine: cache operations in order, then at most one forward, or a step of learning."""
 
     before: Sequence[Operation]
-    forward: Prefill | Extend | None
+    forward: Prefill | Extend | Study | None
 
     @property
     def rows(self) -> int:
@@ -102,6 +109,8 @@ class Job:
                 return len(tokens)
             case Extend(rows):
                 return len(rows)
+            case Study(lessons):
+                return sum(len(lesson.tokens) for lesson in lessons)
         return 0
 
     def execute(self, engine: Engine, on_early_exit: OnEarlyExit | None = None) -> Outcome | None:
@@ -130,6 +139,8 @@ class Job:
                 return engine.prefill(seq, tokens, every)
             case Extend(rows, hint):
                 return engine.extend(rows, on_early_exit if hint else None)
+            case Study(lessons) if isinstance(engine, Learner):
+                engine.study(lessons)
         return None
 
 

@@ -291,6 +291,8 @@ class Verifier:
         walked = walk(sequence.cursor, window.rows, outcome, sequence.sampler, sequence.take)
         if rows and not walked.ended:
             self._hand_out(sequence, base, [*rows[:-1], *walked.rows], outcome)
+        if walked.missed:
+            self._sends += self.drafters.correct(sequence, walked.missed, outcome)
         sequence.costs.checked(window.sources, walked.sources, window.waited)
         if not self.drafters and not window.drafted:
             sequence.costs.alone += walked.tokens

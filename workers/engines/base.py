@@ -42,6 +42,17 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Lesson:
+    """``tokens`` of a text; behind each of the ``places`` the target found tokens ``ids`` the likeliest, with natural
+    ``logprobs`` at temperature 1."""
+
+    tokens: list[int]
+    places: list[int]
+    ids: list[list[int]]
+    logprobs: list[list[float]]
+
+
+@dataclass(frozen=True, slots=True)
 class EngineLimits:
     """What an engine can hold, known before any call.
 
@@ -52,7 +63,8 @@ class EngineLimits:
     whether it can keep those of sequences; ``lasting``: whether what a draft token left in the cache is good once the
     token is committed, and for those below it. Where it is not, it is only good until the next commit: what is
     committed then is evaluated again. ``features``: how many numbers of its hidden states ``Outcome.features`` has of a
-    token; ``drafts_from``: how many of another model's a head wants of each (``Head``); 0: none.
+    token; ``drafts_from``: how many of another model's a head wants of each (``Head``); 0: none. ``learns``: whether
+    it can (``Learner``).
     """
 
     vocabulary: int
@@ -68,6 +80,7 @@ class EngineLimits:
     lasting: bool = True
     features: int = 0
     drafts_from: int = 0
+    learns: bool = False
 
 
 class Outcome(Protocol):
@@ -150,3 +163,11 @@ class Head(Engine, Protocol):
     def inform(self, seq: int, first: int, features: Features) -> None:
         """What the tokens from place ``first`` of a sequence on are drafted from: of each the features of the token
         before it, shape [tokens, limits.drafts_from]. The sequence may be opened after."""
+
+
+@runtime_checkable
+class Learner(Engine, Protocol):
+    """A model that can be taught while it serves (``limits.learns``)."""
+
+    def study(self, lessons: Sequence[Lesson]) -> None:
+        """One step of learning; what sequences hold stays as the model made it before. Raises EngineError."""

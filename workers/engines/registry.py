@@ -37,7 +37,8 @@ class EngineSettings:
     and ``graphs`` (on CUDA) are torch's; ``weights`` (what becomes of 16-bit floats) is octet's; ``group``: layers
     whose attentions run at once for guesses; ``ranks``: processes, each on its share of ``cores`` or a GPU, that share
     the model, within its layers (``tensor``) or layer by layer; ``kv_cache``: how the numbers of the cache are kept;
-    ``features``: layers whose input is handed out; ``target``: whose head it is."""
+    ``features``: layers whose input is handed out; ``learns``: it can be taught while it serves; ``target``: whose head
+    it is."""
 
     path: Path
     threads: int = 1
@@ -54,6 +55,7 @@ class EngineSettings:
     kv_cache: KvCache = F16
     group: int = 1
     features: tuple[int, ...] = ()
+    learns: bool = False
     target: Path | None = None
     ranks: int = 1
     cores: tuple[int, ...] = ()
@@ -70,7 +72,7 @@ class EngineEntry:
     of a number in its KV cache; ``kv_caches``: how it can keep those; ``always_exact``: a row's bits do not depend on
     what shares its forward; ``gpus``: whether any GPU will do; ``splits``: whether one may
     hold some of the layers, and the CPU the rest; ``layer_parallel``: whether guesses may run layers in parallel;
-    ``features``: whether it can hand out hidden states.
+    ``features``: whether it can hand out hidden states; ``learns``: whether it can be taught while it serves.
     """
 
     name: str
@@ -87,6 +89,7 @@ class EngineEntry:
     splits: bool = False
     layer_parallel: bool = False
     features: bool = False
+    learns: bool = False
     package: str = ""  # the import it needs, and
     extra: str = ""  # what of hetero brings it
     variant: Callable[[], str] = lambda: ""  # which of its kinds this machine gets
@@ -172,6 +175,7 @@ def _torch_settings(settings: EngineSettings) -> TorchSettings:
         draft_nodes=settings.draft_nodes,
         group=settings.group,
         features=settings.features,
+        learns=settings.learns,
     )
 
 
@@ -240,6 +244,7 @@ _ENTRIES = (
         kv_caches=(F16,),
         layer_parallel=True,
         features=True,
+        learns=True,
         package="torch",
         extra="torch",
     ),

@@ -65,6 +65,7 @@ def settings_of(spec: WorkerSpec) -> EngineSettings:
         kv_cache=spec.kv_cache,
         group=spec.group,
         features=tuple(spec.features),
+        learns=spec.learns,
         target=Path(spec.vocabulary) if spec.vocabulary else None,
         ranks=spec.ranks,
         cores=tuple(spec.cores),

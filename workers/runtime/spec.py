@@ -21,7 +21,8 @@ class WorkerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sequences to keep as prefixes; ``origin``: where a model can be had that is not here;
     ``lookup``: whether a verifier drafts what stood behind the same words before, in a sequence or in the last ``past``
     tokens of answers; ``vocabulary``: a model whose tokens a drafter is asked in, where they are not its own, and of
-    a head its target; ``features``: layers of a target whose input it hands out, for heads.
+    a head its target; ``features``: layers of a target whose input it hands out, for heads; ``learns``: a drafter goes
+    on learning while it serves.
     """
 
     role: Literal["target", "drafter"]
@@ -52,6 +53,7 @@ class WorkerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     past: int = 0
     vocabulary: str = ""
     features: list[int] = []
+    learns: bool = False
 
     @property
     def path(self) -> Path:

@@ -20,13 +20,15 @@ class DrafterStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class SpeedStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a verifier has measured: chances that a drafter's first candidate, or any, is right; committed tokens a
-    second; and seconds of a forward by its rows, with drafts and (by sequences) without."""
+    second; and seconds of a forward by its rows, with drafts and (by sequences) without. ``alpha_first``: of the first
+    drafts there were."""
 
     alpha: float
     beta: float
     rate: float
     forward: list[tuple[int, float]]
     plain: list[tuple[int, float]]
+    alpha_first: float = 0.0
 
 
 class WorkerStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -36,7 +38,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``busy_s``: seconds its engine worked; ``forwards``: of windows or leaves, with their ``rows`` and ``forward_s``
     seconds; ``fetched``: bytes of its model that came from another machine;
     ``repacked``: the share of it that its engine has made ready; ``landings``: where commits came down on Mirror-SD's
-    branches."""
+    branches; ``lessons`` a drafter that learns holds, and ``studied`` steps of learning."""
 
     role: Literal["target", "drafter"]
     index: int
@@ -65,6 +67,8 @@ class WorkerStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     repacked: float
     early_exit: bool
     landings: dict[str, int] = {}
+    lessons: int = 0
+    studied: int = 0
     speeds: SpeedStatus | None = None
     drafters: list[DrafterStatus] = []
 

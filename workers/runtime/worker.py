@@ -88,6 +88,7 @@ class Worker:
         active, waiting = machine.counts if machine is not None else (0, 0)
         prefixes, prefix_tokens = machine.prefixes.facts if machine is not None else (0, 0)
         verifier = machine if isinstance(machine, Verifier) else None
+        notebook = machine.notebook if isinstance(machine, Drafter) else None
         return WorkerStatus(
             role=self.spec.role,
             index=self.spec.index,
@@ -115,7 +116,9 @@ class Worker:
             fetched=self._fetched,
             repacked=self._repacked,
             early_exit=engine.limits.early_exit if engine is not None else False,
-            landings=dict(machine.landings) if isinstance(machine, Drafter) else {},
+            landings=dict(machine.landings.counts) if isinstance(machine, Drafter) else {},
+            lessons=len(notebook) if notebook is not None else 0,
+            studied=notebook.steps if notebook is not None else 0,
             speeds=_speeds(verifier) if verifier is not None else None,
             drafters=[_drafter(peer) for peer in verifier.drafters] if verifier is not None else [],
         )
@@ -342,6 +345,7 @@ def _speeds(verifier: Verifier) -> SpeedStatus:
         rate=speeds.rate(),
         forward=list(zip(forward.rows, forward.seconds, strict=True)),
         plain=list(zip(plain.rows, plain.seconds, strict=True)),
+        alpha_first=speeds.alpha_first,
     )
 
 

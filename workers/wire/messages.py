@@ -1,7 +1,8 @@
 """The closed union of messages. Every integer and every length is bounded here, before other code sees it.
 
     gateway -> verifier  Open, Resume, Cancel        verifier -> gateway  Tokens, PromptLogprobs, Finished, Failed
-    verifier -> drafter  Open, Commit, Features, Hint, Close   drafter -> verifier  Draft        all   Ping, Pong
+    verifier -> drafter  Open, Commit, Features, Correction, Hint, Close
+    drafter -> verifier  Draft                       all   Ping, Pong
 
 ``seq`` ids are random and never reused. ``epoch`` names an incarnation of the verifier: messages of another
 one are ignored. ``base`` is a length of prompt + output in tokens.
@@ -137,6 +138,17 @@ class Features(_Message, frozen=True):
     values: Annotated[bytes, Meta(max_length=MAX_FEATURES)]
 
 
+class Correction(_Message, frozen=True):
+    """The drafter's likeliest token behind the first ``base`` ones was wrong: the target's ``likely`` ones there, best
+    first, with natural ``logprobs`` at temperature 1."""
+
+    seq: Seq
+    epoch: Epoch
+    base: Length
+    likely: FewTokens
+    logprobs: Annotated[list[Annotated[float, Meta(ge=-1e4, le=0.0)]], Meta(max_length=64)]
+
+
 class Hint(_Message, frozen=True):
     """What the target's early exit says of a window in flight, below the first ``base`` tokens: row i holds
     ``tokens[i]`` (row 0 the newest committed one), hangs on row ``parents[i]`` (-1 for row 0), and
@@ -265,13 +277,14 @@ class Failed(_Message, frozen=True):
 
 class Ping(_Message, frozen=True):
     """A peer lives: the worker (``role``, ``index``), or a gateway. A drafter adds the length it holds of each sequence
-    (``[seq, length]`` pairs), and how wide the ``features`` are that it drafts from (0: none)."""
+    (``[seq, length]`` pairs), how wide the ``features`` are that it drafts from (0: none), whether it ``learns``."""
 
     role: Annotated[str, Meta(max_length=16)]
     epoch: Epoch
     lengths: Annotated[list[tuple[Seq, Length]], Meta(max_length=65536)]
     index: Annotated[int, Meta(ge=0, lt=1 << 10)] = 0
     features: Annotated[int, Meta(ge=0, le=MAX_WIDTH)] = 0
+    learns: bool = False
 
 
 class Pong(_Message, frozen=True):
@@ -286,6 +299,7 @@ Message: TypeAlias = (
     | Cancel
     | Commit
     | Features
+    | Correction
     | Hint
     | Close
     | Draft

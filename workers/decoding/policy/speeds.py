@@ -15,11 +15,14 @@ class Speeds:
         self.plain = Curve(tuning.FORWARD_WEIGHT)  # of forwards without drafts, while the drafters rest, by sequences
         self.rate = Rate(tuning.RATE_KEEP)  # committed tokens a second, waits included
         self._alpha, self._beta = Rate(tuning.CHANCE_KEEP), Rate(tuning.CHANCE_KEEP)
+        self._first = [0, 0]
         self._alpha.add(tuning.ALPHA_START * tuning.START_WEIGHT, tuning.START_WEIGHT)
         self._beta.add(tuning.BETA_START * tuning.START_WEIGHT, tuning.START_WEIGHT)
 
     def checked(self, walked: Walk) -> None:
         """A walk showed how good the drafts were."""
+        if self._first[1] < tuning.FIRST_DRAFTS:
+            self._first = [self._first[0] + walked.agreed, self._first[1] + walked.offered]
         self._alpha.add(walked.agreed, walked.offered)
         self._beta.add(walked.foreseen, walked.offered)
 
@@ -28,6 +31,11 @@ class Speeds:
         sources; 0: unknown."""
         usual = self.forward(windows)
         return self.plain(windows) * (self.forward(windows + looked_up) / usual if usual else 1.0)
+
+    @property
+    def alpha_first(self) -> float:
+        """The same as ``alpha``, of the first drafts there were: what a drafter that learns began with."""
+        return self._first[0] / max(1, self._first[1])
 
     @property
     def alpha(self) -> float:

@@ -46,6 +46,7 @@ STEP_START, ANSWER_STEPS = 0.01, 2.0  # seconds of a draft step, and steps of an
 STEP_WEIGHT = 0.1  # of draft steps as the verifier hears of them: many, and noisy
 RATE_KEEP = 0.98  # of the long-run rate: about the last fifty windows
 CHANCE_KEEP = 0.998  # of alpha and beta: about the last five hundred
+FIRST_DRAFTS = 256  # whose alpha is told beside the one of today
 ALPHA_START, BETA_START, START_WEIGHT = 0.7, 0.8, 10.0  # to begin with, as if seen so often
 
 # Switching speculation off. Chosen

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hetero.workers.engines.base import EngineLimits, Features, OnEarlyExit, Outcome, Row, as_features
+from hetero.workers.engines.base import EngineLimits, Features, Lesson, OnEarlyExit, Outcome, Row, as_features
 from hetero.workers.engines.kv_slots import Slots, SlotSequence, saved_under
 from hetero.workers.engines.ledger import Entry, entered, row_order
 from hetero.workers.engines.torch.attention import BLOCK, Forward, Part, Seen
@@ -28,6 +28,7 @@ from hetero.workers.engines.torch.collectives import Team
 from hetero.workers.engines.torch.graphs import Record, Replays
 from hetero.workers.engines.torch.layer_parallel import check, guessing, shared
 from hetero.workers.engines.torch.states import States
+from hetero.workers.engines.torch.studies import Studies
 from hetero.workers.errors import EngineError, Unsupported
 from hetero.workers.sampling.logits_processors import Logits
 
@@ -48,6 +49,7 @@ class TorchSettings:
     draft_nodes: int = 128  # evaluated draft tokens per sequence
     group: int = 1  # layers whose attentions run at once for draft tokens (``layer_parallel``)
     features: tuple[int, ...] = ()  # layers whose input is handed out; the number of layers: what the last one gives
+    learns: bool = False  # whether it can be taught while it serves
 
 
 @dataclass
@@ -93,6 +95,7 @@ class TorchEngine:
             early_exit=settings.group == 1 and team is None and exit_layer(self._model) is not None,
             lasting=settings.group == 1,
             features=len(settings.features) * config.hidden_size,
+            learns=settings.learns,
         )
         self._slots = Slots(settings.sequences)
         self._saved: dict[int, tuple[Tensor, ...]] = {}
@@ -107,6 +110,9 @@ class TorchEngine:
         elif settings.group > 1:
             self._guess = Course(guessing(self._model, settings.group, self._tried))
         self._states = States(self._model, settings.features)
+        self._studies: Studies | None = None
+        if settings.learns and (team is not None or settings.group > 1 or settings.exact):
+            raise Unsupported(f"{path.name}: one rank learns, with no layers in parallel and not in exact mode")
         if settings.features and (team is not None or settings.group > 1):
             raise Unsupported(f"{path.name}: features are handed out by one rank with no layers in parallel")
         if record is not None and not settings.exact and not settings.features:
@@ -154,6 +160,15 @@ class TorchEngine:
             found += [self._forward(self._guess, guessed)] if guessed else []
         return TorchOutcome(torch.cat(found), row_order([*exact, *guessed]))
 
+    def study(self, lessons: Sequence[Lesson]) -> None:
+        """``engines.base.Learner``."""
+        if self._studies is None:
+            self._studies = Studies(self._model)
+        try:
+            self._studies.step(lessons)
+        except (RuntimeError, torch.OutOfMemoryError) as error:
+            raise EngineError(f"it could not learn: {error}") from error
+
     def commit(self, seq: int, node: int, keep: Collection[int] = ()) -> None:
         held = self._slots[seq]
         old, new = held.commit(node, keep)
@@ -185,7 +200,7 @@ class TorchEngine:
         self._aborted.set()
 
     def shutdown(self) -> None:
-        del self._model, self._true, self._guess, self._keys, self._values, self._saved
+        del self._studies, self._model, self._true, self._guess, self._keys, self._values, self._saved
 
     @property
     def used_cells(self) -> int:

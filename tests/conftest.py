@@ -10,6 +10,7 @@ import pytest
 # Ray reads these when it is imported; one process of tests joins clusters of others, which need a common token.
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = "0123456789abcdef" * 4
+os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
 
 # Whatever is installed beside: texts and figures of tests are the toy pair's.
 os.environ["HETERO_BUILTIN"] = "toy"

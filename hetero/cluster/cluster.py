@@ -27,6 +27,7 @@ from hetero.workers.runtime.build import build
 _ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "AUTOSCALER_METRIC_PORT": "-1"}
 _log = logging.getLogger("hetero.cluster.cluster")
 _FRESH = 1.0  # seconds an answer of Ray's about machines is good for
+_NO_OTHER = "RAY_ENABLE_AUTO_CONNECT"  # else a late word of a thread, once Ray was left, joins or starts another
 _KNOCK = 3.0  # seconds Ray's head may take to answer
 _HANGS, _ROUNDS = 15.0, 5  # seconds an answer may take, asked for every so many knocks
 _LOST = 3  # knocks without an answer, one a second, after which the head counts as gone
@@ -68,7 +69,7 @@ class Cluster:
             os.environ.update(_ON_LOOPBACK)
         elif "RAY_AUTH_MODE" not in os.environ and (token := known_token()):
             use_token(token)
-        for name, value in RAY_SETTINGS.items():
+        for name, value in (RAY_SETTINGS | {_NO_OTHER: "0"}).items():
             os.environ.setdefault(name, value)
         address = self._address()
         import ray

@@ -196,7 +196,8 @@ def test_attentions_as_one_and_one_by_one(plain):
     assert torch.equal(plain._tried(model), plain._tried(layer_parallel(model, 1, lambda layers: Group(layers))))
 
 
-@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("ranks", [2, 4])
 def test_ranks_guess_as_one_device(guessing, plain, ranks):
     """Bit for bit where each layer is computed as it was, and calibrated alike."""
     team = TeamEngine(TARGET, TorchSettings(sequences=3, context=256, rows=32, chunk=64, group=guessing.size), ranks,
@@ -234,6 +235,7 @@ def test_each_rank_has_the_gpu_of_its_number():
     assert Team(1, 2, True).device("cpu") == "cpu"
 
 
+@pytest.mark.long
 def test_a_rank_that_is_lost_ends_the_engine(plain):
     team = TeamEngine(TARGET, TorchSettings(sequences=1, context=64), 2, True, [])
     try:

@@ -38,7 +38,14 @@ def prefill(made, seq: int, tokens: list[int], chunk: int) -> bytes:
     return outcome.logits(0).tobytes()
 
 
-@pytest.mark.parametrize("weights, threads, kv_cache", [("as-is", 1, "f16"), ("int4", 2, "f16"), ("as-is", 2, "q8_0")])
+@pytest.mark.parametrize(
+    "weights, threads, kv_cache",
+    [
+        pytest.param("as-is", 1, "f16", marks=pytest.mark.long),
+        ("int4", 2, "f16"),
+        pytest.param("as-is", 2, "q8_0", marks=pytest.mark.long),
+    ],
+)
 def test_bits_do_not_depend_on_width_company_tree_chunks_or_threads(weights, threads, kv_cache):
     """Widths 1 to 32, trees, several sequences, contexts to 2k: one row's bits are always the same."""
     made = engine(threads, context=2048, sequences=4, weights=weights, kv_cache=kv_cache)

@@ -18,7 +18,7 @@ from hetero.workers.models.inflate import inflate
 from hetero.workers.models.tokenizer import GgufTokenizer
 from hetero.workers.runtime.spec import WorkerSpec
 
-STREAMS, TOKENS = 12, 120
+STREAMS, TOKENS = 9, 100
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def quiet(student) -> None:
     seen = -1
     while seen != (steps := student.status().studied):
         seen = steps
-        time.sleep(1.0 if student.spec.learns else 0.0)
+        time.sleep(0.5 if student.spec.learns else 0.0)
 
 
 def test_it_recovers_and_no_text_changes(stranger):
@@ -64,7 +64,7 @@ def test_it_recovers_and_no_text_changes(stranger):
     assert texts == others
     assert status.lessons >= 5 and status.studied >= 5
     assert unlearned.lessons == unlearned.studied == 0
-    last, before = (sum(found[-4:]) / 4 for found in (right, fixed))
+    last, before = (sum(found[-3:]) / 3 for found in (right, fixed))
     assert last > before + 0.1, (right, fixed)
     assert agreed.alpha > agreed.alpha_first + 0.02
 

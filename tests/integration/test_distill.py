@@ -115,6 +115,7 @@ def taught(student, texts, held, folder):
     return before, found[-1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["eagle", "dgf"])
 def test_a_head_learns(kind, written, clock, tmp_path):
     texts, held = written

@@ -57,6 +57,7 @@ def test_devices_are_listed_without_any_engine():
     assert done.returncode == 0 and "cpu:" in done.stdout, done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_the_doctor_says_what_is_missing_and_goes_on(extra):
     done = run("hetero.cli", list(EXTRAS[extra]), "doctor", "--port", "0")

@@ -73,6 +73,7 @@ def test_what_does_not_fit_is_not_proposed(monkeypatch):
         ranked(monkeypatch, trial(0.05, 0.002), trial(0.004, 0.0005, 0.8), Inventory((0, 1), 1 << 20))
 
 
+@pytest.mark.long
 def test_an_engine_is_tried_alone_and_beside_another():
     spec = WorkerSpec("drafter", str(TARGET), "llama_cpp", "ahead", 0, cores=[0], sequences=1, context=512)
     found = tried(Request(spec, [1, 4], TEXT))

@@ -59,7 +59,8 @@ class World:
         speeds = SpeedStatus(self.alpha, self.alpha, 0.0, [], []) if role == "target" else None
         return WorkerStatus(
             role, 0, "ready", "", 5, "", "", 0, 1, 1.0, self.streams, 0, False, 0, "", 0, 0, 0, 1 << 30, seconds,
-            count, rows, seconds, 0, 1.0, False, {}, speeds, [DrafterStatus(0, count, count // 2, 0.1, 0.1)],
+            count, rows, seconds, 0, 1.0, False, speeds=speeds,
+            drafters=[DrafterStatus(0, count, count // 2, 0.1, 0.1)],
         )  # fmt: skip
 
 

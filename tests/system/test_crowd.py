@@ -14,6 +14,8 @@ import pytest
 from helpers.builtin_pair import PROMPTS
 from helpers.running_server import RunningServer
 
+pytestmark = pytest.mark.long
+
 LONG = 120.0  # seconds of the soak
 
 

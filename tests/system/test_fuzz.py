@@ -162,7 +162,7 @@ def requests(stack: RunningServer, seed: int, count: int) -> collections.Counter
 def test_odd_requests(stack):
     with nothing_left(stack):
         seen = requests(stack, 1, 80)
-    assert seen[200] > 10 and seen[400] > 50, seen
+    assert seen[200] > 10 and seen[400] > 25, seen
 
 
 @pytest.mark.long
@@ -222,7 +222,7 @@ def schemas(stack: RunningServer, seed: int, count: int) -> collections.Counter[
 def test_odd_schemas(stack):
     with nothing_left(stack):
         seen = schemas(stack, 1, 30)
-    assert seen[200] > 5 and seen[400] > 10, seen
+    assert seen[200] > 5 and seen[400] > 3, seen
 
 
 @pytest.mark.long

@@ -11,6 +11,8 @@ import httpx
 import pytest
 from helpers.running_server import RunningServer
 
+pytestmark = pytest.mark.long
+
 NUMBERS = {f"p{n}": {"type": "integer", "multipleOf": 100_000 + n} for n in range(50)}
 
 

@@ -17,6 +17,8 @@ from helpers.running_server import RunningServer
 
 from hetero.gateway.door import connections
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def stack():

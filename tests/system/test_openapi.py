@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 
+pytestmark = pytest.mark.long
+
 PATHS = {
     "/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens",
     "/v1/models", "/v1/models/{name}", "/v1/embeddings", "/health", "/plan", "/metrics", "/tokenize", "/detokenize",

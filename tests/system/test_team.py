@@ -11,6 +11,8 @@ import pytest
 from helpers.running_server import RunningServer
 from helpers.streams import from_drafter, streams
 
+pytestmark = pytest.mark.long
+
 SETTINGS = {"lookup": False, "target_engine": "torch", "port": 0, "context": 600, "parallel": 2}
 SEEDS = [11, 12]
 

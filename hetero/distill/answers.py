@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from hetero.distill.corpus import TOP, Text
-from hetero.workers.engines.base import Engine, Row
+from hetero.workers.engines.base import Engine, Features, Outcome, Row
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,12 @@ class _Open:
     given: list[int] = field(default_factory=list)
     ids: list[NDArray[np.int32]] = field(default_factory=list)
     logprobs: list[NDArray[np.float16]] = field(default_factory=list)
+    states: list[Features] = field(default_factory=list)
 
     def text(self) -> Text:
         first = len(self.tokens) - len(self.ids)
-        return Text(np.array(self.tokens, np.int32), first, np.stack(self.ids), np.stack(self.logprobs))
+        states = np.concatenate(self.states) if self.states else None
+        return Text(np.array(self.tokens, np.int32), first, np.stack(self.ids), np.stack(self.logprobs), states)
 
 
 class Author:
@@ -55,7 +57,7 @@ class Author:
         self._engine, self._ends = engine, ends
         self._chance = torch.Generator().manual_seed(seed)
         self._seq = 0
-        self._prefixes: dict[tuple[int, ...], int] = {}
+        self._prefixes: dict[tuple[int, ...], tuple[int, list[Features]]] = {}  # their keys, and states
 
     def write(self, prompts: Iterator[Prompt], over: Callable[[], bool]) -> Iterator[Text]:
         """Texts as they end, and once it is ``over`` those that are begun, as far as they are."""
@@ -78,18 +80,24 @@ class Author:
     def _begin(self, prompt: Prompt) -> _Open:
         """Its last token is evaluated with the others' next."""
         self._seq += 1
-        known = tuple(prompt.tokens[:-1])
+        known, states = tuple(prompt.tokens[:-1]), list[Features]()
         if known in self._prefixes:
-            self._engine.load_prefix(self._seq, self._prefixes[known], len(known))
+            key, states = self._prefixes[known]
+            self._engine.load_prefix(self._seq, key, len(known))
         else:
             for first in range(0, len(known), self._engine.limits.chunk):
-                self._engine.prefill(self._seq, known[first : first + self._engine.limits.chunk])
+                part = known[first : first + self._engine.limits.chunk]
+                states += self._seen(self._engine.prefill(self._seq, part), len(part))
             if prompt.turns and self._engine.limits.prefixes:  # every such prompt begins alike
-                self._prefixes[known] = len(self._prefixes) + 1
-                self._engine.save_prefix(self._seq, self._prefixes[known], len(known))
+                self._prefixes[known] = key, _ = len(self._prefixes) + 1, states
+                self._engine.save_prefix(self._seq, key, len(known))
                 self._engine.close(self._seq)
-                self._engine.load_prefix(self._seq, self._prefixes[known], len(known))
-        return _Open(prompt, self._seq, list(known), given=list(prompt.tokens[-1:]))
+                self._engine.load_prefix(self._seq, key, len(known))
+        return _Open(prompt, self._seq, list(known), given=list(prompt.tokens[-1:]), states=list(states))
+
+    def _seen(self, outcome: Outcome, rows: int) -> list[Features]:
+        """States of the tokens of an outcome, where the engine hands them out."""
+        return [outcome.features(range(rows)).copy()] if self._engine.limits.features else []
 
     def _step(self, texts: list[_Open]) -> list[_Open]:
         """One more token of each; those that are over."""
@@ -98,6 +106,7 @@ class Author:
             text.tokens.append(text.given.pop(0))
             rows.append(Row(text.seq, text.node + 1, text.node, text.tokens[-1]))
         outcome = self._engine.extend(rows)
+        states = self._seen(outcome, len(rows))
         logits = torch.from_numpy(np.stack([outcome.logits(n) for n in range(len(rows))]))
         values, ids = logits.topk(min(TOP, logits.shape[1]))
         logprobs = (values - logits.logsumexp(-1, keepdim=True)).to(torch.float16).numpy()
@@ -108,6 +117,7 @@ class Author:
         for n, text in enumerate(texts):
             text.node += 1
             self._engine.commit(text.seq, text.node)
+            text.states += [each[n : n + 1] for each in states]
             text.ids.append(ids[n].numpy().astype(np.int32))
             text.logprobs.append(logprobs[n])
             if not text.given:

@@ -23,12 +23,14 @@ _PIECE = 20_000  # tokens
 @dataclass(frozen=True)
 class Text:
     """``tokens`` [n]; of what follows each from ``first`` on ``ids`` [n - first, TOP], the likeliest first, and their
-    natural ``logprobs``, as the target has them at temperature 1."""
+    natural ``logprobs``, as the target has them at temperature 1. ``states`` [n, width]: its hidden ones of the tokens,
+    where those are wanted."""
 
     tokens: NDArray[np.int32]
     first: int
     ids: NDArray[np.int32]
     logprobs: NDArray[np.float16]
+    states: NDArray[np.float16] | None = None
 
 
 class Corpus:
@@ -55,6 +57,10 @@ class Corpus:
         file = self._folder / f"{self.pieces:05}.safetensors"
         part = file.with_suffix(".part")
         try:
+            if all(text.states is not None for text in texts):  # first: a piece is there with its texts
+                with part.open("wb") as opened:
+                    np.save(opened, np.concatenate([text.states for text in texts if text.states is not None]))
+                part.rename(_states(file))
             save_file(_packed(texts), part)
             part.rename(file)
         finally:
@@ -62,22 +68,33 @@ class Corpus:
         self.pieces += 1
 
     def texts(self) -> Iterator[Text]:
-        """All that was written. Raises ModelError for a damaged file."""
+        """All that was written; states stay on disk until they are looked at. Raises ModelError for a damaged file."""
         for file in self._files():
             try:
                 found = load_file(file)
+                states = np.load(_states(file), mmap_mode="r") if _states(file).is_file() else None
                 bounds = np.cumsum([0, *found["lengths"]])
                 rows = np.cumsum([0, *(found["lengths"] - found["firsts"])])
                 for n, first in enumerate(found["firsts"].tolist()):
                     own = slice(rows[n], rows[n + 1])
+                    whole = slice(bounds[n], bounds[n + 1])
                     yield Text(
-                        found["tokens"][bounds[n] : bounds[n + 1]], first, found["ids"][own], found["logprobs"][own]
+                        found["tokens"][whole],
+                        first,
+                        found["ids"][own],
+                        found["logprobs"][own],
+                        None if states is None else states[whole],
                     )
-            except (OSError, SafetensorError, KeyError) as error:
+            except (OSError, SafetensorError, KeyError, ValueError) as error:
                 raise ModelError(f"{file}: damaged ({error}): delete it, and go on without it") from None
 
     def _files(self) -> list[Path]:
         return sorted(self._folder.glob("[0-9]*.safetensors"))
+
+
+def _states(file: Path) -> Path:
+    """Where those of a piece lie."""
+    return file.with_suffix(".npy")
 
 
 def _packed(texts: Sequence[Text]) -> dict[str, NDArray[np.generic]]:

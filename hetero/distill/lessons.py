@@ -39,7 +39,7 @@ def spelt(tokens: Iterable[int], words: Words) -> tuple[list[int], list[int]]:
 
 def lesson(text: Text, words: Words, longest: int) -> Lesson:
     """A text, of at most ``longest`` own tokens: of a longer one where the target begins to speak, with a quarter of it
-    before that. What the student cannot say at all counts for nothing."""
+    before that. What the student cannot say at all counts for nothing. (A text with states is read as it is.)"""
     own, last = spelt(text.tokens.tolist(), words)
     places = np.array(last[text.first :], np.int64)
     ids = words.same[text.ids.astype(np.int64)]
@@ -49,7 +49,8 @@ def lesson(text: Text, words: Words, longest: int) -> Lesson:
     start = max(0, min(len(own) - longest, int(places[0]) - longest // 4)) if len(places) else 0
     within = places < start + longest
     cut = np.array(own[start : start + longest], np.int64)
-    return Lesson(cut, places[within] - start, ids[within], shares[within])
+    states = None if text.states is None else text.states[start : start + longest]
+    return Lesson(cut, places[within] - start, ids[within], shares[within], states)
 
 
 class Lessons(torch.utils.data.Dataset[Lesson]):  # type: ignore[misc]

@@ -49,7 +49,7 @@ def teach(making: Making) -> Marks:
             shop.vocabulary.unlink(missing_ok=True)  # it may still write more
             why = "stopped early" if making.stopped() else f"minutes: {making.order.minutes:g} are too few"
             raise ConfigError(f"{why}: the target wrote {count} tokens to learn from, {_LEAST} are the least")
-        if student.source is not None:
+        if student.source is not None and any(one.states is None for one in lessons):
             lessons = _begun(making, lessons, student.source)
         exam = Examination(examination.kept(shop.held_out), student, CONTEXT // 2)
     weights = sum(p.numel() for p in student.model.parameters())

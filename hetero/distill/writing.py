@@ -14,10 +14,9 @@ from hetero.distill.answers import Author, Prompt
 from hetero.distill.corpus import Corpus
 from hetero.distill.making import HELD_OUT, WRITING, Making
 from hetero.distill.prompts import Chat, chat_of, own_prompts, read_prompts
+from hetero.distill.target_engine import target_engine
 from hetero.errors import ConfigError
 from hetero.workers.engines.base import Engine
-from hetero.workers.engines.registry import EngineSettings, default_engine, find_engine
-from hetero.workers.models.forms import GGUF
 
 _SEQUENCES = 32  # texts at once
 _ANSWER = 96  # tokens of an answer that is kept apart
@@ -32,7 +31,7 @@ def write(making: Making) -> None:
     tokenizer = making.target.tokenizer
     chat = chat_of(tokenizer)
     asked = _asked(making, chat)
-    engine = _engine(making)
+    engine = target_engine(making, _SEQUENCES)
     try:
         if not shop.held_out.is_file():
             making.say(f"{making.target.name} answers what the drafter will be examined on")
@@ -76,14 +75,6 @@ def _texts(making: Making, engine: Engine, prompts: Iterator[Prompt]) -> None:
     finally:
         corpus.flush()
         shop.save()
-
-
-def _engine(making: Making) -> Engine:
-    name = making.order.engine or default_engine(GGUF, "cpu").name
-    settings = EngineSettings(
-        making.target.path, making.order.threads, sequences=_SEQUENCES, context=making.context, draft_nodes=8
-    )
-    return find_engine(name).load(settings)
 
 
 def _asked(making: Making, chat: Chat) -> list[Prompt] | None:

@@ -115,6 +115,19 @@ def taught(student, texts, held, folder):
     return before, found[-1]
 
 
+def test_what_it_writes_comes_with_its_states():
+    """Thirty-two texts at once, behind prefixes kept and taken again: those it has of each text alone."""
+    engine = OctetEngine(TARGET, OctetSettings(1, 33, 256, draft_nodes=8, features=head_states("eagle", 10)))
+    prompts = [replace(one, most=20) for one in itertools.islice(own_prompts(chat_of(TOKENIZER), TOKENIZER), 40)]
+    texts = list(Author(engine, TOKENIZER.vocabulary.ends, 1).write(iter(prompts), lambda: False))
+    assert len(texts) == 40
+    source = Observed(engine)
+    for text in texts[::5]:
+        assert text.states.shape == (len(text.tokens), source.width)
+        assert np.array_equal(text.states, source.states(text.tokens))
+    engine.shutdown()
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("kind", ["eagle", "dgf"])
 def test_a_head_learns(kind, written, clock, tmp_path):

@@ -31,16 +31,19 @@ HEADER = {name: field.contents() for name, field in gguf.GGUFReader(TARGET).fiel
 TOKENIZER = GgufTokenizer(TARGET)
 
 
-def text_of(count: int, first: int, seed: int = 0) -> Text:
+def text_of(count: int, first: int, seed: int = 0, width: int = 0) -> Text:
     rng = np.random.default_rng(seed)
     rows = count - first
     logprobs = np.log(rng.dirichlet(np.ones(2 * TOP), rows)[:, :TOP]).astype(np.float16)
-    return Text(rng.integers(0, 4096, count, np.int32), first, rng.integers(0, 4096, (rows, TOP), np.int32), logprobs)
+    states = rng.standard_normal((count, width)).astype(np.float16) if width else None
+    ids = rng.integers(0, 4096, (rows, TOP), np.int32)
+    return Text(rng.integers(0, 4096, count, np.int32), first, ids, logprobs, states)
 
 
-def test_texts_are_read_as_they_were_written(tmp_path):
+@pytest.mark.parametrize("width", [0, 6])
+def test_texts_are_read_as_they_were_written(tmp_path, width):
     corpus = Corpus(tmp_path / "corpus")
-    texts = [text_of(9000 + n, n + 1, n) for n in range(5)]
+    texts = [text_of(9000 + n, n + 1, n, width) for n in range(5)]
     for text in texts:
         corpus.add(text)
     corpus.flush()
@@ -49,8 +52,9 @@ def test_texts_are_read_as_they_were_written(tmp_path):
     assert again.pieces == 2
     for one, two in zip(texts, again.texts(), strict=True):
         assert one.first == two.first
-        for name in ("tokens", "ids", "logprobs"):
+        for name in ("tokens", "ids", "logprobs", *(["states"] if width else [])):
             assert np.array_equal(getattr(one, name), getattr(two, name))
+        assert width or two.states is None
     (tmp_path / "corpus" / "00000.safetensors").write_bytes(b"damaged")
     with pytest.raises(ModelError, match=r"00000.safetensors: damaged"):
         list(again.texts())

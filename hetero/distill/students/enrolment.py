@@ -7,12 +7,11 @@ from contextlib import contextmanager
 
 from hetero.distill.making import Making
 from hetero.distill.recipe import Recipe
-from hetero.distill.students.head import HEADS, Head, Observed, head_states
+from hetero.distill.students.head import HEADS, Head, Observed
 from hetero.distill.students.layers import Layers, last, spread
 from hetero.distill.students.student import Student
+from hetero.distill.target_engine import target_engine
 from hetero.errors import ConfigError
-from hetero.workers.engines.registry import EngineSettings, default_engine, find_engine
-from hetero.workers.models.forms import GGUF
 
 KINDS = ("small", "exit", *HEADS)
 _USUAL = {"small": 3, "exit": 3}  # layers that learn; of a head one
@@ -38,10 +37,7 @@ def enrolled(making: Making, kept: Sequence[int]) -> Iterator[Student]:
     if recipe.kind not in HEADS:
         yield Layers(target.path, layers, kept, recipe.exit, recipe.type)
         return
-    entry = find_engine(making.order.engine) if making.order.engine else default_engine(GGUF, "cpu", features=True)
-    states = head_states(recipe.kind, target.shape.layers)
-    settings = EngineSettings(target.path, making.order.threads, 1, making.context, features=states)
-    engine = entry.load(settings)
+    engine = target_engine(making, 1)
     try:
         yield Head(recipe.kind, target.path, len(layers), kept, Observed(engine))
     finally:

@@ -185,6 +185,9 @@ def api_keys(config: Config) -> tuple[str, ...]:
             raise ConfigError(f"api_key_file: {config.api_key_file} holds no key")
     if not keys and not _is_loopback(config.host):
         raise ConfigError(f"host: {config.host} can be reached by others: give a key with --api-key or --api-key-file")
+    if config.adapt and len(keys) > 1 and not config.share_lookup:
+        raise ConfigError("adapt: what one API key's texts taught a drafter it proposes to the others: with "
+                          "--share-lookup that is agreed to, else leave out --adapt")  # fmt: skip
     return tuple(keys)
 
 

@@ -24,11 +24,12 @@ from hetero.bench.quality import engine_perplexities, held_out
 from hetero.bench.report import report
 from hetero.data import PROMPTS
 from hetero.gateway.chat.template import ChatTemplate
+from hetero.planning.heads import check_hands_out
 from hetero.workers.decoding.proposers.indexed_text import IndexedText
 from hetero.workers.decoding.proposers.past import Past
 from hetero.workers.decoding.tree import DraftTree
-from hetero.workers.engines.registry import default_engine
-from hetero.workers.models.forms import HEAD
+from hetero.workers.engines.registry import default_engine, find_engine
+from hetero.workers.models.forms import GGUF, HEAD
 from hetero.workers.models.head import is_head, read_head
 from hetero.workers.models.metadata import read_metadata
 from hetero.workers.models.tokenizer import GgufTokenizer
@@ -160,6 +161,8 @@ def _contenders(
         named = {f"drafter, {strategy}" if len(strategies) > 1 else "drafter": strategy for strategy in strategies}
         ways = [(name, strategy, False) for name, strategy in named.items()]
         head = is_head(draft)
+        if head:
+            check_hands_out(GGUF, find_engine(engine))
         drafts_on = default_engine(HEAD, "cpu").name if head else engine
         states = [*read_head(draft).states(read_metadata(target).layers)] if head else []
         for name, strategy, looks in (*ways, ("drafter + lookup", strategies[-1], True)):

@@ -15,10 +15,10 @@ from hetero.cluster.inventory import take_inventory
 from hetero.config import make_config
 from hetero.distill.card import licence_of
 from hetero.distill.examination import Marks
-from hetero.distill.making import Making, Order
+from hetero.distill.making import WRITING, Making, Order
 from hetero.distill.recipe import Workshop
 from hetero.distill.students.enrolment import layers_of
-from hetero.distill.students.head import HEADS
+from hetero.distill.students.head import HEADS, head_states
 from hetero.distill.students.layers import FAMILIES
 from hetero.distill.teaching import teach
 from hetero.distill.writing import write
@@ -27,12 +27,14 @@ from hetero.models import find_model
 from hetero.planning.planner import planner_of
 from hetero.planning.ranking import Ranker
 from hetero.planning.table import verdict
+from hetero.workers.engines.registry import ENGINES, find_engine
 from hetero.workers.engines.torch.divergence import DIVERGENCES
 from hetero.workers.models.forms import GGUF
 from hetero.workers.models.gguf_header import parts, read_tensors
 from hetero.workers.models.model import Model
 
 _LEAST_VOCABULARY = 1024
+_TOKENS_A_SECOND = 500  # that are written, as a bound for the disk; faster machines come to its end
 
 
 def run(order: Order, out: Path, console: Console, stopped: Callable[[], bool]) -> Marks:
@@ -42,7 +44,7 @@ def run(order: Order, out: Path, console: Console, stopped: Callable[[], bool]) 
     _check(order, target)
     with _refused(out):
         making = Making(target, order, Workshop(out, order.recipe), console, stopped)
-        making.shop.check_room(48 * _size(order, target) + (64 << 20))
+        making.shop.check_room(48 * _size(order, target) + (64 << 20) + _states(order, target))
         torch.set_num_threads(order.threads)
         if not licence_of(target.path):
             making.say(f"{target.name} names no licence: the drafter's card says so; look it up before you pass it on")
@@ -77,6 +79,13 @@ def _check(order: Order, target: Model) -> None:
     if target.metadata.scaling or "rope_freqs.weight" in read_tensors(target.path):
         raise ConfigError(f"{asked} stretches its rotary frequencies, which is not learned with yet")
     layers_of(recipe, target.shape.layers)
+    if recipe.kind in HEADS:
+        head_states(recipe.kind, target.shape.layers)
+        if order.engine and not find_engine(order.engine).features:
+            able = ", ".join(entry.name for entry in ENGINES.values() if entry.features and GGUF in entry.formats)
+            raise ConfigError(
+                f"engine: {order.engine} hands out no hidden states, which a head learns from: take {able}"
+            )
     if recipe.loss not in DIVERGENCES:
         raise ConfigError(f"loss: {recipe.loss!r} is unknown: choose {', '.join(DIVERGENCES)}")
     if 0 < recipe.vocabulary < _LEAST_VOCABULARY:
@@ -85,11 +94,22 @@ def _check(order: Order, target: Model) -> None:
         )
     # Its weights in float32, once read and once copied, and the student's four times (gradients, two moments).
     needed, free = 8 * target.shape.parameters + 16 * _size(order, target), psutil.virtual_memory().available
+    if recipe.kind in HEADS:  # the engine beside it, and the embedding by itself
+        needed += target.shape.weights + 4 * target.shape.vocabulary * target.metadata.width
     if needed > free:
         raise MemoryShortage(
             f"target: making a drafter of {target.name} takes about {needed / 2**30:.1f} GiB of memory, "
             f"{free / 2**30:.1f} are free: do it on a larger machine, the drafter runs here"
         )
+
+
+def _states(order: Order, target: Model) -> int:
+    """Bytes of the states a head learns from, about: of as many tokens as are written in the time."""
+    recipe = order.recipe
+    if recipe.kind not in HEADS:
+        return 0
+    width = target.metadata.width * len(head_states(recipe.kind, target.shape.layers))
+    return int(2 * width * _TOKENS_A_SECOND * 60 * WRITING * order.minutes)
 
 
 def _size(order: Order, target: Model) -> int:

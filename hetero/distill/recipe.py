@@ -29,7 +29,7 @@ class Recipe(msgspec.Struct, frozen=True):
 
 
 class Progress(msgspec.Struct):
-    """Minutes so far: ``wrote``, in which ``asked`` texts were made, ``read``: of running the first layers over them,
+    """Minutes so far: ``wrote``, in which ``asked`` texts were made, ``read``: of running the target over them,
     ``learned``. ``best``: the mean agreement of the best student; ``history``: minutes of learning, and agreement by
     temperature."""
 
@@ -53,6 +53,8 @@ class Workshop:
                 raise ConfigError(f"out: {out} is not empty, and nothing to go on with: take another folder")
             self.folder.mkdir(parents=True, exist_ok=True)
             if file.is_file():
+                if "type" not in msgspec.json.decode(file.read_bytes(), type=dict[str, Any]):
+                    raise ConfigError(f"out: {out} was begun by an older hetero: take another folder")
                 was = msgspec.json.decode(file.read_bytes(), type=Recipe)
                 for name in Recipe.__struct_fields__:
                     if getattr(was, name) != getattr(recipe, name):

@@ -63,7 +63,7 @@ def teach(making: Making) -> Marks:
     if progress.learned < minutes and not making.stopped():
         _learn(making, student, Lessons(lessons), exam, minutes)
     if shop.best.is_file():
-        load_weights(student.model, shop.best, strict=False)
+        load_weights(student.model, shop.best)
     marks = exam.marks()
     _finish(making, student, marks, [
         *facts,

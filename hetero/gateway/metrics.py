@@ -146,7 +146,7 @@ class _Around(Collector):
             if status.role == "drafter":
                 families["lessons"].add_metric([role], status.lessons)
                 families["studied"].add_metric([role], status.studied)
-            if status.speeds is not None:
+            if status.speeds is not None and any(drafter.drafted for drafter in status.drafters):
                 families["agreed"].add_metric(["first"], status.speeds.alpha_first)
                 families["agreed"].add_metric(["now"], status.speeds.alpha)
         yield from families.values()

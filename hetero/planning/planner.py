@@ -61,7 +61,8 @@ class Planner:
             field, fix = (
                 ("also_draft", "go beside a first one") if self._others else ("adapt", "learn while they serve")
             )
-            raise ConfigError(f"{field}: drafters {fix}, which --draft names")
+            fix += ", which --draft names" if config.strategy != "off" else ": leave out --strategy off"
+            raise ConfigError(f"{field}: drafters {fix}")
         models = [model for model in (self._drafter, *(model for model, _, _ in self._others)) if model is not None]
         self._states = states_for(self._target, models)
         self._beside: Placement | None = None  # the drafter's place beside the target, where the plan had it there

@@ -55,8 +55,8 @@ def footprint_of(model: Model, spec: WorkerSpec) -> Footprint:
     )
     # Of a team that shares layers each rank has all weights (MLPs run everywhere) and room for all keys and values.
     count, weights = copies(spec.role, spec.ranks), engine.weight_bytes(model.shape, spec.dtype)
-    if spec.learns:  # gradients, and a copy and two moments in float32
-        weights += 16 * model.shape.parameters
+    if spec.learns:  # gradients, a copy and two moments in float32, and logits of a lesson with their gradients
+        weights += 18 * model.shape.parameters + 128 * 12 * model.shape.vocabulary
     return Footprint(count * weights, count * found.kv, count * found.work)
 
 

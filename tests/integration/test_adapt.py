@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from hetero.data import HELD_OUT
 from hetero.errors import ConfigError
 from hetero.workers.engines.base import Learner, Lesson, Row
 from hetero.workers.engines.torch.engine import TorchEngine, TorchSettings
-from hetero.workers.errors import Unsupported
+from hetero.workers.errors import EngineError, Unsupported
 from hetero.workers.models.inflate import inflate
 from hetero.workers.models.tokenizer import GgufTokenizer
 from hetero.workers.runtime.spec import WorkerSpec
@@ -87,6 +88,13 @@ def test_a_model_learns_what_it_is_told_and_keeps_its_embeddings():
         assert chances[-1] > max(0.3, 3 * chances[0]), chances
         assert not (engine.extend([Row(1, 1, 0, 60)]).logits(0) == before[0]).all()
         assert torch.equal(engine._model.get_input_embeddings().weight, embedding)
+        known = {name: weight.clone() for name, weight in engine._model.state_dict().items()}
+        with pytest.raises(EngineError, match="no finite number"):
+            engine.study([replace(lessons[0], logprobs=[[float("nan"), -4.0]] * 4)])
+        with pytest.raises(EngineError, match="could not learn"):
+            engine.study([replace(lessons[0], tokens=[5000] * 40)])
+        assert all(torch.equal(known[name], weight) for name, weight in engine._model.state_dict().items())
+        assert all(weight.grad is None for weight in engine._model.parameters())
         engine.shutdown()
     with pytest.raises(Unsupported, match="one rank learns"):
         TorchEngine(DRAFTER, TorchSettings(group=2, learns=True))

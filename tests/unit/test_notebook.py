@@ -48,7 +48,8 @@ def test_it_is_bounded_and_what_is_owed_ends():
     assert len(book) == notebook._LESSONS
     steps = 0
     while taken := book.step():
-        assert sum(len(one.tokens) for one in taken[:-1]) < notebook._TOKENS
+        assert 1 <= len(taken) <= notebook._MOST
+        book.ended(True)
         steps += 1
     assert notebook._LESSONS / 4 < steps == book.steps <= notebook._VISITS * notebook._LESSONS
     for _ in range(3000):  # of one that never ends
@@ -81,3 +82,16 @@ def test_the_targets_own_likeliest_tokens_are_told():
         exact -= np.log(np.exp(exact).sum())
         order = np.argsort(-exact)[:TOP]
         assert one.likely == order.tolist() and np.allclose(one.logprobs, exact[order], atol=1e-5)
+
+
+def test_after_steps_that_fail_nothing_more_is_learned():
+    book = Notebook(TOKENS)
+    for n in range(20):
+        book.note(n, correction(9))
+        book.close(n, list(range(30)))
+    for well in (False, False, True, False, False, False):
+        assert book.step()
+        book.ended(well)
+        book.ended(False)  # of a job that was no step
+    assert book.steps == 1 and book.step() == []
+    assert not Notebook(0).note("a", correction(9))  # who does not learn

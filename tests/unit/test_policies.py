@@ -312,7 +312,7 @@ def test_forwards_get_short_when_a_commit_is_due():
     drafter.receive(b"verifier", Commit(1, 1, 1, [7], 0.0), now)  # none of them: one leaf
     free = [forward() for _ in range(20)]
     assert free[0] == 1
-    assert set(free[5:]) == {8}
+    assert set(free[5:]) <= {7, 8} and free[-1] == 8
     now += 0.001
     drafter.receive(b"verifier", Commit(1, 1, 2, [], 0.0045), now)  # a check begins that takes so long
     due = now + 0.0045

@@ -19,7 +19,8 @@ from hetero.workers.wire.messages import Logprob
 @dataclass(slots=True)
 class Walk:
     """What a window committed: ``tokens`` new ones, ``accepted`` of them drafted and checked in the window, by
-    ``sources``: how many each had proposed first, by ``drafters``: how many each model drafter had, first or not.
+    ``sources``: how many each had proposed first, by ``drafters``: how many each model drafter had, first or not;
+    ``found``: how many would have been there without one.
 
     Of the ``offered`` nodes it came by that model drafters had proposed tokens below, the likeliest of those was right
     at ``agreed`` and any of them at ``foreseen``. ``ended`` tells that the sequence is over; ``failure`` that a row
@@ -29,6 +30,7 @@ class Walk:
 
     tokens: int = 0
     accepted: int = 0
+    found: int = 0
     offered: int = 0
     agreed: int = 0
     foreseen: int = 0
@@ -78,6 +80,7 @@ def walk(
             walked.accepted += 1
             walked.sources[cursor.tree[node].source] += 1
             walked.drafters[cursor.tree[node].drafter] += 1
+            walked.found += cursor.tree[node].found
         if take(token, logprob):
             walked.ended = True
             return walked

@@ -24,6 +24,6 @@ def corrections(seq: int, epoch: int, missed: Iterable[tuple[int, int]], outcome
         ids = np.argpartition(logits, -count)[-count:]
         ids = ids[np.argsort(-logits[ids])]
         top = logits[ids[0]]
-        logprobs = logits[ids] - top - np.log(np.exp(logits - top, dtype=np.float64).sum())
+        logprobs = logits[ids] - top - np.log(np.exp(logits - top).sum(dtype=np.float64))
         if np.isfinite(logprobs).all():
             yield Correction(seq, epoch, position, ids.tolist(), np.minimum(logprobs, 0.0).tolist())

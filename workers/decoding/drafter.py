@@ -58,7 +58,7 @@ class Drafter:
         self.epoch = epoch
         self.index = index
         self.dropped, self.landings = 0, Landings()
-        self.notebook = Notebook(limits.vocabulary) if limits.learns else None
+        self.notebook = Notebook(limits.vocabulary if limits.learns else 0)
         self.prefixes = PrefixCache(cached if limits.prefixes else 0)
         self._limits = limits
         self._ends = ends
@@ -115,10 +115,11 @@ class Drafter:
         """Nothing to do: a verifier that comes back pings and opens again."""
 
     def completed(self, outcome: Outcome | EngineError | None, elapsed: float, now: float) -> None:
-        self._busy = False
-        self._policy.ended(now)
-        growing, self._growing = self._growing, []
-        chunk, self._chunk = self._chunk, None
+        growing, chunk = self._growing, self._chunk
+        self._busy, self._growing, self._chunk = False, [], None
+        self.notebook.ended(not isinstance(outcome, EngineError))
+        if growing:
+            self._policy.ended(now)
         if isinstance(outcome, EngineError):
             self._failed([chunk[0]] if chunk else [flight.sequence for flight in growing])
             return
@@ -223,8 +224,8 @@ class Drafter:
 
     def _corrected(self, peer: bytes, correction: Correction) -> None:
         """Something to learn."""
-        notebook = self.notebook if self._known(peer, correction) is not None else None
-        self.dropped += notebook is None or not notebook.note((peer, correction.seq), correction)
+        known = self._known(peer, correction) is not None
+        self.dropped += not (known and self.notebook.note((peer, correction.seq), correction))
 
     def _pace(self, sequence: DraftSequence, commit: Commit, now: float) -> None:
         """When to expect the next commit; and PEARL's draft length: what is drafted while a window is checked, one
@@ -256,8 +257,7 @@ class Drafter:
         sequence = self._sequences.pop((peer, seq), None)
         if sequence is None:
             return
-        if self.notebook is not None:
-            self.notebook.close((peer, seq), sequence.tokens)
+        self.notebook.close((peer, seq), sequence.tokens)
         if sequence.growth is not None and not sequence.failures and not sequence.skipped:
             self._operations += self.prefixes.retire(sequence.growth.cursor, sequence.tokens)
         self._operations.append(Free(sequence.id))
@@ -288,7 +288,7 @@ class Drafter:
         if rows:
             self._policy.started(len(rows), now)
         free = not (rows or before or self._sequences)
-        lessons = self.notebook.step() if self.notebook is not None and free else []
+        lessons = self.notebook.step() if free else []
         if not (rows or before or lessons):
             return None
         self._busy = True

@@ -14,7 +14,8 @@ _WINDOW, _BEFORE = 128, 64  # tokens of a lesson, and of them before the first p
 _PLACES = 1024  # of one sequence: the latest
 _LESSONS = 512  # the latest
 _VISITS = 3  # how often a lesson is gone through, about: the newer, the more often
-_TOKENS = 256  # of the lessons of one step
+_TOKENS, _MOST = 128, 4  # of the lessons of one step, and how many they are: a request may have to wait for its end
+_TRIES = 3  # steps in a row that fail, after which nothing more is learned
 _GOLDEN = 0.6180339887498949  # its multiples fill the unit interval evenly
 
 
@@ -22,11 +23,12 @@ class Notebook:
     """Corrections of open sequences; of closed ones lessons."""
 
     def __init__(self, vocabulary: int) -> None:
-        """``vocabulary``: how many tokens there are."""
+        """``vocabulary``: how many tokens there are; 0: nothing is noted."""
         self._vocabulary = vocabulary
         self._open: dict[Hashable, deque[Correction]] = {}
         self._lessons: deque[Lesson] = deque(maxlen=_LESSONS)
-        self._taken = 0
+        self._taken = self._failed = 0
+        self._under_way = False
         self._owed = 0.0  # lessons still to be gone through
         self.steps = 0
 
@@ -62,13 +64,20 @@ class Notebook:
 
     def step(self) -> list[Lesson]:
         """What to go through next; [] while nothing is owed."""
-        if self._owed <= 0 or not self._lessons:
+        if self._owed <= 0 or not self._lessons or self._failed >= _TRIES:
             return []
         taken: list[Lesson] = []
         held = len(self._lessons)
-        while sum(len(one.tokens) for one in taken) < _TOKENS and len(taken) < held:
+        while sum(len(one.tokens) for one in taken) < _TOKENS and len(taken) < min(held, _MOST):
             self._taken += 1
             taken.append(self._lessons[int(held * (self._taken * _GOLDEN % 1.0) ** 0.5)])
         self._owed -= len(taken)
-        self.steps += 1
+        self._under_way = True
         return taken
+
+    def ended(self, well: bool) -> None:
+        """A job is over, of a step if one was under way; ``well``: something came of it."""
+        if self._under_way:
+            self._under_way = False
+            self.steps += well
+            self._failed = 0 if well else self._failed + 1

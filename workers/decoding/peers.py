@@ -154,8 +154,12 @@ class Drafters:
         return [(socket, correction) for correction in found for socket in learning]
 
     def close(self, sequence: TargetSequence) -> Sends:
-        """The sequence is over: nothing more is said of it."""
-        sends = self.send(sequence, Close(sequence.seq, self._epoch))
+        """The sequence is over: nothing more is said of it. Who learns from it first hears how it ended."""
+        sends: Sends = []
+        for index, view in sequence.drafters.items():
+            if self._peers[index].learns and view.length < sequence.length:
+                sends += self._tell(self._peers[index], view, sequence, 0.0, 0.0)
+        sends += self.send(sequence, Close(sequence.seq, self._epoch))
         sequence.drafters.clear()
         return sends
 

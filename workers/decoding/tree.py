@@ -21,7 +21,8 @@ class DraftNode:
     the target takes it once at its parent, all proposers heard; ``surprisal`` the sum of -log(chance) on the way here,
     which orders nodes by reach and survives re-rooting; ``source``: who proposed it first, ``drafter``: which model
     drafter, first or later (-1: none; sources below 0 are none, see ``proposers``); ``claim``: its chance in the
-    opinion of ``surest``, the surest of those who proposed it."""
+    opinion of ``surest``, the surest of those who proposed it; ``found``: whether it was, first or later, proposed
+    without a model."""
 
     id: int
     parent: int
@@ -33,6 +34,7 @@ class DraftNode:
     drafter: int = 0
     claim: float = 1.0
     surest: int = 0
+    found: bool = False
     children: dict[int, int] = field(default_factory=dict)
 
     @property
@@ -78,6 +80,7 @@ class DraftTree:
         if known is not None:
             old = self._nodes[known]
             old.drafter = old.drafter if old.drafted else max(source, -1)
+            old.found = old.found or source < 0
             if chance > old.claim:
                 old.claim, old.surest = chance, source
                 self._weigh(above)
@@ -138,6 +141,7 @@ class DraftTree:
         node = DraftNode(
             self._next, above.id, token, above.position + 1, chance, surprisal, source, drafter, chance, source
         )
+        node.found = source < 0
         self._next += 1
         self._nodes[node.id] = node
         above.children[token] = node.id

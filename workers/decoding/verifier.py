@@ -12,6 +12,7 @@ from math import inf
 from hetero.workers.decoding.acceptance import Walk, walk
 from hetero.workers.decoding.early_exit import hint_of
 from hetero.workers.decoding.peers import Drafters, Gateways
+from hetero.workers.decoding.policy import tuning
 from hetero.workers.decoding.policy.speculation_switch import SpeculationSwitch
 from hetero.workers.decoding.policy.speeds import Speeds
 from hetero.workers.decoding.policy.strategy import Strategy
@@ -291,19 +292,27 @@ class Verifier:
         walked = walk(sequence.cursor, window.rows, outcome, sequence.sampler, sequence.take)
         if rows and not walked.ended:
             self._hand_out(sequence, base, [*rows[:-1], *walked.rows], outcome)
-        if walked.missed:
-            self._sends += self.drafters.correct(sequence, walked.missed, outcome)
+        if missed := self._missed(sequence, walked):
+            self._sends += self.drafters.correct(sequence, missed, outcome)
         sequence.costs.checked(window.sources, walked.sources, window.waited)
         if not self.drafters and not window.drafted:
             sequence.costs.alone += walked.tokens
         for drafter in self.drafters:
             drafter.accepted += walked.drafters[drafter.index]
         if flight.chunk is None:
-            self._account(window, walked, len(flight.windows), elapsed, now)
+            self._account(window, walked, flight.windows, elapsed, now)
         if not walked.ended:
             sequence.propose(self._tree_nodes)
         self._publish(window, walked, elapsed, now)
         return walked.tokens
+
+    def _missed(self, sequence: TargetSequence, walked: Walk) -> list[tuple[int, int]]:
+        """Where drafters that learn are corrected; while they rest, at some of all places."""
+        if not sequence.switch.resting:
+            return walked.missed
+        first = sequence.length - walked.tokens
+        places = [(row, first + at) for at, row in enumerate(walked.rows[: walked.tokens])]
+        return [(row, place) for row, place in places if place % tuning.TAUGHT == 0]
 
     def _hand_out(self, sequence: TargetSequence, base: int, rows: Sequence[int], outcome: Outcome) -> None:
         """Tell heads the features of committed tokens: those of ``rows``, from position ``base`` on."""
@@ -320,15 +329,13 @@ class Verifier:
         except NotFinite as error:
             self._fail(sequence, "not_finite", str(error))
 
-    def _account(self, window: Window, walked: Walk, beside: int, elapsed: float, now: float) -> None:
-        """What a window cost and brought; ``beside`` windows shared its forward."""
+    def _account(self, window: Window, walked: Walk, shared: list[Window], elapsed: float, now: float) -> None:
+        """What a window cost and brought, which shared its forward with others."""
         sequence = window.sequence
         self.speeds.checked(walked)
         if self._strategy.adapts and self.drafters and not sequence.opening.plain:
-            drafted = sum(count for source, count in walked.sources.items() if source >= 0)
-            others = sum(count for source, count in window.sources.items() if source < 0)
-            alone = self.speeds.alone(beside, others)
-            sequence.switch.round(walked.tokens, drafted, elapsed + window.waited, alone)
+            alone = self.speeds.alone(len(shared), sum(other.found for other in shared))
+            sequence.switch.round(walked.tokens, walked.accepted - walked.found, elapsed + window.waited, alone)
         if self._trace is None:
             return
         began = now - elapsed

@@ -161,8 +161,10 @@ def inflate_head(head: Path, source: Path, width: int, out: Path) -> None:
     wide = np.zeros((len(own), count, width), own.dtype)
     wide[:, :, :small] = own.reshape(len(own), count, small)
     weights["fc.weight"] = wide.reshape(len(own), -1)
-    weights.setdefault("embed_tokens.weight", _Small(gguf.GGUFReader(source))["token_embd.weight"].astype(own.dtype))
+    target = _Small(gguf.GGUFReader(source))
+    weights.setdefault("embed_tokens.weight", target["token_embd.weight"].astype(own.dtype))
     out.mkdir(parents=True, exist_ok=True)
     save_file(weights, out / "model.safetensors")
     config = json.loads((head / "config.json").read_text()) | {"target_hidden_size": width}
+    config["eagle_aux_hidden_state_layer_ids"] = list(told.states(target.layers))
     (out / "config.json").write_text(json.dumps(config, indent=2))

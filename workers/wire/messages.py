@@ -139,8 +139,8 @@ class Features(_Message, frozen=True):
 
 
 class Correction(_Message, frozen=True):
-    """The drafter's likeliest token behind the first ``base`` ones was wrong: the target's ``likely`` ones there, best
-    first, with natural ``logprobs`` at temperature 1."""
+    """For drafters that learn: the target's ``likely`` tokens behind the first ``base`` ones, best first, with natural
+    ``logprobs`` at temperature 1; most often where the likeliest draft token was wrong."""
 
     seq: Seq
     epoch: Epoch

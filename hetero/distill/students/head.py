@@ -122,17 +122,17 @@ class Learning(nn.Module):  # type: ignore[misc]  # torch is untyped here
         self.head = head
 
     def forward(self, embedded: Tensor, features: Tensor) -> Tensor:
-        """Logits [steps, texts * length, tokens it can propose] of tokens as embedded [texts, length, width], and the
-        target's ``features`` of them [texts, length, numbers]."""
+        """Logits [texts, steps, length, tokens it can propose] of tokens as embedded [texts, length, width], and the
+        target's ``features`` of them [texts, length, numbers]. (Texts come first: so several GPUs can share them.)"""
         texts, length = embedded.shape[:2]
         positions = torch.arange(length, device=embedded.device).repeat(texts)[None]
         seeing, logits = Unrolled(texts, length), []
         states = self.head.state(features)
         for _ in range(STEPS):
             found = self.head.run(embedded.flatten(0, 1)[None], _back(states, 1).flatten(0, 1)[None], positions, seeing)
-            logits.append(self.head.said(found)[0])
+            logits.append(self.head.said(found)[0].unflatten(0, (texts, length)))
             states = found[0].unflatten(0, (texts, length))
-        return torch.stack(logits)
+        return torch.stack(logits, dim=1)
 
 
 class Head:
@@ -158,7 +158,7 @@ class Head:
         tokens, features = given["tokens"], given["states"]
         embedded = nn.functional.embedding(tokens.to(self._embedding.device), self._embedding)
         found: Tensor = model(embedded.to(features.device), features)
-        return found
+        return found.transpose(0, 1).flatten(1, 2)
 
     def facts(self) -> list[tuple[str, str]]:
         own = f"{self._config.numbers['num_hidden_layers']} layers of its own"

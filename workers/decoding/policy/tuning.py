@@ -56,6 +56,7 @@ LOSS = 5.0  # tokens' time that may be lost before: a drafter that gains a fifth
 PAUSE = 2.5  # tokens' time that one round can lose: a busy moment of the machine is no verdict
 PROBE = 3  # tokens decided plainly to learn what plain decoding costs
 FIRST_REST, LONGEST_REST = 64, 1024  # tokens without drafts after a loss; each further one in a row doubles
+TAUGHT = 4  # meanwhile a drafter that learns is told of one place in so many, right or wrong
 RENEW = 1024  # tokens of speculation after which plain decoding is measured again: 0.3 % of them
 
 # Looking up what stood behind the same words before (``decoding.proposers``). Chosen

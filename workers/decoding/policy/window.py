@@ -24,7 +24,7 @@ class Window:
     """A sequence's part of the forward in flight: node -> row of the outcome, and how many are draft tokens.
 
     ``root``: whether the newest committed token is among the rows; ``waited``: seconds it was held back; ``sources``:
-    how many of the draft tokens each proposed.
+    how many of the draft tokens each proposed; ``found``: how many would be there without model drafters.
     """
 
     sequence: TargetSequence
@@ -33,6 +33,7 @@ class Window:
     root: bool
     waited: float = 0.0
     sources: Mapping[int, int] = field(default_factory=dict)
+    found: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +95,10 @@ class WindowPolicy:
         waited = now - sequence.waiting_since if sequence.waiting_since is not None else 0.0
         sequence.waiting_since = None
         root = cursor.tree.root in index
-        sources = Counter(
-            cursor.tree[node].source for node in index if root and node in cursor.tree and node != cursor.tree.root
-        )
-        return Window(sequence, index, len(drafts) if root else 0, root, waited, sources), rows
+        tree = cursor.tree
+        drafted = [tree[node] for node in index if root and node in tree and node != tree.root]
+        sources, found = Counter(node.source for node in drafted), sum(node.found for node in drafted)
+        return Window(sequence, index, len(drafts) if root else 0, root, waited, sources, found), rows
 
     def _enough(self, sequence: TargetSequence, hopes: Hopes, now: float) -> bool:
         """Whether there is enough to check already, or the drafters hoped for bring too little."""

@@ -162,11 +162,12 @@ class TorchEngine:
 
     def study(self, lessons: Sequence[Lesson]) -> None:
         """``engines.base.Learner``."""
-        if self._studies is None:
-            self._studies = Studies(self._model)
         try:
-            self._studies.step(lessons)
-        except (RuntimeError, torch.OutOfMemoryError) as error:
+            if self._studies is None:
+                self._studies = Studies(self._model)
+            self._aborted.clear()
+            self._studies.step(lessons, self._aborted.is_set)
+        except (RuntimeError, IndexError, torch.OutOfMemoryError) as error:
             raise EngineError(f"it could not learn: {error}") from error
 
     def commit(self, seq: int, node: int, keep: Collection[int] = ()) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hetero.workers.engines.base import Lesson
 from hetero.workers.engines.torch.divergence import mixed, shares
+from hetero.workers.errors import EngineError
 
 _RATE = 2e-4
 _ATTENTION = "sdpa"  # while it learns
@@ -20,43 +21,47 @@ class Studies:
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        kept = {
-            id(p) for each in (model.get_input_embeddings(), model.get_output_embeddings()) for p in each.parameters()
-        }
+        embeddings = model.get_input_embeddings(), model.get_output_embeddings()
+        kept = {id(parameter) for each in embeddings for parameter in each.parameters()}
         self._own = [p for p in model.parameters() if id(p) not in kept]
         for parameter in model.parameters():
             parameter.requires_grad_(id(parameter) not in kept)
         self._masters = [p if p.dtype == torch.float32 else p.detach().float().clone() for p in self._own]
-        self._optimizer = torch.optim.AdamW(self._masters, lr=_RATE, betas=(0.9, 0.98), weight_decay=0.0)
+        # One tensor after another: beside the model and its moments there is to be nothing as large.
+        self._optimizer = torch.optim.AdamW(self._masters, lr=_RATE, betas=(0.9, 0.98), weight_decay=0.0, foreach=False)
 
-    def step(self, lessons: Sequence[Lesson]) -> None:
-        """Go through some lessons once."""
+    def step(self, lessons: Sequence[Lesson], aborted: Callable[[], bool]) -> None:
+        """Go through some lessons once, one after another, unless it is ``aborted`` meanwhile. Raises EngineError where
+        nothing comes of it; the model is as before then."""
         config = self._model.config
         usual, config._attn_implementation = config._attn_implementation, _ATTENTION
         try:
-            with torch.enable_grad():
-                self._loss(lessons).backward()
+            for lesson in lessons:
+                if aborted():
+                    return
+                with torch.enable_grad():
+                    (self._loss(lesson) / len(lessons)).backward()
+            for own, master in zip(self._own, self._masters, strict=True):
+                if own is not master and own.grad is not None:
+                    master.grad, own.grad = own.grad.float(), None
+            norm = torch.nn.utils.clip_grad_norm_(self._masters, 1.0)
+            if not torch.isfinite(norm):
+                raise EngineError("what it was to learn is no finite number")
+            self._optimizer.step()
+            with torch.no_grad():
+                for own, master in zip(self._own, self._masters, strict=True):
+                    if own is not master:
+                        own.copy_(master)
         finally:
             config._attn_implementation = usual
-        for own, master in zip(self._own, self._masters, strict=True):
-            if own is not master:
-                master.grad = None if own.grad is None else own.grad.float()
-        torch.nn.utils.clip_grad_norm_(self._masters, 1.0)
-        self._optimizer.step()
-        with torch.no_grad():
             for own, master in zip(self._own, self._masters, strict=True):
-                if own is not master:
-                    own.copy_(master)
                 own.grad = master.grad = None
 
-    def _loss(self, lessons: Sequence[Lesson]) -> Tensor:
-        device, longest = self._model.device, max(len(one.tokens) for one in lessons)
-        tokens = torch.zeros(len(lessons), longest, dtype=torch.long)
-        for n, one in enumerate(lessons):
-            tokens[n, : len(one.tokens)] = torch.tensor(one.tokens)
-        logits = self._model(input_ids=tokens.to(device), use_cache=False).logits.flatten(0, 1)
-        places = torch.tensor([n * longest + place for n, one in enumerate(lessons) for place in one.places])
-        top = min(len(ids) for one in lessons for ids in one.ids)
-        ids = torch.tensor([found[:top] for one in lessons for found in one.ids], device=device)
-        told = torch.tensor([found[:top] for one in lessons for found in one.logprobs], device=device).exp()
-        return mixed(*shares(logits[places.to(device)].float(), ids, told)).mean()
+    def _loss(self, lesson: Lesson) -> Tensor:
+        device = self._model.device
+        tokens, places = (torch.tensor(each, device=device) for each in (lesson.tokens, lesson.places))
+        logits = self._model(input_ids=tokens[None], use_cache=False, logits_to_keep=places).logits[0]
+        top = min(map(len, lesson.ids))
+        ids = torch.tensor([found[:top] for found in lesson.ids], device=device)
+        told = torch.tensor([found[:top] for found in lesson.logprobs], device=device).exp()
+        return mixed(*shares(logits.float(), ids, told)).mean()

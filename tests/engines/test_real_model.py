@@ -150,7 +150,7 @@ def test_the_drafter_that_comes_with_hetero(published, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("size", "first", "second", "third", "loose"),
-    [(2, 0.83, 0.82, 0.79, 0.6), (4, 0.70, 0.62, 0.56, 0.4)],
+    [(4, 0.70, 0.62, 0.56, 0.4)],  # of two layers: 0.83, 0.82, 0.79, as long again
 )
 def test_layer_parallel_guesses_agree_as_the_model_does(published, size, first, second, third, loose):
     """As measured apart from the engine: argmax of the 1st, 2nd, 3rd guess behind an exact cache. 105 of each: two

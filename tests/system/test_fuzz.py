@@ -167,7 +167,7 @@ def test_odd_requests(stack):
 
 @pytest.mark.long
 @pytest.mark.timeout(1500)
-def test_thousands_of_odd_requests(stack):
+def test_many_odd_requests(stack):
     with nothing_left(stack):
         print(requests(stack, 2, 500))
 
@@ -227,7 +227,7 @@ def test_odd_schemas(stack):
 
 @pytest.mark.long
 @pytest.mark.timeout(1500)
-def test_thousands_of_odd_schemas(stack):
+def test_many_odd_schemas(stack):
     before = dict(stack.session.coordinator.restarts)
     with nothing_left(stack):
         print(schemas(stack, 2, 250))

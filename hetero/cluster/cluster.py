@@ -75,7 +75,9 @@ class Cluster:
         import ray
 
         if ray.is_initialized():
-            return
+            if _head_answers():
+                return
+            within(10.0, ray.shutdown)  # what a goodbye that failed or never ended left of one that is gone
         hush()
         common = {
             "log_to_driver": False,
@@ -254,6 +256,17 @@ def running_addresses() -> list[str]:
         with contextlib.suppress(OSError):
             found.append((folder / "ray_current_cluster").read_text().strip())
     return found
+
+
+def _head_answers() -> bool:
+    """Whether the Ray that this process has joined is still there."""
+    import ray
+
+    try:
+        socket.create_connection(split_address(ray.get_runtime_context().gcs_address), timeout=_KNOCK).close()
+    except Exception:  # half of it may be gone: whatever that raises
+        return False
+    return True
 
 
 def within(seconds: float, what: Callable[[], object]) -> BaseException | None:

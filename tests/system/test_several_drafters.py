@@ -28,7 +28,7 @@ def other(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stack(other):
-    made = RunningServer(also_draft=[f"{other}@cpu:0"], strategy="serial", exact=True, port=0)
+    made = RunningServer(also_draft=[f"{other}@cpu:0"], strategy="serial", exact=True, lookup=False, port=0)
     yield made
     made.close()
 

@@ -264,7 +264,7 @@ def _head_answers() -> bool:
 
     try:
         socket.create_connection(split_address(ray.get_runtime_context().gcs_address), timeout=_KNOCK).close()
-    except Exception:  # half of it may be gone: whatever that raises
+    except (OSError, RuntimeError, AttributeError, AssertionError):  # half of it may be gone
         return False
     return True
 

@@ -91,7 +91,12 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         KvCache,
         Meta(description="How keys and values are kept: f16, or q8_0 in half the memory (llama_cpp and octet)."),
     ] = F16
-    parallel: Annotated[int, Meta(ge=1, le=64, description="Sequences decoded at once; more wait.")] = 4
+    parallel: Annotated[int, Meta(ge=1, le=64, description="Sequences a verifier decodes at once; more wait.")] = 4
+    verifiers: Annotated[
+        int,
+        Meta(ge=1, le=64, description="Workers that have the target, each with its own copy: a machine each in a "
+             "cluster, else equal shares of the target's cores or as many GPUs. All drafters serve them all."),
+    ] = 1  # fmt: skip
     lookup: Annotated[
         bool, Meta(description="Draft what stood behind the same words before, in the prompt or in answers.")
     ] = True

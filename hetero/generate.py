@@ -12,7 +12,7 @@ from rich.console import Console
 from hetero.config import Config
 from hetero.errors import RequestError
 from hetero.gateway.answers.stats import timings
-from hetero.gateway.client import ask
+from hetero.gateway.verifiers.sequences import ask
 from hetero.placed import Placed
 from hetero.serve import announcement, defaults_of
 from hetero.session import Session
@@ -42,7 +42,7 @@ async def run(
     session = Session(found, lambda line: console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True))
     try:
         await session.start()
-        async with aclosing(session.client.generate(ask(tokens, sampling, asked["max_tokens"]))) as deltas:
+        async with aclosing(session.verifiers.generate(ask(tokens, sampling, asked["max_tokens"]))) as deltas:
             async for delta in deltas:
                 sys.stdout.write(delta.text)
                 sys.stdout.flush()

@@ -74,7 +74,7 @@ def serve(config: Config, found: Placed, console: Console) -> int:
         await session.over.wait()
         say(f"no new requests are taken; those that run have {_RAY_LEFT:.0f} s to finish")
         end = asyncio.get_running_loop().time() + _RAY_LEFT
-        while session.client.live and asyncio.get_running_loop().time() < end:
+        while session.verifiers.live and asyncio.get_running_loop().time() < end:
             await asyncio.sleep(0.2)  # not yet uvicorn's own way to end: /health is to say why until then
         server.config.timeout_graceful_shutdown = 1
         server.should_exit, status = True, 1
@@ -114,7 +114,7 @@ def serve(config: Config, found: Placed, console: Console) -> int:
 
 def options_of(config: Config, plan: Plan) -> GatewayOptions:
     """How a server of these settings meets requests. Raises ConfigError."""
-    waiting, body = config.parallel + config.max_waiting, int(config.max_body * 2**20)
+    waiting, body = config.parallel * config.verifiers + config.max_waiting, int(config.max_body * 2**20)
     limits = AdmissionLimits(waiting, config.max_pending_tokens, body, config.timeout)
     origins = tuple(each.strip() for each in config.cors_origin.split(",") if each.strip())
     for origin in origins:

@@ -12,9 +12,9 @@ from hetero.cluster.coordinator import Coordinator
 from hetero.errors import ClusterError, HeteroError
 from hetero.gateway.chat.grammars import GrammarProbe
 from hetero.gateway.chat.template import ChatTemplate
-from hetero.gateway.client import VerifierClient
 from hetero.gateway.metrics import Facts
 from hetero.gateway.state import GatewayOptions, GatewayState
+from hetero.gateway.verifiers.pool import Verifiers
 from hetero.placed import Placed
 from hetero.planning.plan import Plan
 from hetero.planning.reviser import Reviser
@@ -36,7 +36,7 @@ class Session:
     ) -> None:
         """``say`` gets lines on what happens, ``joined`` is called once Ray runs."""
         plan = found.plan
-        self.client = VerifierClient()
+        self.verifiers = Verifiers(plan.target.spec.sequences)
         self.probe = GrammarProbe(plan.target.model.path)
         self.template = ChatTemplate(plan.target.model.tokenizer)
         self.failure: str | None = None
@@ -52,7 +52,7 @@ class Session:
             plan,
             found.planner,
             found.cluster,
-            self.client.keys.public,
+            self.verifiers.keys.public,
             on_verifier=self._on_verifier,
             on_event=say,
             on_failure=self._on_failure,
@@ -91,7 +91,7 @@ class Session:
             self._revising.cancel()
         await self.probe.close()
         await self.template.close()
-        await self.client.close()
+        await self.verifiers.close()
         await asyncio.to_thread(self.coordinator.stop)
         if self._starting is not None:
             await asyncio.wait([self._starting])
@@ -104,9 +104,9 @@ class Session:
             target.model,
             target.spec.engine,
             plan.context,
-            target.spec.sequences,
+            target.spec.sequences * len(plan.targets),
             plan.drafter is not None or bool(plan.awaited),
-            self.client,
+            self.verifiers,
             self.template,
             self.probe,
             lambda: self.ready,
@@ -118,14 +118,14 @@ class Session:
 
     def _facts(self) -> Facts:
         """What is known of the workers now; of one that does not answer, nothing."""
-        return Facts(self.coordinator.alive(), dict(self.coordinator.restarts), self.client.drops.count)
+        return Facts(self.coordinator.alive(), dict(self.coordinator.restarts), self.verifiers.drops.count)
 
     async def _revise(self, reviser: Reviser) -> None:
         """Keep the plan true."""
         pause = _LOOK
         while True:
             await asyncio.sleep(pause)
-            if not self.client.live:
+            if not self.verifiers.live:
                 continue
             began = time.process_time()
             try:
@@ -142,16 +142,16 @@ class Session:
 
     # Called by the coordinator's threads
 
-    def _on_verifier(self, endpoint: str | None) -> None:
+    def _on_verifier(self, index: int, endpoint: str | None) -> None:
         if endpoint is None:
-            self._call(self.client.lost)
+            self._call(lambda: self.verifiers.lost(index))
         else:
             self.failure = None  # its machine came back
-            self._call(lambda: asyncio.ensure_future(self._link(endpoint)))
+            self._call(lambda: asyncio.ensure_future(self._link(index, endpoint)))
 
     def _on_failure(self, why: str) -> None:
         self.failure = why
-        self._call(lambda: self.client.give_up(why))
+        self._call(lambda: self.verifiers.give_up(why))
 
     def _on_head_lost(self, why: str) -> None:
         self.failure = why
@@ -162,6 +162,6 @@ class Session:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
             self._loop.call_soon_threadsafe(what)
 
-    async def _link(self, endpoint: str) -> None:
-        await self.client.link(endpoint)
+    async def _link(self, index: int, endpoint: str) -> None:
+        await self.verifiers.link(index, endpoint)
         self._ready.set()

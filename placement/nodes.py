@@ -58,11 +58,17 @@ def find_node(nodes: Sequence[Node], name: str) -> Node:
 
 
 def target_node(nodes: Sequence[Node]) -> Node:
-    """Where the target goes that was not placed by hand: the marked node; else the one with most cores that is not
-    marked for the drafter."""
+    """Where the target goes that was not placed by hand: the first of ``target_nodes``, else any."""
+    return (target_nodes(nodes) or _by_size(nodes))[0]
+
+
+def target_nodes(nodes: Sequence[Node], drafter: Node | None = None) -> list[Node]:
+    """Where targets may go, the best first: marked nodes; then those with most cores that are not marked for a drafter,
+    nor have it."""
     size = _by_size(nodes)
     marked = [node for node in size if TARGET in node.marks]
-    return (marked or [node for node in size if DRAFTER not in node.marks] or size)[0]
+    taken = drafter.id if drafter is not None else ""
+    return marked + [node for node in size if not {TARGET, DRAFTER} & node.marks and node.id != taken]
 
 
 def drafter_node(nodes: Sequence[Node], target: Node) -> Node | None:

@@ -26,10 +26,12 @@ from hetero.workers.runtime.build import build
 # Ray as it starts on Macs and Windows: all of it listens on the loopback. It lives without a network then, too.
 _ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "AUTOSCALER_METRIC_PORT": "-1"}
 _log = logging.getLogger("hetero.cluster.cluster")
+_goodbye: threading.Thread | None = None  # leaves Ray
 _FRESH = 1.0  # seconds an answer of Ray's about machines is good for
 _NO_OTHER = "RAY_ENABLE_AUTO_CONNECT"  # else a late word of a thread, once Ray was left, joins or starts another
 _KNOCK = 3.0  # seconds Ray's head may take to answer
 _HANGS, _ROUNDS = 15.0, 5  # seconds an answer may take, asked for every so many knocks
+_LONG_GOODBYE = 120.0  # seconds that leaving one Ray may keep the next from starting
 _LOST = 3  # knocks without an answer, one a second, after which the head counts as gone
 
 
@@ -77,7 +79,12 @@ class Cluster:
         if ray.is_initialized():
             if _head_answers():
                 return
-            within(10.0, ray.shutdown)  # what a goodbye that failed or never ended left of one that is gone
+            _say_goodbye(10.0)  # what one that failed or never ended left of a Ray that is gone
+        if not _goodbye_ended(_LONG_GOODBYE):
+            raise ClusterError(
+                f"address {self.address}: the Ray of before is still being left after {_LONG_GOODBYE:.0f} s: "
+                "start hetero in a process of its own"
+            )
         hush()
         common = {
             "log_to_driver": False,
@@ -216,7 +223,7 @@ class Cluster:
         self._leaving.set()
         if ray.is_initialized():
             # Without its head Ray's goodbye may wait for ever.
-            within(10.0 if self.lost else 60.0, ray.shutdown)
+            _say_goodbye(10.0 if self.lost else 60.0)
         if self._head is not None:
             self._head.end()
         if self._scratch is not None:
@@ -269,9 +276,34 @@ def _head_answers() -> bool:
     return True
 
 
+def _say_goodbye(seconds: float) -> None:
+    """Leave Ray, or go on leaving it; returns after ``seconds`` though it goes on: without a head it may take minutes.
+    Until it has ended no other Ray may be started: it would end that one's processes."""
+    global _goodbye
+    import ray
+
+    if _goodbye_ended(0.0):
+        _goodbye = _beside(ray.shutdown, [None])
+    _goodbye_ended(seconds)
+
+
+def _goodbye_ended(seconds: float) -> bool:
+    """Whether no Ray is being left any more, within so many seconds."""
+    if _goodbye is None:
+        return True
+    _goodbye.join(seconds)
+    return not _goodbye.is_alive()
+
+
 def within(seconds: float, what: Callable[[], object]) -> BaseException | None:
     """Do it in a thread, for so long at most; returns what it raised, or TimeoutError."""
     raised: list[BaseException | None] = [TimeoutError(f"no answer within {seconds:.0f} s")]
+    _beside(what, raised).join(seconds)
+    return raised[0]
+
+
+def _beside(what: Callable[[], object], raised: list[BaseException | None]) -> threading.Thread:
+    """A thread that does it; ``raised`` gets what it raised."""
 
     def work() -> None:
         try:
@@ -282,8 +314,7 @@ def within(seconds: float, what: Callable[[], object]) -> BaseException | None:
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    thread.join(seconds)
-    return raised[0]
+    return thread
 
 
 def _init_within(seconds: float, **arguments: Any) -> None:

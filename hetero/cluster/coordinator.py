@@ -6,6 +6,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 
 from hetero.cluster.cluster import Cluster
 from hetero.cluster.incarnation import Incarnation, WorkerEnded
@@ -23,7 +24,7 @@ _STOP_HERE, _STOP_AWAY = 8.0, 1.5  # seconds a worker may take to stop: one of a
 
 
 class Coordinator:
-    """Keeps a verifier and perhaps drafters running. Callbacks come from threads of its own."""
+    """Keeps verifiers and perhaps drafters running. Callbacks come from threads of its own."""
 
     def __init__(
         self,
@@ -31,14 +32,15 @@ class Coordinator:
         planner: Planner,
         cluster: Cluster,
         key: str = "",
-        on_verifier: Callable[[str | None], None] = lambda endpoint: None,
+        on_verifier: Callable[[int, str | None], None] = lambda index, endpoint: None,
         on_event: Callable[[str], None] = lambda line: None,
         on_failure: Callable[[str], None] = lambda line: None,
         on_head_lost: Callable[[str], None] = lambda line: None,
     ) -> None:
-        """``key``: public key of the gateway that asks the verifier.
+        """``key``: public key of the gateway that asks the verifiers.
 
-        ``on_verifier`` gets each new endpoint, and None when the verifier is lost; ``on_event`` lines for people;
+        ``on_verifier`` gets each new endpoint of the verifier of an index, and None when it is lost; ``on_event`` lines
+        for people;
         ``on_failure`` why nothing can be served any more; ``on_head_lost`` why it soon cannot be: Ray's head is gone,
         and its workers follow within a minute.
         """
@@ -55,12 +57,17 @@ class Coordinator:
         self._lock = threading.Lock()
         self._introducing = threading.Lock()
         self._stopping = False
-        self._lost: str | None = None  # why there is no verifier now
+        self._lost: dict[str, str] = {}  # verifiers that there are not now, and why
         self._ready: dict[str, Incarnation] = {}
         self._strategy: tuple[str, int] | None = None  # and gamma, where another one than the plan's is followed
+        self._given_up: set[str] = set()  # verifiers that cannot work where they are
         self._at_rest: set[str] = set()  # roles that are ready, or wait for a machine
         self._library = library = Library()
-        self._keepers = {"target": Keeper("target", plan.target, self._target_again, cluster, library, self)}
+        self._verifiers = [placement.name for placement in plan.targets]
+        self._keepers = {
+            first.name: Keeper(first.name, first, partial(self._target_again, first.name), cluster, library, self)
+            for first in plan.targets
+        }
         if plan.drafter is not None or plan.awaited:
             self._keepers["drafter"] = Keeper("drafter", plan.drafter, self._drafter_again, cluster, library, self)
         for other in plan.others:  # they stay where they are
@@ -87,11 +94,11 @@ class Coordinator:
         return [keeper.placement for keeper in self._keepers.values() if keeper.placement is not None]
 
     def trouble(self) -> str | None:
-        """Why the verifier does not answer now; None: all is well."""
-        if self._lost is not None:
-            return self._lost
-        incarnation = self._ready.get("target")
-        silent = incarnation.silent_s if incarnation is not None else 0.0
+        """Why no verifier answers now; None: all is well."""
+        if len(self._lost) == len(self._verifiers):
+            return next(iter(self._lost.values()))
+        running = [self._ready[name] for name in self._verifiers if name in self._ready]
+        silent = min((incarnation.silent_s for incarnation in running), default=0.0)
         return f"the verifier has not answered for {silent:.0f} s" if silent > _QUIET else None
 
     def status(self, role: str) -> WorkerStatus:
@@ -152,9 +159,13 @@ class Coordinator:
 
     # Where each role goes
 
-    def _target_again(self, last: Placement | None, barred: frozenset[str]) -> Placement | None:
+    def _target_again(self, role: str, last: Placement | None, barred: frozenset[str]) -> Placement | None:
         assert last is not None
-        return self._planner.target_again(last, self._but(barred))
+        others = [
+            keeper.placement for name, keeper in self._keepers.items() if name in self._verifiers and name != role
+        ]
+        taken = {placement.node.id for placement in others if placement is not None and placement.node is not None}
+        return self._planner.target_again(last, self._but(barred | taken))
 
     def _drafter_again(self, last: Placement | None, barred: frozenset[str]) -> Placement | None:
         target = self._keepers["target"].placement
@@ -175,9 +186,10 @@ class Coordinator:
             if self._strategy is not None:
                 keeper.incarnation.follow(*self._strategy)
             self._introduce()
-        if keeper.role == "target":
-            self._lost = self.failure = None
-            self._on_verifier(status.endpoint)
+        if keeper.role in self._verifiers:
+            self._lost.pop(keeper.role, None)
+            self.failure = None
+            self._on_verifier(status.index, status.endpoint)
         self._say(f"{keeper.role} is {'back' if again else 'ready'} after {status.loaded_s:.1f} s{_at(keeper)}")
         self._rests(keeper.role)
 
@@ -187,15 +199,17 @@ class Coordinator:
     def lost(self, keeper: Keeper, why: str) -> None:
         with self._introducing:
             self._ready.pop(keeper.role, None)
-        if keeper.role == "target":
-            self._lost = f"the verifier ended ({why}): another one is being started"
-            self._on_verifier(None)
+        if keeper.role in self._verifiers:
+            self._lost[keeper.role] = f"the verifier ended ({why}): another one is being started"
+            self._on_verifier(self.statuses[keeper.role].index, None)
         self._say(f"{keeper.role}{_at(keeper)}: {why}; starting it again")
 
     def waits(self, keeper: Keeper) -> None:
-        if keeper.role == "target":
-            self._lost = "the verifier's machine is gone: it is waited for"
-            self._say(f"target: its machine{_at(keeper)} is gone: waiting for it")
+        if keeper.role in self._verifiers:
+            self._lost[keeper.role] = "the verifier's machine is gone: it is waited for"
+            self._say(f"{keeper.role}: its machine{_at(keeper)} is gone: waiting for it")
+            if keeper.role != "target":
+                self._rests(keeper.role)
             return
         last = keeper.placement
         where = f"the machine of the drafter{_at(keeper)}" if last is not None else self._planner.awaited
@@ -204,7 +218,11 @@ class Coordinator:
 
     def refused(self, keeper: Keeper, why: str) -> None:
         wanted = not self.settled.is_set() and keeper.placement is keeper.first  # as the plan has it: it was asked for
-        self.give_up(f"{keeper.role}{_at(keeper)}", why, keeper.role == "target" or wanted)
+        last = set(self._verifiers) - {keeper.role} <= self._given_up
+        if keeper.role in self._verifiers:
+            self._given_up.add(keeper.role)
+            self._lost[keeper.role] = f"the verifier is given up ({why})"
+        self.give_up(f"{keeper.role}{_at(keeper)}", why, (keeper.role in self._verifiers and last) or wanted)
 
     def give_up(self, who: str, why: str, fatal: bool = True) -> None:
         """``fatal``: nothing can be served. (A drafter only makes it faster, once it was there.)"""
@@ -216,15 +234,16 @@ class Coordinator:
         self._say(f"{line}; it is given up")
 
     def _introduce(self) -> None:
-        """Tell the verifier whom to let in, then the drafters where to go."""
-        drafters = dict(self._ready)
-        if (verifier := drafters.pop("target", None)) is None:
-            return
+        """Tell the verifiers whom to let in, then the drafters where to go."""
+        drafters = {name: drafter for name, drafter in self._ready.items() if name not in self._verifiers}
         keys = [self._key, *(self.statuses[name].public for name in drafters)]
-        with contextlib.suppress(ClusterError):  # it is gone already: its own keeper sees to that
-            verifier.allow([key for key in keys if key])
-            for drafter in drafters.values():
-                drafter.link(self.statuses["target"].endpoint)
+        for name in self._verifiers:
+            if (verifier := self._ready.get(name)) is None:
+                continue
+            with contextlib.suppress(ClusterError):  # it is gone already: its own keeper sees to that
+                verifier.allow([key for key in keys if key])
+                for drafter in drafters.values():
+                    drafter.link(self.statuses[name].endpoint, self.statuses[name].index)
 
     def _rests(self, role: str) -> None:
         self._at_rest.add(role)
@@ -232,7 +251,7 @@ class Coordinator:
             self.settled.set()
 
     def _head_lost(self, why: str) -> None:
-        self._lost = why
+        self._lost |= dict.fromkeys(self._verifiers, why)
         self.failure = why
         self._say(why)
         self._on_head_lost(why)

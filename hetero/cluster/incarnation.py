@@ -148,9 +148,9 @@ class Incarnation:
         """Tell a verifier whom to let in; returns when it knows. Raises WorkerEnded."""
         self._wait(self._actor.allow.remote(keys))
 
-    def link(self, endpoint: str) -> None:
-        """Tell a drafter where its verifier listens."""
-        self._actor.link.remote(endpoint)
+    def link(self, endpoint: str, index: int) -> None:
+        """Tell a drafter where the verifier of an index listens."""
+        self._actor.link.remote(endpoint, index)
 
     def follow(self, name: str, gamma: int) -> None:
         """Tell it of another strategy."""

@@ -12,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from hetero.gateway.admission import Admission
-from hetero.gateway.client import Delta
+from hetero.gateway.verifiers.sequences import Delta
 from hetero.workers.runtime.status import WorkerStatus
 from hetero.workers.wire.messages import Stats
 
@@ -115,8 +115,8 @@ class _Around(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         facts = self._facts()
-        target = facts.statuses.get("target")
-        running, waiting = (target.active, target.waiting) if target is not None else (0, 0)
+        targets = [status for status in facts.statuses.values() if status.role == "target"]
+        running, waiting = sum(one.active for one in targets), sum(one.waiting for one in targets)
         yield GaugeMetricFamily("hetero:num_sequences_running", "Sequences in the engine.", running)
         yield GaugeMetricFamily("hetero:num_sequences_waiting", "Sequences waiting for a place in it.", waiting)
         yield GaugeMetricFamily("hetero:num_sequences_admitted", "Sequences taken on.", self._admission.sequences)
@@ -130,7 +130,7 @@ class _Around(Collector):
             "dropped": CounterMetricFamily("hetero:dropped_frames", "Frames that made no sense.", labels=["role"]),
             "lessons": GaugeMetricFamily("hetero:drafter_lessons", "Texts a drafter learns from.", labels=["role"]),
             "studied": CounterMetricFamily("hetero:drafter_study_steps", "Its steps of learning.", labels=["role"]),
-            "agreed": GaugeMetricFamily("hetero:draft_agreement", "How often drafts are right.", labels=["when"]),
+            "agreed": GaugeMetricFamily("hetero:draft_agreement", "Drafts that are right.", labels=["role", "when"]),
             "away": CounterMetricFamily("hetero:peers_turned_away", "Peers without a known key.", labels=["role"]),
         }
         families["dropped"].add_metric(["gateway"], facts.dropped)
@@ -147,6 +147,6 @@ class _Around(Collector):
                 families["lessons"].add_metric([role], status.lessons)
                 families["studied"].add_metric([role], status.studied)
             if status.speeds is not None and any(drafter.drafted for drafter in status.drafters):
-                families["agreed"].add_metric(["first"], status.speeds.alpha_first)
-                families["agreed"].add_metric(["now"], status.speeds.alpha)
+                families["agreed"].add_metric([role, "first"], status.speeds.alpha_first)
+                families["agreed"].add_metric([role, "now"], status.speeds.alpha)
         yield from families.values()

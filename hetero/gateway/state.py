@@ -13,8 +13,8 @@ from hetero.gateway.admission import Admission, AdmissionLimits
 from hetero.gateway.chat.formats import Format, format_of
 from hetero.gateway.chat.grammars import GrammarProbe
 from hetero.gateway.chat.template import ChatTemplate
-from hetero.gateway.client import VerifierClient
 from hetero.gateway.metrics import Facts, Metrics
+from hetero.gateway.verifiers.pool import Verifiers
 from hetero.workers.models.generation import SamplingDefaults
 from hetero.workers.models.metadata import Metadata
 from hetero.workers.models.model import Model
@@ -45,7 +45,7 @@ class GatewayState:
     context: int
     parallel: int
     drafter: bool
-    client: VerifierClient
+    verifiers: Verifiers
     template: ChatTemplate
     probe: GrammarProbe
     ready: Callable[[], bool]

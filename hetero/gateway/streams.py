@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import anyio
 from fastapi import Request
 
-from hetero.gateway.client import Delta
+from hetero.gateway.verifiers.sequences import Delta
 
 _Result = TypeVar("_Result")
 

@@ -47,7 +47,7 @@ class Plan:
     """Who does what where; ``awaited``: the machine a drafter waits for, "" where it has one or none is wanted;
     ``alone``: whether it runs beside the target only until another machine comes; ``cut``: whether the context is less
     than the model's for want of memory; ``foreseen``: the plans it was chosen from, the fastest first; ``others``:
-    further drafters."""
+    further drafters; ``replicas``: further verifiers of the same target."""
 
     target: Placement
     drafter: Placement | None
@@ -59,8 +59,14 @@ class Plan:
     cut: bool = False
     foreseen: tuple[dict[str, object], ...] = ()
     others: tuple[Placement, ...] = ()
+    replicas: tuple[Placement, ...] = ()
+
+    @property
+    def targets(self) -> list[Placement]:
+        """Those of the verifiers, the first first."""
+        return [self.target, *self.replicas]
 
     @property
     def placements(self) -> list[Placement]:
         """Those that there are."""
-        return [self.target, *([self.drafter] if self.drafter else []), *self.others]
+        return [*self.targets, *([self.drafter] if self.drafter else []), *self.others]

@@ -13,22 +13,23 @@ from hetero.config import Config, port_range
 from hetero.errors import ConfigError
 from hetero.models import drafter_of, find_model
 from hetero.placement.device import Device, Gpu, Inventory, check_device, default_devices, parse_device
-from hetero.placement.memory import F16, KvCache, footprint, kv_bytes
+from hetero.placement.memory import footprint, kv_bytes
 from hetero.placement.nodes import TARGET, Node, drafter_node, find_node, returned, target_node
+from hetero.planning.engine_settings import gamma_of, gpu_layers_of, kv_cache_of
 from hetero.planning.fastest import Fastest
 from hetero.planning.fitting import check_fit, fitting, free_memory
 from hetero.planning.heads import check_hands_out, states_for
 from hetero.planning.plan import Placement, Plan
+from hetero.planning.replicas import other_machines, shares_of
 from hetero.planning.sharing import check_learns, check_shared, copies, footprint_of
 from hetero.planning.vocabularies import spoken
 from hetero.workers.decoding.policy.strategy import AUTO, NAMES
-from hetero.workers.engines.registry import ENGINES, EngineEntry, default_engine, find_engine, torch_dtype
+from hetero.workers.engines.registry import ENGINES, default_engine, find_engine, torch_dtype
 from hetero.workers.models.model import Model
 from hetero.workers.runtime.spec import WorkerSpec
 
 _WORKER_PORTS = "20000-20009"  # for other machines; as cluster.yaml tells firewalls
 _WINDOW = 4  # rows a target checks at once, about: those its engine is chosen for
-_EXACT_MOST = 7  # exact mode checks 8 rows a forward
 
 
 def make_plan(config: Config, inventory: Inventory, nodes: Sequence[Node] = ()) -> Plan:
@@ -106,10 +107,11 @@ class Planner:
         drafter_at = self._drafter_at(nodes, target_at) if self._drafter is not None else None
         awaited = self.awaited if nodes and self._drafter is not None and drafter_at is None else ""
         devices = self._devices([target_at, drafter_at], self._drafter is not None and not awaited)
-        target = self._place_target(target_at, devices[0])
+        targets = self._place_targets(nodes, target_at, drafter_at, devices)
+        target = targets[0]
         drafter = self._place_drafter(drafter_at, devices[1], target) if self._drafter and not awaited else None
         others = tuple(self._place_other(n, *other, target) for n, other in enumerate(self._others, 1))
-        placements = [target, *([drafter] if drafter else []), *others]
+        placements = [*targets, *([drafter] if drafter else []), *others]
         free = free_memory(self._inventory, nodes)
         if not self._config.context and (tokens := fitting(placements, self._context, free)) < self._context:
             self._context = tokens
@@ -120,14 +122,17 @@ class Planner:
         self._beside = drafter if alone else None
         name = self._config.alias or self._target.name
         cut = not self._config.context and self._context < self._target.context
-        return Plan(target, drafter, self._strategy, name, self._context, awaited, alone, cut, self.foreseen, others)
+        return Plan(
+            target, drafter, self._strategy, name, self._context, awaited, alone, cut, self.foreseen, others,
+            tuple(targets[1:]),
+        )  # fmt: skip
 
     def target_again(self, last: Placement, nodes: Sequence[Node]) -> Placement | None:
         """Where the target goes on that was placed so last: None while its machine is not there."""
         if last.node is None:
             return last
         node = returned(nodes, last.node, TARGET)
-        return None if node is None else self._place_target(node, last.device)
+        return None if node is None else self._place_target(node, last.device, last)
 
     def drafter_again(self, last: Placement | None, target: Placement, nodes: Sequence[Node]) -> Placement | None:
         """Where the drafter of a target placed so should run now: None while no machine for it is there. Raises
@@ -236,12 +241,32 @@ class Planner:
 
     # Workers
 
-    def _place_target(self, node: Node | None, device: Device) -> Placement:
+    def _place_targets(
+        self, nodes: Sequence[Node], at: Node | None, drafter_at: Node | None, devices: Sequence[Device]
+    ) -> list[Placement]:
+        """One of each verifier; all have the engine of the first, so that their texts are the same."""
+        count = self._config.verifiers
+        if at is not None:
+            first = self._place_target(at, devices[0])
+            others = other_machines(nodes, at, drafter_at, count) if count > 1 else []
+            return [first, *(self._place_target(node, node.device(), first, n) for n, node in enumerate(others, 1))]
+        shares = shares_of(
+            devices[0], count, self._inventory, [*devices[1:], *(device for _, device, _ in self._others)]
+        )
+        first = self._place_target(None, shares[0])
+        return [first, *(self._place_target(None, share, first, n) for n, share in enumerate(shares[1:], 1))]
+
+    def _place_target(
+        self, node: Node | None, device: Device, like: Placement | None = None, index: int | None = None
+    ) -> Placement:
+        """``like``: what it was placed as before, or another verifier of it."""
         config = self._config
         own: dict[str, object] = {"context": self._context}
+        own["index"] = index if index is not None else like.spec.index if like is not None else 0
+        engine = like.spec.engine if like is not None else self._target_engine
         if node is not None and (not node.here or self._may_be_away()):
             own |= {"host": node.address, "ports": port_range(config.worker_ports or _WORKER_PORTS)}
-        return self._place("target", self._target_engine, self._target, device, config.exact, node, own)
+        return self._place("target", engine, self._target, device, config.exact, node, own)
 
     def _place_drafter(self, node: Node | None, device: Device, target: Placement) -> Placement:
         assert self._drafter is not None
@@ -307,18 +332,18 @@ class Planner:
             check_learns(chosen, model, group, ranks, str(own["vocabulary"]))
         if hands_out and ranks > 1:
             raise ConfigError("draft: a head drafts from the states of a target on one device: name one, without ranks")
-        layers = self._gpu_layers(role, chosen, device)
+        layers = gpu_layers_of(config, role, self._target, chosen, device)
         shared = self._inventory.topology.fast if layers >= 0 and here else ()
         dtype = torch_dtype(device.kind, exact)
-        kept = self._kv_cache(role, chosen, model)
+        kept = kv_cache_of(config, role, model, chosen)
         cell = kv_bytes(model.shape, chosen.kv_width(dtype, kept))
         spec = WorkerSpec(
             role=role,  # type: ignore[arg-type]
             model=str(model.path.resolve()),
             engine=chosen.name,
             strategy=self._strategy,
-            gamma=self._gamma(),
-            sequences=config.parallel,
+            gamma=gamma_of(config),
+            sequences=config.parallel * (config.verifiers if role == "drafter" else 1),
             secure=True,  # other users of this machine can reach its loopback, too
             lookup=config.lookup and role == "target",
             past=config.lookup_past,
@@ -342,37 +367,6 @@ class Planner:
         split = chosen.splits and len(device.gpus) > 1 and here and min(free, default=0) > 0  # as llama.cpp does
         shares = tuple(each / sum(free) for each in free) if split else ()
         return Placement(device, model, spec, footprint_of(model, spec), node, shares)
-
-    def _kv_cache(self, role: str, engine: EngineEntry, model: Model) -> KvCache:
-        """How a role's cache keeps its numbers. A drafter's is its own affair where its engine knows no other way."""
-        asked, head = self._config.kv_cache, model.metadata.head
-        fits = asked == F16 or head % engine.kv_scale == 0
-        if asked in engine.kv_caches and fits:
-            return asked
-        if role == "target" and not fits:
-            raise ConfigError(f"kv_cache: {engine.name} keeps {asked} for {engine.kv_scale} numbers each, and heads of "
-                              f"{model.name} have {head}: take --kv-cache f16")  # fmt: skip
-        if role == "target":
-            able = ", ".join(entry.name for entry in ENGINES.values() if asked in entry.kv_caches)
-            raise ConfigError(f"kv_cache: {engine.name} cannot keep {asked}: take one of {able}, or --kv-cache f16")
-        return F16
-
-    def _gpu_layers(self, role: str, engine: EngineEntry, device: Device) -> int:
-        """How many layers of a role are on its GPU; -1: all, or it has none."""
-        asked = self._config.gpu_layers
-        if role != "target" or asked < 0 or asked >= self._target.shape.layers:
-            return -1
-        if device.is_cpu or not engine.splits:
-            why = f"{engine.name} cannot split a model" if not device.is_cpu else f"the target is on {device}"
-            raise ConfigError(f"gpu_layers: {why}: take --target-engine llama_cpp and a GPU as --target-device")
-        return asked
-
-    def _gamma(self) -> int:
-        """Most draft tokens of a window. An engine whose rows are exact at any width needs none of a fixed one."""
-        config = self._config
-        asked = find_engine(config.target_engine, "target_engine") if config.target_engine else None
-        padded = config.exact and not (asked is not None and asked.always_exact)
-        return min(config.gamma, _EXACT_MOST) if padded else config.gamma
 
 
 def _other(text: str, target: Model) -> tuple[Model, Device, str]:

@@ -107,12 +107,12 @@ class RunningServer:
 
     def settled(self, seconds: float = 60.0) -> dict[str, WorkerStatus]:
         """The statuses once nothing is held any more."""
-        roles = ["target"] + (["drafter"] if self.plan.drafter else [])
+        roles = [placement.name for placement in self.plan.placements]
         end = time.monotonic() + seconds
         while True:
             found = {role: self.status(role) for role in roles}
             clean = all(s.idle and s.cells == 0 and s.active == s.waiting == 0 for s in found.values())
-            if clean and self.session.client.live == 0:
+            if clean and self.session.verifiers.live == 0:
                 return found
             assert time.monotonic() < end, found
             time.sleep(0.05)

@@ -103,7 +103,7 @@ def test_it_neither_opens_nor_cancels_nor_alters(stack):
                 codes.append(1)
         return heard, codes
 
-    told, live = [], stack.session.client._live
+    told, live = [], stack.session.verifiers._live
 
     def meanwhile() -> None:
         seq = next(iter(live))

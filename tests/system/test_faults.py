@@ -12,7 +12,6 @@ import pytest
 from helpers.running_server import RunningServer
 from helpers.streams import from_drafter, streams
 
-from hetero.workers.wire.codec import encode
 from hetero.workers.wire.messages import Cancel
 
 
@@ -115,12 +114,12 @@ def test_another_strategy_in_mid_stream_changes_no_text(exact):
 
 def test_a_gateway_that_was_silent_resumes_what_the_verifier_let_go(exact):
     calm = streams(exact, 400, [5])
-    client = exact.session.client
+    client = exact.session.verifiers
 
     def forget() -> None:
         # The verifier hears that the gateway is gone: it frees the sequence without a word.
         sequences = list(client._live)
-        exact.on_loop(lambda: [client._socket.send(encode(Cancel(seq))) for seq in sequences])
+        exact.on_loop(lambda: [client._links[0]._send(Cancel(seq)) for seq in sequences])
 
     again = streams(exact, 400, [5], meanwhile=forget)
     assert again[0][0] == calm[0][0]

@@ -25,7 +25,7 @@ def test_a_request_at_which_verifiers_die_fails_and_the_server_lives(tmp_path):
         found = httpx.post(f"{server.url}/v1/completions", json={"prompt": "x", "max_tokens": 4}, timeout=200)
         assert found.status_code == 500 and "ended 3 times at this request" in found.json()["error"]["message"]
         assert any("GGML_ASSERT(eps >= 0.0f) failed" in event for event in server.events)
-        assert server.session.failure is None and server.session.client.live == 0
+        assert server.session.failure is None and server.session.verifiers.live == 0
         assert httpx.get(f"{server.url}/health").status_code == 200
     finally:
         server.close()

@@ -34,7 +34,7 @@ def stack(other):
 
 
 def test_both_propose_and_either_may_be_lost(stack):
-    assert set(stack.settled()) == {"target", "drafter"} and stack.status("drafter-1").phase == "ready"
+    assert set(stack.settled()) == {"target", "drafter", "drafter-1"}
     calm = streams(stack, 300, SEEDS)
     sources = [last["timings"]["draft_sources"] for _, last in calm]
     for name in ("drafter", "drafter-1"):

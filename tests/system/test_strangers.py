@@ -23,7 +23,7 @@ def test_a_stranger_on_the_loopback_changes_nothing_and_hears_nothing(stack, key
     epoch, heard = stack.status("target").epoch, []
 
     def try_it() -> None:
-        (seq,) = list(stack.session.client._live)
+        (seq,) = list(stack.session.verifiers._live)
         heard.append(meddle(where if keys == "none" else f"{where}#{key}", epoch, seq, keys == "own"))
 
     stormy = streams(stack, 300, [7], meanwhile=try_it)

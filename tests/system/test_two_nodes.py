@@ -87,7 +87,7 @@ def test_a_wrong_or_missing_key_gets_nowhere(stack):
     endpoint = status.endpoint
     assert answer(endpoint, make_keys()) is None  # an own key, but nobody's friend
     assert answer(endpoint.partition("#")[0]) is None  # none at all
-    assert answer(endpoint[:-2] + ("00" if endpoint[-2:] != "00" else "11"), stack.session.client.keys) is None
+    assert answer(endpoint[:-2] + ("00" if endpoint[-2:] != "00" else "11"), stack.session.verifiers.keys) is None
     assert stack.status("target").turned_away > status.turned_away
     assert stack.complete("x = ", max_tokens=3)["usage"]["completion_tokens"] == 3
 
@@ -95,7 +95,7 @@ def test_a_wrong_or_missing_key_gets_nowhere(stack):
 def test_frames_that_are_no_messages_are_dropped_and_counted(stack):
     before = stack.status("target").dropped
     bad = [b"", b"\x80\x04\x95K.", b"\xc1" * 50, b"\x00" * (MAX_FRAME + 1), b"\x92" * 100_000]
-    assert answer(stack.status("target").endpoint, stack.session.client.keys, bad, 20_000) is not None
+    assert answer(stack.status("target").endpoint, stack.session.verifiers.keys, bad, 20_000) is not None
     assert stack.status("target").dropped >= before + len(bad)
     assert stack.complete("x = ", max_tokens=3)["usage"]["completion_tokens"] == 3
 

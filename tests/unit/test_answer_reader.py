@@ -14,7 +14,7 @@ from hetero.gateway.answers.choice import Choice
 from hetero.gateway.chat import formats
 from hetero.gateway.chat.formats import Format, format_of
 from hetero.gateway.chat.reader import Piece, reader
-from hetero.gateway.client import Delta
+from hetero.gateway.verifiers.sequences import Delta
 from hetero.workers.models.vocabulary import Vocabulary
 
 THINK = ("<think>", "</think>")

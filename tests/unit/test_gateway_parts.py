@@ -9,6 +9,8 @@ import time
 
 import numpy as np
 import pytest
+import zmq
+import zmq.asyncio
 from helpers.simulated_world import PIECES, World, reference
 from llguidance import LLMatcher
 from msgspec import structs
@@ -20,9 +22,10 @@ from hetero.gateway.admission import AdmissionLimits
 from hetero.gateway.answers.errors import failure
 from hetero.gateway.answers.stats import timings
 from hetero.gateway.chat.template_process import Renderer
-from hetero.gateway.client import VerifierClient, ask
 from hetero.gateway.door.guard import Guard
 from hetero.gateway.requests.openai import ChatRequest, CompletionRequest
+from hetero.gateway.verifiers.pool import Verifiers
+from hetero.gateway.verifiers.sequences import ask
 from hetero.serve import _listen
 from hetero.workers.errors import EngineError
 from hetero.workers.sampling.logits_processors import LogitsProcessor
@@ -109,23 +112,29 @@ def test_a_grammar_is_compiled_once_for_all_choices(monkeypatch):
 
 def test_patience_counts_from_the_loss_of_the_verifier():
     async def wait() -> float:
-        client = VerifierClient(patience=0.4)
-        client._linked.set()  # as if one were there, with a long queue
+        verifiers = Verifiers(patience=0.4)
+        context = zmq.asyncio.Context()
+        silent = context.socket(zmq.ROUTER)  # as if one were there, with a long queue
+        port = silent.bind_to_random_port("tcp://127.0.0.1")
+        linking = asyncio.create_task(verifiers.link(0, f"tcp://127.0.0.1:{port}"))
+        await asyncio.sleep(0)
 
         async def one() -> None:
             asked = ask([1], Sampling(0.0, 0, 1.0, 0.0, 1, 0), 4)
-            client._send = lambda message: asyncio.sleep(0)
-            async for _ in client.generate(asked):
+            async for _ in verifiers.generate(asked):
                 pass
 
         task = asyncio.create_task(one())
         await asyncio.sleep(0.6)
         assert not task.done()
-        client.lost()
+        verifiers.lost(0)
+        await linking
         began = time.monotonic()
         with pytest.raises(SequenceFailed, match="verifier_timeout"):
             await task
-        await client.close()
+        await verifiers.close()
+        silent.close(0)
+        context.term()
         return time.monotonic() - began
 
     assert asyncio.run(wait()) >= 0.39

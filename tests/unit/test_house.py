@@ -29,7 +29,7 @@ ROOMS = [
 # What is bought in, room by room: nobody else may import it.
 OUTSIDE = {
     "ray": ("hetero/cluster",),
-    "zmq": ("workers/wire", "workers/runtime", "workers/engines/torch", "hetero/gateway/client.py", "hetero/bench"),
+    "zmq": ("workers/wire", "workers/runtime", "workers/engines/torch", "hetero/gateway/verifiers", "hetero/bench"),
     "torch": (
         "workers/engines/torch",
         "workers/engines/registry.py",

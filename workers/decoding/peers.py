@@ -100,7 +100,7 @@ class Drafters:
         strange = islice(lengths.keys() - active.keys(), ANSWERS)
         sends: Sends = [(socket, Close(seq, self._epoch)) for seq in strange]
         for sequence in active.values():
-            if sequence.opening.plain:  # it is not open there
+            if not self._may_have(peer, sequence):
                 continue
             length = lengths.get(sequence.seq)
             if length is None or not len(sequence.prompt.tokens) <= length <= sequence.length:
@@ -113,10 +113,8 @@ class Drafters:
         return sends
 
     def offer(self, sequence: TargetSequence, now: float) -> Sends:
-        """Open a sequence at every drafter, with all that is committed."""
-        if sequence.opening.plain:
-            return []
-        return [send for peer in self for send in self._offer(peer, sequence, now)]
+        """Open a sequence at every drafter it should have, with all that is committed."""
+        return [send for peer in self if self._may_have(peer, sequence) for send in self._offer(peer, sequence, now)]
 
     def tell(self, sequence: TargetSequence, now: float, due: float, begins: bool) -> Sends:
         """Send those that lack them the latest commits; all of them, when a window ``begins`` that should take ``due``
@@ -162,6 +160,11 @@ class Drafters:
         sends += self.send(sequence, Close(sequence.seq, self._epoch))
         sequence.drafters.clear()
         return sends
+
+    def _may_have(self, peer: DrafterPeer, sequence: TargetSequence) -> bool:
+        """Whether a sequence should be open at a drafter; where those chosen for it are gone, at any."""
+        chosen = sequence.chosen & self._peers.keys()
+        return not sequence.opening.plain and (not chosen or peer.index in chosen)
 
     def _offer(self, peer: DrafterPeer, sequence: TargetSequence, now: float) -> Sends:
         asked = sequence.opening

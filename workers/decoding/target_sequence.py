@@ -108,6 +108,7 @@ class TargetSequence:
         self.prompt = PrefixProgress(opening.prompt)
         self.output = Output(opening, limit, self.sampler, vocabulary)
         self.cursor = KvCursor(opening.seq, len(opening.prompt) - 1, opening.prompt[-1])
+        self.chosen: frozenset[int] = frozenset()  # drafters it should have, by index; none: all
         self.drafters: dict[int, DrafterView] = {}  # by the drafter's index; only those it is open at
         self.waiting_since: float | None = None  # held back for more draft
         self.costs = Costs(len(opening.committed), now)

@@ -13,6 +13,7 @@ from hetero.workers.decoding.acceptance import Walk, walk
 from hetero.workers.decoding.early_exit import hint_of
 from hetero.workers.decoding.peers import Drafters, Gateways
 from hetero.workers.decoding.policy import tuning
+from hetero.workers.decoding.policy.choice import Record
 from hetero.workers.decoding.policy.speculation_switch import SpeculationSwitch
 from hetero.workers.decoding.policy.speeds import Speeds
 from hetero.workers.decoding.policy.strategy import Strategy
@@ -49,6 +50,7 @@ class Verifier:
         self.epoch = epoch
         self.dropped = 0  # messages that made no sense: unknown kind, stale draft
         self.speeds = Speeds()
+        self.record = Record()
         self.drafters = Drafters(epoch)
         self.prefixes = PrefixCache(cached if limits.prefixes else 0, limits.chunk if limits.exact else 1)
         self._past = past
@@ -214,11 +216,17 @@ class Verifier:
         if save and self._past is not None and not sequence.opening.plain:
             self._past.learn(sequence.opening.owner, sequence.output.committed)
         self._scheduler.free(sequence, save)
+        self.record.learn(frozenset(sequence.drafters), sequence.switch.seconds, sequence.switch.alone)
         self._sends += self.drafters.close(sequence)
 
     def _admit(self, now: float) -> None:
         for sequence in self._roster.admit():
             sequence.costs.admitted(now)
+            if self._strategy.adapts and self.drafters and not sequence.opening.plain:
+                choice = self.record.choose(peer.index for peer in self.drafters)
+                sequence.chosen = choice.drafters
+                if choice.rests:
+                    sequence.switch.rest()
             self._sends += self.drafters.offer(sequence, now)
 
     def _expire(self, now: float) -> None:

@@ -71,11 +71,15 @@ class Dialling:
         self._identity = identity
         self._poller = zmq.Poller()
         self._sockets: dict[bytes, zmq.Socket[Any]] = {}
+        self._endpoints: dict[bytes, str] = {}
 
     def dial(self, endpoint: str, index: int) -> bytes:
         """Connect to the verifier of an index, leaving its last incarnation; returns its name as a peer."""
         peer = b"verifier-%d" % index
+        if self._endpoints.get(peer) == endpoint:
+            return peer
         self._hang_up(peer)
+        self._endpoints[peer] = endpoint
         socket = self._sockets[peer] = connect_dealer(self._context, endpoint, self._identity, self._keys)
         self._poller.register(socket, zmq.POLLIN)
         return peer

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from hetero.gateway.answers.blocks import Blocks, Change, Kind
 from hetero.gateway.chat.reader import AnswerReader, Piece
-from hetero.gateway.client import Delta
+from hetero.gateway.verifiers.sequences import Delta
 from hetero.workers.models.vocabulary import Vocabulary
 from hetero.workers.wire.messages import Logprob, Round, Stats
 

@@ -15,12 +15,12 @@ from hetero.gateway.chat.lark import text_parameters
 from hetero.gateway.chat.messages import fold, shapes
 from hetero.gateway.chat.reader import reader
 from hetero.gateway.chat.thinking import thinking_of
-from hetero.gateway.client import ask
 from hetero.gateway.requests.fields import predicted
 from hetero.gateway.requests.openai import ChatRequest, CompletionRequest
 from hetero.gateway.requests.tools import Function
 from hetero.gateway.routes.generation import Asked, check_model, check_prompt, check_tokens, encode, told
 from hetero.gateway.state import GatewayState
+from hetero.gateway.verifiers.sequences import ask
 
 
 @dataclass

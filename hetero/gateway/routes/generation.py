@@ -19,11 +19,11 @@ from hetero.errors import RequestError, SequenceFailed
 from hetero.gateway.admission import Reservation
 from hetero.gateway.answers.answer import Answer, Dialect
 from hetero.gateway.answers.errors import unavailable
-from hetero.gateway.client import Delta
 from hetero.gateway.requests.openai import ChatRequest, OpenRequest
 from hetero.gateway.requests.reading import Body, checked, named, parsed, printable
 from hetero.gateway.state import GatewayState
 from hetero.gateway.streams import lively, merge, unless_gone
+from hetero.gateway.verifiers.sequences import Delta
 from hetero.workers.models.tokenizer import LONGEST_TEXT
 from hetero.workers.wire.messages import Open
 
@@ -128,7 +128,7 @@ async def respond(state: GatewayState, request: Request, asked: Asked) -> Respon
     seconds = state.options.limits.seconds
     owner = "" if state.options.share_lookup else request.state.owner
     openings = [structs.replace(opening, owner=owner) for opening in asked.openings]
-    sources = [state.metrics.watched(state.client.generate(opening, seconds)) for opening in openings]
+    sources = [state.metrics.watched(state.verifiers.generate(opening, seconds)) for opening in openings]
     stream = merge(sources)
     if asked.stream:
         return _Events(asked, _stream(asked, stream), stream, reservation)

@@ -120,7 +120,7 @@ def routes(state: GatewayState) -> APIRouter:
 
     @router.get("/slots")
     async def slots() -> Response:
-        busy = min(state.client.live, state.parallel)
+        busy = min(state.verifiers.live, state.parallel)
         shown = [
             {"id": n, "n_ctx": state.context, "is_processing": n < busy, "speculative": state.drafter}
             for n in range(state.parallel)

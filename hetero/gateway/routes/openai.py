@@ -11,12 +11,12 @@ from hetero.gateway.answers.answer import Answer, Dialect
 from hetero.gateway.answers.choice import Choice
 from hetero.gateway.answers.openai import Chat, Completion
 from hetero.gateway.chat.constraints import Relaxed, constrained
-from hetero.gateway.client import ask
 from hetero.gateway.requests.openai import ChatRequest, CompletionRequest
 from hetero.gateway.routes.chats import chat, opening_fields
 from hetero.gateway.routes.documents import takes
 from hetero.gateway.routes.generation import Asked, check_model, check_prompt, check_tokens, encode, read, respond, told
 from hetero.gateway.state import GatewayState
+from hetero.gateway.verifiers.sequences import ask
 
 _MOST_WEIGHED = 1 << 19  # of a prompt's tokens, and likeliest tokens beside them, whose logprobs are told
 _COMPLETION_TOKENS = 16  # OpenAI's default for /v1/completions

@@ -11,6 +11,7 @@ class SpeculationSwitch:
     def __init__(self, probe: bool, plain: int = 0) -> None:
         """``probe``: whether what plain decoding costs is not known yet."""
         self.plain = plain  # tokens decided plainly because speculation lost
+        self.seconds = self.alone = 0.0  # what speculation took, and what its tokens would have taken without drafters
         self._probing = probe
         self._left = tuning.PROBE if probe else 0
         self._rest = tuning.FIRST_REST
@@ -27,6 +28,10 @@ class SpeculationSwitch:
         """Whether to decode plainly now, to learn what it costs."""
         return self._left > 0 and self._probing
 
+    def rest(self) -> None:
+        """Begin without drafters."""
+        self._left, self._probing = self._rest, False
+
     def round(self, tokens: int, drafted: int, seconds: float, alone: float) -> None:
         """A round took ``seconds`` for its tokens, of which drafters brought ``drafted``; the others would have come
         without them, in ``alone`` seconds (0: unknown)."""
@@ -39,7 +44,10 @@ class SpeculationSwitch:
         self._others += tokens - drafted
         self._alone += alone
         usual = self._alone / max(1, self._others)  # seconds of a token without drafters
-        self._seconds += min(seconds, tokens * usual + tuning.PAUSE * usual) if usual else seconds
+        took = min(seconds, tokens * usual + tuning.PAUSE * usual) if usual else seconds
+        self._seconds += took
+        if usual:
+            self.seconds, self.alone = self.seconds + took, self.alone + tokens * usual
         lost = self._seconds - self._tokens * usual
         if not alone or (self._tokens < tuning.BLOCK and lost < tuning.LOSS * usual):
             return

@@ -57,6 +57,9 @@ PAUSE = 2.5  # tokens' time that one round can lose: a busy moment of the machin
 PROBE = 3  # tokens decided plainly to learn what plain decoding costs
 FIRST_REST, LONGEST_REST = 64, 1024  # tokens without drafts after a loss; each further one in a row doubles
 TAUGHT = 4  # meanwhile a drafter that learns is told of one place in so many, right or wrong
+# Sequences after which another mixture of drafters than the best is tried, or any where none pays: at first and at
+# most, doubled while what is best stays the same; and how much of a mixture's sums stays at each sequence with it
+TRIAL_FIRST, TRIAL_LAST, GAIN_KEEP = 8, 64, 0.9
 RENEW = 1024  # tokens of speculation after which plain decoding is measured again: 0.3 % of them
 
 # Looking up what stood behind the same words before (``decoding.proposers``). Chosen

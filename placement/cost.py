@@ -47,7 +47,10 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Points:
-    """Seconds of a forward by its rows; ``rows`` and ``seconds`` both rise. Never changed once made."""
+    """Seconds of a forward by its rows; ``rows`` and ``seconds`` both rise. Never changed once made.
+
+    Between two sizes the line through them; beyond the largest what that one costs.
+    """
 
     rows: tuple[int, ...] = ()
     seconds: tuple[float, ...] = ()
@@ -56,14 +59,19 @@ class Points:
         """0 when nothing is known."""
         if not self.rows:
             return 0.0
-        return self.seconds[max(0, bisect_right(self.rows, rows) - 1)]
+        at = max(1, bisect_right(self.rows, rows))
+        last, cost = self.rows[at - 1], self.seconds[at - 1]
+        if rows <= last or at == len(self.rows):
+            return cost
+        return cost + (self.seconds[at] - cost) * (rows - last) / (self.rows[at] - last)
 
 
 class Curve:
     """Seconds of a forward by its rows, learned online.
 
-    More rows never cost less, so a size is held to cost no more than any larger one did. A size not measured yet is
-    held to cost what the next smaller one did: hopeful on purpose, so that it is tried, and then known.
+    More rows never cost less, so a size is held to cost no more than any larger one did. A size larger than all that
+    were measured is held to cost what the largest did: hopeful on purpose, so that it is tried, and then known. (Were
+    sizes between two others so, too, a batch would try each of a hundred, and most of them to its loss.)
 
     One thread adds; any may read ``points``, which is replaced whole.
     """

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from helpers.engines import CONTEXT, ENGINES, EXACT, close_to, held, llama, plain, prefill, tokens, torch_
+from helpers.engines import CONTEXT, ENGINES, EXACT, close_to, held, llama, plain, prefill, teams_long, tokens, torch_
 
 from hetero.workers.engines.base import Row
 from hetero.workers.engines.table import TableEngine, TableSpec
@@ -16,7 +16,7 @@ from hetero.workers.engines.torch.team import TeamEngine
 from hetero.workers.errors import Aborted, EngineError, KvFull, TooManyLeaves, Unsupported
 
 
-@pytest.fixture(scope="module", params=ENGINES)
+@pytest.fixture(scope="module", params=teams_long(ENGINES))
 def engine(request):
     make, tolerance = ENGINES[request.param]
     made = make()

@@ -6,13 +6,13 @@ import random
 
 import numpy as np
 import pytest
-from helpers.engines import CONTEXT, ENGINES, EXACT, close_to, plain, prefill, tokens
+from helpers.engines import CONTEXT, ENGINES, EXACT, close_to, plain, prefill, teams_long, tokens
 
 from hetero.workers.engines.base import Row
 from hetero.workers.errors import UnknownNode
 
 
-@pytest.fixture(scope="module", params=[*ENGINES, *EXACT])
+@pytest.fixture(scope="module", params=teams_long([*ENGINES, *EXACT]))
 def engine(request):
     if request.param in EXACT:
         made = EXACT[request.param]()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -62,6 +63,11 @@ EXACT = {
     "llama_cpp exact, 2 threads": lambda: llama(True, threads=2),
     "torch exact": lambda: torch_(exact=True),
 }
+
+
+def teams_long(names: Iterable[str]) -> list:
+    """For a fixture: engines by name, those of several ranks marked long."""
+    return [pytest.param(name, marks=pytest.mark.long if "ranks" in name else ()) for name in names]
 
 
 def held(engine) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,10 +16,11 @@ from hetero.workers.engines.base import Row
 from hetero.workers.engines.table import TableEngine, TableSpec, drafter_spec
 from hetero.workers.errors import EngineError
 from hetero.workers.models.vocabulary import Vocabulary
-from hetero.workers.simulation.client import Story
+from hetero.workers.simulation.client import Route, Story
 from hetero.workers.simulation.devices import TableDevice
 from hetero.workers.simulation.links import Link
 from hetero.workers.simulation.pair import Setting, SimulatedPair
+from hetero.workers.simulation.worker import SimulatedWorker
 from hetero.workers.wire.messages import Draft, Open, Sampling
 
 VOCABULARY = 48
@@ -40,6 +42,9 @@ class Faults:
     verifier_crash: float | None = None
     adversary: bool = False  # drafts are overwritten with nonsense
     guesses: bool = False  # the drafter's draft tokens are only good until the next commit
+    hang: float | None = None  # mean seconds between times when some worker stands still for up to four seconds
+    partition: float | None = None  # between those when a drafter and a verifier do not hear of each other, likewise
+    jump: float | None = None  # between those when some worker's clock is up to a minute later all at once
     revised: float | None = None  # mean seconds between other strategies that all are told to follow
 
 
@@ -62,6 +67,7 @@ class World:
         draft_context: int = 4096,
         past: int | None = None,
         heads: bool = False,
+        route: Route | None = None,
     ) -> None:
         self.random = random.Random(seed)
         self.faults = faults or Faults()
@@ -84,6 +90,7 @@ class World:
                 cached=cached,
                 past=past,
                 twist=self._twist if self.faults.adversary else None,
+                route=route,
             )
         )
         for worker in list(self.pair.workers):
@@ -93,6 +100,16 @@ class World:
 
         if self.faults.revised is not None:
             self._revise(gamma)
+        verifiers = [name for name in self.pair.workers if name.startswith(b"verifier")]
+        drafters = [name for name in self.pair.workers if name.startswith(b"drafter")]
+        some = self.random.choice
+        self._now_and_then(self.faults.hang, lambda: self._some().freeze(self.random.uniform(0.1, 4)))
+        self._now_and_then(self.faults.jump, lambda: self._some().jump(self.random.uniform(0.1, 60)))
+        if drafters:
+            self._now_and_then(
+                self.faults.partition,
+                lambda: self.pair.cut(some(verifiers), some(drafters), self.random.uniform(0.1, 4)),
+            )
 
     @property
     def stories(self) -> list[Story]:
@@ -162,6 +179,20 @@ class World:
                 return "nan"
             raise EngineError("scripted")
         return None
+
+    def _some(self) -> SimulatedWorker:
+        return self.random.choice(list(self.pair.workers.values()))
+
+    def _now_and_then(self, mean: float | None, befall: Callable[[], None]) -> None:
+        """Let it befall them, every ``mean`` seconds."""
+        if mean is None:
+            return
+
+        def again() -> None:
+            befall()
+            self._now_and_then(mean, befall)
+
+        self.pair.clock.after(self.random.expovariate(1 / mean), again)
 
     def _crash_after(self, name: bytes, mean: float) -> None:
         def crash() -> None:

@@ -59,6 +59,7 @@ def quiet(student) -> None:
         time.sleep(0.5 if student.spec.learns else 0.0)
 
 
+@pytest.mark.long
 def test_it_recovers_and_no_text_changes(stranger):
     texts, right, status, agreed = served(stranger, True)
     others, fixed, unlearned, _ = served(stranger, False)

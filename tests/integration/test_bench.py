@@ -90,6 +90,7 @@ def run(tmp_path, *args: str) -> tuple[str, dict]:
     return found.output, report
 
 
+@pytest.mark.long
 @pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 def test_bench_engines(tmp_path, monkeypatch, quantised):
     monkeypatch.setenv("HETERO_CACHE", str(tmp_path))
@@ -101,6 +102,7 @@ def test_bench_engines(tmp_path, monkeypatch, quantised):
     assert "x llama.cpp's 8 rows" in output.replace("\n", " ")
 
 
+@pytest.mark.long
 def test_bench_drafter(tmp_path, monkeypatch):
     monkeypatch.setenv("HETERO_CACHE", str(tmp_path))
     _, report = run(tmp_path, "drafter", "--draft", "builtin", "--repeats", "1")
@@ -155,6 +157,7 @@ def test_bench_regimes(tmp_path):
     assert rows["serial"]["drafter busy %"] > 10 and rows["off"]["drafter busy %"] == 0
 
 
+@pytest.mark.long
 def test_bench_speed_and_its_plot(tmp_path, monkeypatch):
     monkeypatch.setenv("HETERO_CACHE", str(tmp_path))
     prompts = tmp_path / "question.jsonl"
@@ -176,6 +179,7 @@ def test_bench_speed_and_its_plot(tmp_path, monkeypatch):
     assert "<svg" in plot.read_text()
 
 
+@pytest.mark.long
 def test_bench_lanes(tmp_path):
     file = tmp_path / "lanes.svg"
     found = CliRunner().invoke(main, ["bench", "lanes", str(file)], catch_exceptions=False)

@@ -29,7 +29,9 @@ def planned(monkeypatch):
     monkeypatch.setattr("hetero.serve.serve", lambda config, *rest: seen.append(config))
 
     def go(*args: str, env: dict[str, str] | None = None) -> Config:
-        found = run("serve", *args, env=env)
+        found = run(
+            "serve", "--target-engine", "octet", "--draft-engine", "octet", *args, env=env
+        )  # nothing is measured
         assert found.exit_code == 0, found.output
         return seen[-1]
 

@@ -140,6 +140,7 @@ def test_a_head_learns(kind, written, clock, tmp_path):
     assert len(after.later) == 2 and after.mean > before.mean + 0.03
 
 
+@pytest.mark.long
 def test_it_learns_and_a_shuffled_teacher_teaches_nothing(written, clock, tmp_path):
     texts, held = written
     before, after = (marks.agreement for marks in taught(of_layers([0, 9]), texts, held, tmp_path / "right"))

@@ -25,6 +25,7 @@ print("well")
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", ["default", "tekken", "gpt-4o", "deepseek-llm", "falcon", "bloom", "llama-bpe"])
 def test_long_words_of_every_kind(tmp_path, family):
     odd = rewritten(TARGET, tmp_path / "odd.gguf", tokenizer__ggml__pre=family)

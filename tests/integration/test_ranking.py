@@ -92,6 +92,7 @@ def test_an_engine_is_tried_alone_and_beside_another():
     assert tried(Request(WorkerSpec("target", str(TARGET.parent), "torch", "off", 0, context=64), [1])) is None
 
 
+@pytest.mark.long
 def test_plans_of_the_built_in_pair_are_measured_once(tmp_path, monkeypatch):
     monkeypatch.setenv("HETERO_CACHE", str(tmp_path))
     asked = ["plan", "--json", "--parallel", "2", "--context", "1024", "--target-engine", "llama_cpp",

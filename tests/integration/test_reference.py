@@ -17,10 +17,10 @@ from hetero.workers.runtime.spec import WorkerSpec
 
 PROMPTS = [
     f"{head}{body}"
-    for head in ("import os\n", "class A:\n    ", "def f(x):\n    ", "x = [")
-    for body in ("", "return ", "for i in range(", "    def __init__(self", "if __name__")
+    for head in ("import os\n", "class A:\n    ", "x = [")
+    for body in ("", "return ", "for i in range(", "if __name__")
 ]
-LENGTH = 96
+LENGTH = 64
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_the_tokenizers_read_the_same_tokens():
     "strategy", [name if name in ("off", "ahead") else pytest.param(name, marks=pytest.mark.long) for name in NAMES]
 )
 def test_greedy_equals_transformers_generate(reference, strategy):
-    assert len(reference) == 20
+    assert len(reference) == 12
     tokenizer = GgufTokenizer(TARGET)
     common = {"strategy": strategy, "gamma": 5, "context": 512}
     target = WorkerSpec("target", str(TARGET), "torch", cores=[0], **common)
@@ -66,7 +66,7 @@ def test_greedy_equals_transformers_generate(reference, strategy):
             assert others[0].status().landings["hinted"] > 0
     assert [answers[o.seq][0] for o in asked] == reference
     if drafter:
-        assert sum(answers[o.seq][2].stats.draft_n_accepted for o in asked) > 300
+        assert sum(answers[o.seq][2].stats.draft_n_accepted for o in asked) > 100
 
 
 def test_the_early_exit_is_the_head_upon_half_the_layers():

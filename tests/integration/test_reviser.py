@@ -96,6 +96,7 @@ def test_a_drafter_that_grows_slow_is_left_alone_and_tried_again_later(shared):
     assert "from now on" in shared.said[-1]
 
 
+@pytest.mark.long
 def test_a_drafter_that_stays_slow_is_tried_ever_less_often(shared):
     shared.drafter = 15.0
     found = shared.run(900)

@@ -50,7 +50,7 @@ def test_every_committed_token_comes_with_the_state_before_it(strategy):
     [
         "lossy",
         "everything",
-        *(pytest.param(kind, marks=pytest.mark.thorough) for kind in ("crashing", "verifier crashing", "failing")),
+        *(pytest.param(kind, marks=pytest.mark.long) for kind in ("crashing", "verifier crashing", "failing")),
     ],
 )
 def test_never_with_that_of_another_token(kind, strategy):

@@ -33,7 +33,7 @@ def check(world: World) -> None:
 def test_drafts_of_two_drafters_are_used(name):
     """A second drafter evicted the first at every ping once."""
     accepted = [0, 0]
-    for seed in range(4):
+    for seed in range(2):
         world = World(seed, name, agreement=(0.8, 0.7))
         ask(world, seed)
         world.play()
@@ -50,7 +50,7 @@ def test_drafts_of_two_drafters_are_used(name):
 
 @pytest.mark.parametrize("name", ["serial", "ahead"])
 def test_two_drafters_that_fail_in_turn_change_nothing(name):
-    for seed in range(8):
+    for seed in range(4):
         faults = Faults(lose=0.1, repeat=0.1, jitter=0.02, engine=0.1, drafter_crash=0.5, adversary=seed % 2 == 0)
         world = World(seed, name, agreement=(0.9, 0.0), faults=faults)
         ask(world, seed)
@@ -72,7 +72,7 @@ def test_one_of_two_drafters_that_leaves_is_forgotten():
 @pytest.mark.parametrize("name", DRAFTING)
 def test_one_drafter_serves_two_verifiers(name):
     accepted = [0, 0]
-    for seed in range(6):
+    for seed in range(2):
         world = World(seed, name, agreement=0.8, verifiers=2, faults=Faults(verifier_crash=1.0 if seed % 2 else None))
         ask(world, seed, verifiers=2)
         world.play()

@@ -52,6 +52,7 @@ def test_the_traps_work(traps):
         mark.unlink()
 
 
+@pytest.mark.long
 def test_generate_with_ray_actors(traps):
     assert "20 tokens" in run(traps, "generate", "import os", "-n", "20", "--seed", "4", "--exact")
 

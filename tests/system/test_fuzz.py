@@ -219,6 +219,7 @@ def schemas(stack: RunningServer, seed: int, count: int) -> collections.Counter[
     return seen
 
 
+@pytest.mark.long
 def test_odd_schemas(stack):
     with nothing_left(stack):
         seen = schemas(stack, 1, 30)

@@ -25,15 +25,11 @@ def drafted(stack: RunningServer) -> int:
 
 @pytest.mark.parametrize("engine", ["octet", pytest.param("torch", marks=pytest.mark.long)])
 def test_it_drafts_and_the_texts_are_the_targets(tmp_path, engine):
-    alone = RunningServer(draft="none", target_engine=engine, **SETTINGS)
-    try:
-        texts = [text for text, _ in streams(alone, 150, SEEDS)]
-    finally:
-        alone.close()
     head = save_head(tmp_path / "head", TARGET, "sglang")
     stack = RunningServer(draft=str(head), target_engine=engine, strategy="serial", gamma=2, **SETTINGS)
     try:
         assert [role.spec.engine for role in (stack.plan.target, stack.plan.drafter)] == [engine, "head"]
+        texts = [text for text, _ in streams(stack, 150, SEEDS, speculation=False)]
         end = time.monotonic() + 90
         while drafted(stack) <= 50:  # it begins once it was told the states of the prompt, and the toy does not wait
             assert time.monotonic() < end, stack.status("target").drafters

@@ -138,6 +138,7 @@ def test_a_request_that_takes_too_long_ends_by_name(stack, monkeypatch):
     stack.settled()
 
 
+@pytest.mark.long
 def test_a_reader_that_stops_reading_stalls_nobody(stack):
     host, port = stack.url.removeprefix("http://").split(":")
     body = json.dumps({**LONG, "max_tokens": 1200, "logprobs": 20}).encode()

@@ -139,6 +139,7 @@ def test_https_for_other_machines(tmp_path):
     assert f"https://0.0.0.0:{port}" in output and "Traceback" not in output, output
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("after", [0.0, 1.0, 2.5])
 def test_a_stop_while_loading_ends_and_leaves_nothing(after):
     process = serve(free_port())
@@ -184,6 +185,7 @@ def test_a_model_that_fails_to_load_ends_serve_with_one_line(tmp_path):
     assert "Traceback" not in found.stdout + found.stderr
 
 
+@pytest.mark.long
 def test_generate_prints_a_text_the_same_twice():
     command = [sys.executable, "-P", "-m", "hetero.cli", "generate", "import os", "-n", "20", "--seed", "4", "--exact"]
     one = subprocess.run(command, capture_output=True, text=True, timeout=90)

@@ -33,6 +33,7 @@ def stack(other):
     made.close()
 
 
+@pytest.mark.long
 def test_both_propose_and_either_may_be_lost(stack):
     assert set(stack.settled()) == {"target", "drafter", "drafter-1"}
     calm = streams(stack, 300, SEEDS)

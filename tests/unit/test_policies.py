@@ -67,12 +67,12 @@ def test_waiting():
     assert not outlook([0.8], leaf=0.8, row=0.025).pays(30.0)
 
 
-def test_a_curve_is_hopeful_where_nothing_was_measured_and_never_falls():
+def test_a_curve_is_hopeful_beyond_what_was_measured_straight_within_and_never_falls():
     curve = Curve()
     assert not curve and curve(3) == 0.0
     curve.add(1, 0.010)
     curve.add(9, 0.026)
-    assert [curve(rows) for rows in (1, 5, 9, 40)] == pytest.approx([0.010, 0.010, 0.026, 0.026])
+    assert [curve(rows) for rows in (0, 1, 5, 9, 40)] == pytest.approx([0.010, 0.010, 0.018, 0.026, 0.026])
     curve.add(5, 0.050)  # an outlier: nine rows took less
     assert curve(5) == pytest.approx(0.026)
     assert curve.points.rows == (1, 5, 9) and curve.points.seconds == pytest.approx((0.010, 0.026, 0.026))

@@ -143,6 +143,7 @@ def test_of_gpus_alike_one_stands_for_all():
     assert {p.strategy for p in four} == {"serial", "pearl", "ahead"}  # on a fifth; in turns on one of the four
 
 
+@pytest.mark.long
 def test_a_far_drafter_wins_only_within_its_window():
     """A pipelined far draft pays while the round trip is shorter than what the target takes to check a window."""
     hardware = changed(read_hardware("two-pcs-1gbe"), ("8b:4", "0.5b:4"), None)

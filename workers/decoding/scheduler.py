@@ -11,7 +11,7 @@ from hetero.workers.decoding.prefix_cache import PrefixCache
 from hetero.workers.decoding.protocol import Extend, Free, Job, Operation, Prefill
 from hetero.workers.decoding.roster import Roster
 from hetero.workers.decoding.target_sequence import TargetSequence
-from hetero.workers.engines.base import EngineLimits, Row
+from hetero.workers.engines.base import EngineLimits
 
 
 @dataclass(slots=True)
@@ -65,21 +65,19 @@ class Scheduler:
         if self._limits.exact or self._alone:
             ready = [next((s for s in ready if s.seq in self._alone), ready[0])]
         self._decoded_last = True
-        rows: list[Row] = []
-        self.flight = Flight()
-        for n, sequence in enumerate(ready):
-            room = self._limits.rows - len(rows)
+        taken: list[TargetSequence] = []
+        room = self._limits.rows
+        for sequence in ready:
             if room <= 0:
                 break
-            # The others' committed tokens come first: drafts must not keep them out of the forward.
-            others = sum(len(other.cursor.pending) for other in ready[n + 1 :])
             keep = sequence.cursor.keep(drafts=False)
             if keep is not None:
                 before.append(keep)
-            window, own = self._windows.window(sequence, room, len(rows), now, others)
-            rows.extend(own)
-            self.flight.windows.append(window)
+            taken.append(sequence)
+            room -= len(sequence.cursor.pending)
             self._roster.serve(sequence)
+        windows, rows = self._windows.windows(taken, now)
+        self.flight = Flight(windows)
         return Job(before, Extend(rows, hint and self._strategy.hints and self._limits.early_exit)), inf
 
     def landed(self) -> Flight:

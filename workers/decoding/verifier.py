@@ -343,7 +343,10 @@ class Verifier:
         self.speeds.checked(walked)
         if self._strategy.adapts and self.drafters and not sequence.opening.plain:
             alone = self.speeds.alone(len(shared), sum(other.found for other in shared))
-            sequence.switch.round(walked.tokens, walked.accepted - walked.found, elapsed + window.waited, alone)
+            rows = sum(len(other.rows) for other in shared)
+            others = sum(other.drafted - other.found for other in shared if other is not window)
+            own = elapsed * self.speeds.share(rows - others, rows)  # what others' drafts cost is not its affair
+            sequence.switch.round(walked.tokens, walked.accepted - walked.found, own + window.waited, alone)
         if self._trace is None:
             return
         began = now - elapsed

@@ -29,6 +29,7 @@ class Network:
         self._clock = clock
         self._random = random.Random(seed)
         self._peers: dict[bytes, Callable[[bytes, Any], None]] = {}
+        self._cut: dict[frozenset[bytes], float] = {}  # pairs between which nothing passes until then
 
     def attach(self, name: bytes, receive: Callable[[bytes, Any], None]) -> None:
         """``receive(sender, message)`` takes what is sent to ``name``, from now on."""
@@ -38,12 +39,18 @@ class Network:
         """What is sent to ``name`` is lost from now on, also what is under way."""
         self._peers.pop(name, None)
 
+    def cut(self, one: bytes, other: bytes, seconds: float) -> None:
+        """Nothing passes between two peers for so long; what is under way still comes."""
+        self._cut[frozenset((one, other))] = self._clock.now + seconds
+
     def send(self, to: bytes, sender: bytes, message: Any, link: Link, exposed: bool) -> None:
         """Send over a link; ``exposed``: the message may be lost, repeated and delayed."""
         copies = 1
+        if self._clock.now < self._cut.get(frozenset((to, sender)), 0.0):
+            copies = 0
         if exposed and link.lose and self._random.random() < link.lose:
             copies = 0
-        if exposed and link.repeat and self._random.random() < link.repeat:
+        if copies and exposed and link.repeat and self._random.random() < link.repeat:
             copies += 1
         for _ in range(copies):
             more = self._random.expovariate(1 / link.jitter) if exposed and link.jitter else 0.0

@@ -12,7 +12,7 @@ from hetero.workers.decoding.proposers.past import Past
 from hetero.workers.decoding.trace import Trace
 from hetero.workers.decoding.verifier import Verifier
 from hetero.workers.models.vocabulary import Vocabulary
-from hetero.workers.simulation.client import CLIENT, SimulatedClient
+from hetero.workers.simulation.client import CLIENT, Route, SimulatedClient
 from hetero.workers.simulation.clock import VirtualClock
 from hetero.workers.simulation.devices import Device
 from hetero.workers.simulation.links import Link, Network
@@ -30,7 +30,7 @@ class Setting:
     ``link`` lies between workers, ``client_link`` between them and the client. ``coded``: messages go through the
     codec, which checks them and takes its time. ``tree_nodes``, ``leaves``, ``cached``: see ``Verifier``, ``Drafter``;
     ``past``: tokens of answers that verifiers look up (None: they look nothing up). ``twist`` may change what a drafter
-    says on its way; ``worker`` is what drives each machine.
+    says on its way; ``worker`` is what drives each machine. ``route``: see ``SimulatedClient``.
     """
 
     strategy: Strategy
@@ -49,6 +49,7 @@ class Setting:
     trace: Trace | None = None
     twist: Callable[[Draft], Draft] | None = None
     worker: type[SimulatedWorker] = SimulatedWorker
+    route: Route | None = None
 
 
 class SimulatedPair:
@@ -56,7 +57,9 @@ class SimulatedPair:
 
     def __init__(self, setting: Setting) -> None:
         self.clock = VirtualClock()
-        self.client = SimulatedClient(self.clock, lambda to, message: self._send(to, CLIENT, message))
+        self.client = SimulatedClient(
+            self.clock, lambda to, message: self._send(to, CLIENT, message), setting.route, self._living
+        )
         self.workers: dict[bytes, SimulatedWorker] = {}
         self.drafted = 0  # draft tokens that were sent
         self._setting = setting
@@ -112,7 +115,15 @@ class SimulatedPair:
         """A worker dies, and its next incarnation is born ``seconds`` later."""
         self.workers[name].alive = False
         self._network.detach(name)
+        self.client.lost(name)
         self.clock.after(seconds, lambda: self.bear(name))
+
+    def cut(self, one: bytes, other: bytes, seconds: float) -> None:
+        """Two workers do not hear of each other for so long."""
+        self._network.cut(one, other, seconds)
+
+    def _living(self) -> list[bytes]:
+        return [name for name in self._verifiers if self.workers[name].alive]
 
     def play(self, until: float = 1e9) -> bool:
         """Go on until every sequence has ended, or a virtual time; whether they all have."""
@@ -132,7 +143,7 @@ class SimulatedPair:
         self._network.send(to, sender, encode(message) if self._setting.coded else message, link, exposed)
 
     def _to_client(self, sender: bytes, frame: bytes | Message) -> None:
-        self.client.receive(_unpacked(frame), self.workers[sender].machine.epoch)
+        self.client.receive(sender, _unpacked(frame), self.workers[sender].machine.epoch)
 
 
 def _unpacked(frame: bytes | Message) -> Message:

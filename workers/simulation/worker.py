@@ -32,18 +32,36 @@ class SimulatedWorker:
         self._deliver = deliver
         self._unpack = unpack
         self._wake = inf
+        self._ahead = 0.0  # seconds by which its own clock is
+        self._frozen = 0.0  # until then
+        self._missed: list[Callable[[], None]] = []  # what happened meanwhile
+
+    @property
+    def now(self) -> float:
+        """By its own clock."""
+        return self._clock.now + self._ahead
+
+    def freeze(self, seconds: float) -> None:
+        """Stand still for so long, as a suspended process does; what comes meanwhile is taken in then."""
+        self._frozen = max(self._frozen, self._clock.now + seconds)
+        self._clock.at(self._frozen, self._thaw)
+
+    def jump(self, seconds: float) -> None:
+        """Its clock is so much later all at once."""
+        self._ahead += seconds
+        self.poke()
 
     def receive(self, peer: bytes, frame: Any) -> None:
         """A frame arrived."""
-        if self.alive:
-            self.machine.receive(peer, self._unpack(frame), self._clock.now)
+        if self.alive and not self._misses(lambda: self.receive(peer, frame)):
+            self.machine.receive(peer, self._unpack(frame), self.now)
             self.poke()
 
     def poke(self) -> None:
         """Ask the machine what to do now."""
-        if not self.alive:
+        if not self.alive or self._misses(self.poke):
             return
-        step = self.machine.step(self._clock.now)
+        step = self.machine.step(self.now)
         for to, message in step.sends:
             self._deliver(to, message)
         if step.job is not None:
@@ -54,19 +72,33 @@ class SimulatedWorker:
             self._clock.after(ran.seconds, lambda: self._completed(ran))
         if step.wake < self._wake:
             self._wake = step.wake
-            self._clock.at(step.wake, self._awake)
+            self._clock.at(step.wake - self._ahead, self._awake)
+
+    def _misses(self, what: Callable[[], None]) -> bool:
+        """Whether it is frozen; what happens now then happens when it no longer is."""
+        if self._clock.now >= self._frozen:
+            return False
+        self._missed.append(what)
+        return True
+
+    def _thaw(self) -> None:
+        missed, self._missed = self._missed, []
+        for what in missed:
+            what()
 
     def _awake(self) -> None:
-        if self._clock.now >= self._wake:
+        if self.now >= self._wake:
             self._wake = inf
             self.poke()
 
     def _early(self, ran: Ran) -> None:
-        if self.alive and isinstance(self.machine, Verifier) and ran.early is not None:
-            self.machine.early_exit(ran.early, self._clock.now)
+        if not self.alive or self._misses(lambda: self._early(ran)):
+            return
+        if isinstance(self.machine, Verifier) and ran.early is not None:
+            self.machine.early_exit(ran.early, self.now)
             self.poke()
 
     def _completed(self, ran: Ran) -> None:
-        if self.alive:
-            self.machine.completed(ran.outcome, ran.seconds, self._clock.now)
+        if self.alive and not self._misses(lambda: self._completed(ran)):
+            self.machine.completed(ran.outcome, ran.seconds, self.now)
             self.poke()

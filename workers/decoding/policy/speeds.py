@@ -32,6 +32,11 @@ class Speeds:
         usual = self.forward(windows)
         return self.plain(windows) * (self.forward(windows + looked_up) / usual if usual else 1.0)
 
+    def share(self, part: int, rows: int) -> float:
+        """Of a forward's time, that of some of its rows alone."""
+        whole = self.forward(rows)
+        return self.forward(part) / whole if whole else 1.0
+
     @property
     def alpha_first(self) -> float:
         """The same as ``alpha``, of the first drafts there were: what a drafter that learns began with."""

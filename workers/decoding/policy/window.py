@@ -78,24 +78,57 @@ class WindowPolicy:
             until = max(until, end)
         return Hold(until) if now < until else Start()
 
-    def window(
-        self, sequence: TargetSequence, room: int, first: int, now: float, others: int = 0
+    def windows(self, sequences: Sequence[TargetSequence], now: float) -> tuple[list[Window], list[Row]]:
+        """The windows of sequences that share a forward, and its rows, as many as the engine takes. The committed
+        tokens of all come first; the draft tokens beside them are those worth most, whosever they are."""
+        due = sum(len(sequence.cursor.pending) for sequence in sequences)
+        room = max(0, self._limits.rows - due)
+        probing = len(self._drafters) > 0
+        offers = [[] if probing and one.switch.probing else self._drafts(one, room) for one in sequences]
+        windows: list[Window] = []
+        rows: list[Row] = []
+        for sequence, drafts in zip(sequences, self._shared(sequences, offers, due, room), strict=True):
+            window, own = self._window(sequence, drafts, len(rows), now)
+            windows.append(window)
+            rows += own
+        return windows, rows
+
+    def _shared(
+        self, sequences: Sequence[TargetSequence], offers: list[list[DraftNode]], due: int, room: int
+    ) -> list[list[DraftNode]]:
+        """Of each sequence's draft tokens, likeliest first, those to check beside ``due`` rows that must be."""
+        if self._strategy.adapts:
+            reaches = [
+                (sequence.cursor.tree.reach(node.id), n)
+                for n, (sequence, drafts) in enumerate(zip(sequences, offers, strict=True))
+                for node in drafts
+            ]
+            reaches.sort(key=lambda entry: -entry[0])  # stable: a sequence's own stay in their order
+            del reaches[room:]
+            count = rows_worth([reach for reach, _ in reaches], self._speeds.forward, self._speeds.rate(), due)
+            taken = Counter(n for _, n in reaches[:count])
+            return [drafts[: taken[n]] for n, drafts in enumerate(offers)]
+        found = []
+        for sequence, drafts in zip(sequences, offers, strict=True):
+            worth = min(room, len(drafts))
+            if any(node.source < 0 for node in drafts[:worth]):
+                own = [sequence.cursor.tree.reach(node.id) for node in drafts[:worth]]
+                worth = rows_worth(own, self._speeds.forward, self._speeds.rate(), due)
+            found.append(drafts[:worth])
+            due, room = due + worth, room - worth
+        return found
+
+    def _window(
+        self, sequence: TargetSequence, drafts: Sequence[DraftNode], first: int, now: float
     ) -> tuple[Window, list[Row]]:
-        """The window of a sequence: its rows, at most ``room``, are rows ``first``.. of the forward. ``others``: of
-        them those that draft tokens must leave to other sequences."""
+        """The window of a sequence: its rows are rows ``first``.. of the forward."""
         cursor = sequence.cursor
-        due = len(cursor.pending)
-        probing = sequence.switch.probing and len(self._drafters) > 0
-        drafts = [] if probing else self._drafts(sequence, room - due - others)
-        if self._strategy.adapts or any(node.source < 0 for node in drafts):
-            reaches = [cursor.tree.reach(node.id) for node in drafts]
-            drafts = drafts[: rows_worth(reaches, self._speeds.forward, self._speeds.rate(), first + due)]
-        rows = cursor.rows([node.id for node in drafts], room)
+        rows = cursor.rows([node.id for node in drafts], self._limits.rows - first)
         index = {row.node: first + at for at, row in enumerate(rows)}
         waited = now - sequence.waiting_since if sequence.waiting_since is not None else 0.0
         sequence.waiting_since = None
-        root = cursor.tree.root in index
         tree = cursor.tree
+        root = tree.root in index
         drafted = [tree[node] for node in index if root and node in tree and node != tree.root]
         sources, found = Counter(node.source for node in drafted), sum(node.found for node in drafted)
         return Window(sequence, index, len(drafts) if root else 0, root, waited, sources, found), rows

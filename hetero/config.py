@@ -34,6 +34,16 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         list[Annotated[str, Meta(max_length=4096)]],
         Meta(max_length=15, description="A further drafter, MODEL@DEVICE, on this machine; repeatable."),
     ] = []
+    also_serve: Annotated[
+        list[Annotated[str, Meta(max_length=4096)]],
+        Meta(max_length=63, description="A further model that is loaded when a request names it: a YAML file of its "
+             "settings (target, draft, alias, ...) or a model's path; repeatable."),
+    ] = []  # fmt: skip
+    keep_alive: Annotated[
+        float,
+        Meta(ge=-1, le=1e9, description="Seconds such a model stays loaded while nobody asks for it (-1: always, from "
+             "the start on). Where memory is short the one that rested longest goes first."),
+    ] = 300.0  # fmt: skip
     target_device: Annotated[
         str,
         Meta(description="Where the target runs: cpu, cpu:0-3, cuda:0, cuda:0-3 (several as one), rocm:0, "

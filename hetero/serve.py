@@ -14,6 +14,7 @@ from rich.table import Table
 
 from hetero.config import Config, api_keys, check_certificate
 from hetero.errors import ConfigError, HeteroError
+from hetero.fleet import Fleet, further
 from hetero.gateway.admission import AdmissionLimits
 from hetero.gateway.app import make_app
 from hetero.gateway.door import connections
@@ -31,6 +32,7 @@ def serve(config: Config, found: Placed, console: Console) -> int:
     """Run until SIGTERM or SIGINT; returns the exit status. Raises ConfigError for a port that cannot be had."""
     plan = found.plan
     options = options_of(config, plan)
+    further(config)  # wrong files are told before anything loads
     check_certificate(config)
     listeners = _listen(config.host, config.port)
     host, port = listeners[0].getsockname()[:2]
@@ -47,7 +49,7 @@ def serve(config: Config, found: Placed, console: Console) -> int:
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
                 signal.signal(number, server.handle_exit)
 
-    async def bring_up(session: Session) -> None:
+    async def bring_up(session: Session, fleet: Fleet) -> None:
         nonlocal status
         try:
             await session.start()
@@ -68,6 +70,7 @@ def serve(config: Config, found: Placed, console: Console) -> int:
             await session.template.render([[{"role": "user", "content": "Hello"}]])
         except HeteroError as error:
             say(f"  chats may be refused: {error}")
+        await fleet.keep()
 
     async def end_with_ray(session: Session) -> None:
         nonlocal status
@@ -81,15 +84,18 @@ def serve(config: Config, found: Placed, console: Console) -> int:
 
     async def main() -> None:
         session = Session(found, lambda line: say(f"  {line}"), take_signals)
-        server.config.app = make_app(session.gateway_state(plan, options))
-        starting = asyncio.create_task(bring_up(session))
-        ending = asyncio.create_task(end_with_ray(session))
+        state = session.gateway_state(plan, options)
+        fleet = Fleet(config, plan.name, found.cluster, options_of, lambda line: say(f"  {line}"))
+        state.others = lambda: fleet.cards
+        server.config.app = make_app(state) if not fleet.guests else fleet.behind(state)
+        tasks = [asyncio.create_task(each) for each in (bring_up(session, fleet), end_with_ray(session))]
         try:
             await server.serve(sockets=listeners)
         finally:
             say("stopping the workers")
-            starting.cancel()
-            ending.cancel()
+            for task in tasks:
+                task.cancel()
+            await fleet.stop()
             await session.stop()
 
     server = uvicorn.Server(

@@ -85,14 +85,14 @@ class Session:
         if self._reviser is not None:
             self._revising = asyncio.create_task(self._revise(self._reviser))
 
-    async def stop(self) -> None:
-        """Stop everything, also what is still starting; what runs is cut off."""
+    async def stop(self, leave: bool = True) -> None:
+        """Stop everything, also what is still starting; what runs is cut off. ``leave``: Ray, too."""
         if self._revising is not None:
             self._revising.cancel()
         await self.probe.close()
         await self.template.close()
         await self.verifiers.close()
-        await asyncio.to_thread(self.coordinator.stop)
+        await asyncio.to_thread(self.coordinator.stop, leave)
         if self._starting is not None:
             await asyncio.wait([self._starting])
 

@@ -135,8 +135,9 @@ class Coordinator:
         if (incarnation := self._keepers[role].incarnation) is not None:
             incarnation.stop()
 
-    def stop(self) -> None:
-        """Stop the workers, then what Ray this started; safe to call twice."""
+    def stop(self, leave: bool = True) -> None:
+        """Stop the workers, then what Ray this started (not without ``leave``: their processes alone end); safe to call
+        twice."""
         import ray
 
         self._stopping = True
@@ -155,7 +156,11 @@ class Coordinator:
         for keeper in self._keepers.values():
             keeper.join(2.0)
         self._library.close()
-        self._cluster.leave()
+        if leave:
+            self._cluster.leave()
+            return
+        for incarnation in running:
+            incarnation.end()
 
     # Where each role goes
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -34,10 +34,25 @@ class GatewayOptions:
     share_lookup: bool = False
 
 
+@dataclass(frozen=True)
+class Card:
+    """What lists tell of a model; ``since``: when its file was made."""
+
+    name: str
+    model: Model
+    context: int
+    loaded: bool
+
+    @property
+    def since(self) -> str:
+        return datetime.fromtimestamp(self.model.path.stat().st_mtime, UTC).isoformat().replace("+00:00", "Z")
+
+
 @dataclass
 class GatewayState:
     """What the routes serve. ``ready``: whether requests are taken; ``trouble``: why they are not answered now, or not
-    quickly; ``drafter``: whether there is to be one; ``plan``: who does what where, and how fast it turned out."""
+    quickly; ``drafter``: whether there is to be one; ``plan``: who does what where, and how fast it turned out;
+    ``others``: further models of this server."""
 
     name: str
     model: Model
@@ -53,6 +68,7 @@ class GatewayState:
     options: GatewayOptions = field(default_factory=GatewayOptions)
     facts: Callable[[], Facts] = lambda: Facts({}, {}, 0)
     plan: Callable[[], dict[str, object]] = dict
+    others: Callable[[], Sequence[Card]] = list
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -67,7 +83,17 @@ class GatewayState:
     @cached_property
     def since(self) -> str:
         """When the model's file was made."""
-        return datetime.fromtimestamp(self.model.path.stat().st_mtime, UTC).isoformat().replace("+00:00", "Z")
+        return self.card.since
+
+    @cached_property
+    def card(self) -> Card:
+        """What lists tell of it."""
+        return Card(self.name, self.model, self.context, loaded=True)
+
+    @property
+    def cards(self) -> list[Card]:
+        """Of all models of this server."""
+        return [self.card, *self.others()]
 
     @cached_property
     def admission(self) -> Admission:

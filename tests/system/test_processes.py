@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -19,29 +18,11 @@ import httpx
 import psutil
 import pytest
 from helpers.builtin_pair import TARGET
+from helpers.server_process import free_port, serve, wait_ready
 
 
 def family(pid: int) -> list[psutil.Process]:
     return psutil.Process(pid).children(recursive=True)
-
-
-def wait_ready(url: str, process: subprocess.Popen) -> None:
-    end = time.monotonic() + 90
-    while True:
-        assert process.poll() is None, process.stdout.read()
-        try:
-            if httpx.get(f"{url}/health").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        assert time.monotonic() < end
-        time.sleep(0.1)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def mapped(pid: int) -> set[str]:
@@ -50,13 +31,6 @@ def mapped(pid: int) -> set[str]:
         lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
         return {line.partition("/dev/shm/")[2] for line in lines if "/dev/shm/" in line}
     return set()
-
-
-def serve(port: int, *more: str) -> subprocess.Popen:
-    command = [sys.executable, "-P", "-m", "hetero.cli", "serve", "--port", str(port), *more]
-    # As a user has it: without the token that the tests share.
-    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
 
 
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.long), signal.SIGINT])

@@ -44,8 +44,7 @@ _Asked = TypeVar("_Asked", bound=Body)
 async def parsed(request: Request, most: int) -> dict[str, Any]:
     """The JSON object a request brings, whatever its content type says; gzip is undone, to ``most`` bytes."""
     data = await request.body()
-    if (coding := request.headers.get("content-encoding", "identity").lower()) != "identity":
-        data = _expanded(data, coding, most)
+    data = expanded(data, request.headers.get("content-encoding", "identity"), most)
     try:
         body = msgspec.json.decode(data or b"{}")
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
@@ -130,7 +129,11 @@ def _check_parts(body: dict[str, Any]) -> None:
                 left.append((each, depth + 1))
 
 
-def _expanded(data: bytes, coding: str, most: int) -> bytes:
+def expanded(data: bytes, coding: str, most: int) -> bytes:
+    """A body as it was before its content coding, to ``most`` bytes. Raises RequestError."""
+    coding = coding.lower()
+    if coding in ("", "identity"):
+        return data
     if coding not in ("gzip", "x-gzip", "deflate"):
         raise RequestError(f"content-encoding: {coding:.40} is not supported: send gzip, or none", status=415)
     expander = zlib.decompressobj(zlib.MAX_WBITS | 32)

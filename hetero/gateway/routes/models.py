@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, Response
 from hetero.errors import RequestError
 from hetero.gateway.answers.errors import unavailable
 from hetero.gateway.metrics import CONTENT_TYPE
-from hetero.gateway.state import GatewayState
+from hetero.gateway.state import Card, GatewayState
 
 _PAGE = Path(__file__).parent.parent / "page"
 _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
@@ -65,23 +65,26 @@ def routes(state: GatewayState) -> APIRouter:
     @router.get("/models", include_in_schema=False)
     @router.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [_model(state, created)]}
+        return {"object": "list", "data": [_model(card, created) for card in state.cards]}
 
     @router.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
-        if name not in ("", state.name):
-            why = f"model {name:.100} is not served here: {state.name} is"
-            raise RequestError(why, "model", 404, "model_not_found")
-        return _model(state, created)
+        found = next((card for card in state.cards if name in ("", card.name)), None)
+        if found is None:
+            served = ", ".join(card.name for card in state.cards)
+            raise RequestError(
+                f"model {name:.100} is not served here: {served:.300} is", "model", 404, "model_not_found"
+            )
+        return _model(found, created)
 
     return router
 
 
-def _model(state: GatewayState, created: int) -> dict[str, Any]:
+def _model(card: Card, created: int) -> dict[str, Any]:
     return {
-        "id": state.name,
+        "id": card.name,
         "object": "model",
         "created": created,
         "owned_by": "hetero",
-        "max_model_len": state.context,
+        "max_model_len": card.context,
     }

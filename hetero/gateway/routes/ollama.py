@@ -1,4 +1,4 @@
-"""Ollama's routes, for the one model that is served."""
+"""Ollama's routes, for the models that are served."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hetero.gateway.routes.chats import chat
 from hetero.gateway.routes.documents import takes
 from hetero.gateway.routes.generation import as_own, read, respond
 from hetero.gateway.routes.openai import completion
-from hetero.gateway.state import GatewayState
+from hetero.gateway.state import Card, GatewayState
 
 _VERSION = "0.13.0"  # of the Ollama whose answers these are like: clients ask for one that is new enough
 
@@ -32,12 +32,13 @@ def routes(state: GatewayState) -> APIRouter:
 
     @router.get("/api/tags")
     async def tags() -> dict[str, Any]:
-        return {"models": [_model(state)]}
+        return {"models": [_model(card) for card in state.cards]}
 
     @router.get("/api/ps")
     async def running() -> dict[str, Any]:
-        kept = {"expires_at": "9999-12-31T23:59:59Z", "size_vram": 0, "context_length": state.context}
-        return {"models": [{**_model(state), **kept}]}
+        kept = {"expires_at": "9999-12-31T23:59:59Z", "size_vram": 0}
+        loaded = [card for card in state.cards if card.loaded]
+        return {"models": [{**_model(card), **kept, "context_length": card.context} for card in loaded]}
 
     @router.post("/api/show")
     async def show() -> dict[str, Any]:
@@ -54,7 +55,7 @@ def routes(state: GatewayState) -> APIRouter:
             "modelfile": "",
             "parameters": "",
             "template": state.template.source(False),
-            "details": _details(state),
+            "details": _details(state.card),
             "model_info": info,
             "capabilities": can,
             "modified_at": state.since,
@@ -103,14 +104,14 @@ def no_embeddings(state: GatewayState) -> RequestError:
     return RequestError(why, status=501, code="not_implemented")
 
 
-def _details(state: GatewayState) -> dict[str, Any]:
-    shape = state.shape
+def _details(card: Card) -> dict[str, Any]:
+    shape = card.model.metadata
     return {
         "parent_model": "",
-        "format": "gguf" if state.model.is_gguf else "safetensors",
+        "format": "gguf" if card.model.is_gguf else "safetensors",
         "family": shape.family,
         "families": [shape.family],
-        "parameter_size": _size(state.model.shape.parameters),
+        "parameter_size": _size(card.model.shape.parameters),
         "quantization_level": shape.quantisation,
     }
 
@@ -119,7 +120,7 @@ def _size(parameters: int) -> str:
     return f"{parameters / 1e9:.1f}B" if parameters >= 1e9 else f"{parameters / 1e6:.2f}M"
 
 
-def _model(state: GatewayState) -> dict[str, Any]:
-    digest = hashlib.sha256(state.fingerprint.encode()).hexdigest()
-    head = {"name": state.name, "model": state.name, "modified_at": state.since, "size": state.model.shape.weights}
-    return {**head, "digest": digest, "details": _details(state)}
+def _model(card: Card) -> dict[str, Any]:
+    digest = hashlib.sha256(f"{card.name} {card.model.metadata}".encode()).hexdigest()
+    head = {"name": card.name, "model": card.name, "modified_at": card.since, "size": card.model.shape.weights}
+    return {**head, "digest": digest, "details": _details(card)}

@@ -245,6 +245,29 @@ def regimes(
 
 
 @bench.command()
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
+@click.option("--tokens", default=150, show_default=True, type=click.IntRange(20), help="Tokens of each answer.")
+def capacity(json_file: Path | None, tokens: int) -> None:
+    """Readers that CPU targets serve, with a shared GPU drafter and without (simulated)."""
+    from hetero.bench.capacity import run
+
+    run(tokens, json_file, Console())
+
+
+@bench.command()
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
+@click.option("--verifiers", default=100, show_default=True, type=click.IntRange(1, 200))
+@click.option("--drafters", default=30, show_default=True, type=click.IntRange(3, 200))
+@click.option("--tokens", default=100, show_default=True, type=click.IntRange(20), help="Tokens of each answer.")
+@click.option("--seeds", default=3, show_default=True, type=click.IntRange(1))
+def internet(json_file: Path | None, verifiers: int, drafters: int, tokens: int, seeds: int) -> None:
+    """What users of many machines over the internet see while those come and go (simulated)."""
+    from hetero.bench.internet import run
+
+    run(verifiers, drafters, tokens, seeds, json_file, Console())
+
+
+@bench.command()
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 def lanes(file: Path) -> None:
     """Draw to FILE (.svg, .png) what drafter and verifier do at the same time, for each strategy (simulated)."""

@@ -49,6 +49,7 @@ class RunningServer:
             self.close()
             raise AssertionError(f"it did not start: {events}")
         if self._error is not None:
+            self._thread.join(90)  # it leaves Ray yet: in the middle of the next test otherwise
             raise self._error
 
     async def _main(self) -> None:

@@ -142,7 +142,7 @@ def test_regimes_in_short():
 
 def test_speculation_that_cannot_pay_is_switched_off():
     slow = next(regime for regime in REGIMES if regime.name.startswith("D"))
-    found = regimes.play(slow, "ahead", 4, 1500, 1).result()
+    found = regimes.play(slow, "ahead", 4, 700, 1).result()
     assert found.plain > 0.5 and found.rate > 0.95 / slow.verify(1)
 
 

@@ -38,6 +38,7 @@ class Story:
     prompt: dict[int, Logprob] = field(default_factory=dict)  # by position
     end: Finished | Failed | None = None
     begun: bool = False
+    times: list[float] = field(default_factory=list)  # when new tokens came
 
 
 class SimulatedClient:
@@ -133,6 +134,7 @@ class SimulatedClient:
             story.tokens += message.tokens
             story.text += message.text
             self.times.append((self._clock.now, len(message.tokens)))
+            story.times.append(self._clock.now)
             return
         story.end = message
         if isinstance(message, Finished):

@@ -30,7 +30,9 @@ class Setting:
     ``link`` lies between workers, ``client_link`` between them and the client. ``coded``: messages go through the
     codec, which checks them and takes its time. ``tree_nodes``, ``leaves``, ``cached``: see ``Verifier``, ``Drafter``;
     ``past``: tokens of answers that verifiers look up (None: they look nothing up). ``twist`` may change what a drafter
-    says on its way; ``worker`` is what drives each machine. ``route``: see ``SimulatedClient``.
+    says on its way; ``worker`` is what drives each machine. ``route``: see ``SimulatedClient``. ``serves``: whether a
+    drafter serves a verifier, by their numbers (None: all serve all); ``link_of``: the link between two of them, where
+    they are not all alike; ``liars``: drafters whose words ``twist`` changes (None: all).
     """
 
     strategy: Strategy
@@ -50,6 +52,9 @@ class Setting:
     twist: Callable[[Draft], Draft] | None = None
     worker: type[SimulatedWorker] = SimulatedWorker
     route: Route | None = None
+    serves: Callable[[int, int], bool] | None = None
+    link_of: Callable[[int, int], Link] | None = None
+    liars: frozenset[int] | None = None
 
 
 class SimulatedPair:
@@ -85,7 +90,7 @@ class SimulatedPair:
         again = name in self.workers
         self._epoch += 1
         device = self._makers[name]()
-        setting, index = self._setting, int(name.rpartition(b"-")[2])
+        setting, index = self._setting, _number(name)
         machine: Verifier | Drafter
         if name.startswith(b"verifier"):
             machine = Verifier(
@@ -98,7 +103,8 @@ class SimulatedPair:
                 setting.cached, index,
             )  # fmt: skip
             for verifier in self._verifiers:
-                machine.linked(verifier)
+                if self._serves(name, verifier):
+                    machine.linked(verifier)
         worker = setting.worker(
             self.clock, machine, device, lambda to, message: self._send(to, name, message), _unpacked
         )
@@ -108,14 +114,16 @@ class SimulatedPair:
         if again and isinstance(machine, Verifier):
             self.client.resume(name)
             for other in self.workers.values():
-                if isinstance(other.machine, Drafter):
+                if isinstance(other.machine, Drafter) and self._serves(b"drafter-%d" % other.machine.index, name):
                     other.machine.linked(name)
 
-    def kill(self, name: bytes, seconds: float) -> None:
-        """A worker dies, and its next incarnation is born ``seconds`` later."""
-        self.workers[name].alive = False
+    def kill(self, name: bytes, seconds: float, noticed: float = 0.0) -> None:
+        """A worker dies, and its next incarnation is born ``seconds`` later; the client hears of it after ``noticed``
+        seconds."""
+        worker = self.workers[name]
+        worker.alive = False
         self._network.detach(name)
-        self.client.lost(name)
+        self.clock.after(noticed, lambda: self.client.lost(name) if self.workers[name] is worker else None)
         self.clock.after(seconds, lambda: self.bear(name))
 
     def cut(self, one: bytes, other: bytes, seconds: float) -> None:
@@ -136,14 +144,30 @@ class SimulatedPair:
     def _send(self, to: bytes, sender: bytes, message: Message) -> None:
         if isinstance(message, Draft):
             self.drafted += len(message.tokens)
-            message = self._setting.twist(message) if self._setting.twist is not None else message
+            liars = self._setting.liars
+            if self._setting.twist is not None and (liars is None or _number(sender) in liars):
+                message = self._setting.twist(message)
         of_client = CLIENT in (to, sender)
-        link = self._setting.client_link if of_client else self._setting.link
+        link = self._setting.client_link if of_client else self._link(to, sender)
         exposed = not of_client and isinstance(message, Draft | Commit | Hint | Open | Close)
         self._network.send(to, sender, encode(message) if self._setting.coded else message, link, exposed)
 
+    def _serves(self, drafter: bytes, verifier: bytes) -> bool:
+        serves = self._setting.serves
+        return serves is None or serves(_number(drafter), _number(verifier))
+
+    def _link(self, one: bytes, other: bytes) -> Link:
+        if self._setting.link_of is None:
+            return self._setting.link
+        drafter, verifier = sorted((one, other))  # "drafter-..." comes first
+        return self._setting.link_of(_number(drafter), _number(verifier))
+
     def _to_client(self, sender: bytes, frame: bytes | Message) -> None:
         self.client.receive(sender, _unpacked(frame), self.workers[sender].machine.epoch)
+
+
+def _number(name: bytes) -> int:
+    return int(name.rpartition(b"-")[2])
 
 
 def _unpacked(frame: bytes | Message) -> Message:

@@ -41,7 +41,8 @@ def texts(strategy: str, engine: str, together: bool) -> tuple[dict[tuple[int, f
     return found, accepted
 
 
-@pytest.mark.parametrize("engine", ["llama_cpp", pytest.param("torch", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("engine", ["llama_cpp", "torch"])
 def test_exact_texts_are_equal_with_and_without_a_drafter_alone_and_together(engine, monkeypatch):
     eager(monkeypatch)
     plain, _ = texts("off", engine, together=False)

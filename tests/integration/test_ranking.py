@@ -25,6 +25,7 @@ def names(ranking: Ranking) -> list[str]:
     return [str(entry.candidate) for entry in ranking.entries]
 
 
+@pytest.mark.long
 def test_a_quick_drafter_that_agrees_works_ahead_and_a_slow_one_is_left_out(monkeypatch):
     good = ranked(monkeypatch, trial(0.05, 0.002), trial(0.004, 0.0005, 0.8))
     assert good.entries[0].candidate.strategy == "ahead" and good.agreement.alpha == 0.8

@@ -239,6 +239,7 @@ def test_a_stop_string_ends_the_text_across_tokens_and_never_leaks() -> None:
         assert story.tokens == free.tokens[: len(story.tokens)]
 
 
+@pytest.mark.long
 @pytest.mark.thorough
 def test_first_and_later_tokens_follow_the_target_through_windows_and_drafts() -> None:
     """Chi-square over 1500 seeds, false-alarm probability 1e-4 each; a planted bias must fail it."""

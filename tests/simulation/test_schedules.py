@@ -14,7 +14,7 @@ from hetero.workers.decoding.policy.strategy import NAMES
 from hetero.workers.wire.messages import Finished
 
 SHARES = 10  # tests among which the schedules are shared out, so that they may run side by side
-DEFAULT, LONG = range(500), range(500, 10_000)
+DEFAULT, LONG = range(500), range(500, int(os.environ.get("HETERO_SCHEDULES", "10000")))
 SMALL = replace(TARGET, draft_nodes=48)  # a drafter whose verifier hangs comes to its bound soon
 ONE = os.environ.get("HETERO_SCHEDULE")  # the one to reproduce
 

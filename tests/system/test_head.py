@@ -23,7 +23,8 @@ def drafted(stack: RunningServer) -> int:
     return sum(peer.drafted for peer in stack.status("target").drafters)
 
 
-@pytest.mark.parametrize("engine", ["octet", pytest.param("torch", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("engine", ["octet", "torch"])
 def test_it_drafts_and_the_texts_are_the_targets(tmp_path, engine):
     head = save_head(tmp_path / "head", TARGET, "sglang")
     stack = RunningServer(draft=str(head), target_engine=engine, strategy="serial", gamma=2, **SETTINGS)

@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 GONE = """
 import ray
 from ray.cluster_utils import Cluster as RayCluster
@@ -59,6 +61,7 @@ def run(script: str, where: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.long
 def test_next_start_after_a_head_that_is_gone(tmp_path):
     run(GONE, tmp_path)
 

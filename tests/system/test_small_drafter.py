@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from helpers.builtin_pair import PROMPTS
 from helpers.running_server import RunningServer
 from helpers.streams import from_drafter
@@ -11,6 +12,7 @@ from helpers.streams import from_drafter
 from hetero.models import find_model
 
 
+@pytest.mark.long
 def test_it_drafts_from_the_last_tokens(monkeypatch):
     def found(path: str, role: str, of=None):
         model = find_model(path, role)

@@ -4,32 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 from starlette.types import ASGIApp
 
 from hetero.cluster.cluster import Cluster
 from hetero.cluster.inventory import take_inventory
-from hetero.config import Config, make_config, read_file
+from hetero.config import Config, api_keys, make_config, read_file
 from hetero.errors import ConfigError, HeteroError, MemoryShortage
 from hetero.gateway.app import behind_door, make_app
 from hetero.gateway.front import Front
 from hetero.gateway.state import Card, GatewayOptions, GatewayState
 from hetero.models import find_model
 from hetero.placed import Placed
-from hetero.planning.plan import Plan
+from hetero.planning.plan import Placement, Plan
 from hetero.planning.planner import planner_of
 from hetero.session import Session
 from hetero.workers.decoding.policy.strategy import AUTO
 
+_log = logging.getLogger("hetero.fleet")
 # Settings of the server, not of a model: those of the first are all models'.
 _SERVERS = (
     "also_serve", "host", "port", "api_key", "api_key_file", "ssl_cert_file", "ssl_key_file", "cors_origin", "strict",
     "share_lookup", "address", "cluster", "cluster_host", "require_nodes", "worker_ports", "drain", "max_body", "trace",
 )  # fmt: skip
+_INHERITED = ("keep_alive", "timeout", "max_waiting", "max_pending_tokens")  # unless a model has its own
 _LOOK = 1.0  # seconds between looks for models that rest
 _FREED = 5.0  # seconds in which a process that ended has given its memory back
 
@@ -44,8 +50,9 @@ def further(config: Config) -> list[Config]:
             for key in own:
                 if key in _SERVERS:
                     raise ConfigError(f"config file {text}: {key} is the server's, set it for the first model")
-        shared = {key: getattr(config, key) for key in _SERVERS if key not in ("also_serve", "trace")}
-        found.append(make_config({"keep_alive": config.keep_alive, **shared, **own}, f"also_serve: {text}: "))
+        shared = {key: getattr(config, key) for key in (*_SERVERS, *_INHERITED) if key not in ("also_serve", "trace")}
+        found.append(make_config({**shared, **own}, f"also_serve: {text}: "))
+        api_keys(found[-1])
         if found[-1].strategy == AUTO:
             raise ConfigError(f"also_serve: {text}: strategy auto is chosen at the start: name one")
     if found and config.address == "local" and not config.cluster:
@@ -76,9 +83,38 @@ class Guest:
         return self.config.keep_alive < 0
 
     @property
+    def full(self) -> bool:
+        """Whether it is not loaded and no more may wait for it."""
+        return self.app is None and self._asked >= self.config.parallel + self.config.max_waiting
+
+    @property
+    def rested(self) -> float:
+        """Seconds since it was asked last."""
+        return time.monotonic() - self.used_at
+
+    @property
     def rests(self) -> bool:
         """Whether it is loaded and nobody asks."""
         return self.session is not None and self._asked == 0 and self.session.verifiers.live == 0
+
+    @property
+    def placements(self) -> list[Placement]:
+        """Where it is, while it is loaded."""
+        return self._plan.placements if self._plan is not None and self.session is not None else []
+
+    @property
+    def mapped(self) -> int:
+        """Bytes of files it has mapped, which count as free memory although it wants them there."""
+        if self.session is None:
+            return 0
+        found = 0
+        for placement in self.placements:
+            status = self.session.coordinator.statuses.get(placement.name)
+            if placement.device.is_cpu and status is not None:
+                with contextlib.suppress(psutil.Error):
+                    memory = psutil.Process(status.pid).memory_info()
+                    found += max(0, placement.memory.total - (memory.rss - memory.shared))
+        return found
 
     @property
     def card(self) -> Card:
@@ -97,8 +133,12 @@ class Guest:
             self.used_at = time.monotonic()
 
     async def load(self) -> ASGIApp:
-        """Its application, loaded if need be. Raises HeteroError."""
-        return await self._fleet.load(self)
+        """Its application, loaded if need be. Raises HeteroError, after the time that a request has."""
+        try:
+            async with asyncio.timeout(self.config.timeout or None):
+                return await self._fleet.load(self)
+        except TimeoutError:
+            raise HeteroError(f"it was not there within {self.config.timeout:g} s (--timeout)") from None
 
     async def up(self, found: Placed, options: GatewayOptions, say: Callable[[str], None]) -> None:
         """Start its workers. Raises HeteroError."""
@@ -112,10 +152,11 @@ class Guest:
         self.app = make_app(session.gateway_state(found.plan, options), door=False)
 
     async def down(self) -> None:
-        """Stop them."""
-        session, self.session, self.app = self.session, None, None
-        if session is not None:
-            await session.stop(leave=False)
+        """Stop them; whoever is cut short here is to ask again."""
+        self.app = None
+        if self.session is not None:
+            await self.session.stop(leave=False)
+            self.session = None
 
 
 class Fleet:
@@ -140,6 +181,7 @@ class Fleet:
         self._loading = asyncio.Lock()
         self._starting: dict[str, asyncio.Task[None]] = {}
         self._stopped = False
+        self._first_there = asyncio.Event()  # before, its start would meet theirs, and its memory would look free
 
     @property
     def cards(self) -> Sequence[Card]:
@@ -153,7 +195,7 @@ class Fleet:
 
     async def load(self, guest: Guest) -> ASGIApp:
         """The application of one, whose load goes on though whoever asked first has hung up. Raises HeteroError."""
-        if guest.app is None:
+        if guest.app is None or (guest.session is not None and guest.session.failure is not None):
             if guest.name not in self._starting:
                 self._starting[guest.name] = task = asyncio.create_task(self._bring_up(guest))
                 task.add_done_callback(lambda done: self._started(guest, done))
@@ -163,7 +205,8 @@ class Fleet:
         return guest.app
 
     async def keep(self) -> None:
-        """Load those that stay, and unload those that rest for long; never returns."""
+        """The first model is there: load those that stay, and unload those that rest for long; never returns."""
+        self._first_there.set()
         for guest in self.guests:
             if guest.stays:
                 with contextlib.suppress(HeteroError):  # said already; the next request tries again
@@ -171,9 +214,9 @@ class Fleet:
         while True:
             await asyncio.sleep(_LOOK)
             for guest in self.guests:
-                if not guest.stays and guest.rests and time.monotonic() - guest.used_at >= guest.config.keep_alive:
+                if self._may_go(guest):
                     async with self._loading:
-                        if guest.rests:
+                        if self._may_go(guest):  # still
                             await self._take_down(guest, "nobody asks for it")
 
     async def stop(self) -> None:
@@ -184,6 +227,10 @@ class Fleet:
         await asyncio.gather(*self._starting.values(), return_exceptions=True)
         await asyncio.gather(*(guest.down() for guest in self.guests))
 
+    @staticmethod
+    def _may_go(guest: Guest) -> bool:
+        return not guest.stays and guest.rests and guest.rested >= guest.config.keep_alive
+
     def _started(self, guest: Guest, done: asyncio.Task[None]) -> None:
         self._starting.pop(guest.name, None)
         if not done.cancelled() and (error := done.exception()) is not None:
@@ -191,7 +238,10 @@ class Fleet:
 
     async def _bring_up(self, guest: Guest) -> None:
         with guest.using():
+            await self._first_there.wait()
             async with self._loading:  # one at a time: each must see what memory the others left
+                if guest.session is not None and (guest.app is None or guest.session.failure is not None):
+                    await guest.down()  # it failed, or its end was cut short
                 if guest.app is not None or self._stopped:
                     return
                 began = time.monotonic()
@@ -204,22 +254,41 @@ class Fleet:
         end = 0.0
         while True:
             try:
-                return await asyncio.to_thread(self._plan, guest.config)
+                return await asyncio.to_thread(self._plan, guest.config, {})
             except MemoryShortage:
                 if time.monotonic() < end:
                     await asyncio.sleep(0.2)
                     continue
-                resting = [other for other in self.guests if other.rests and not other.stays]
+                resting = sorted((one for one in self.guests if one.rests and not one.stays), key=lambda g: g.used_at)
                 if not resting:
                     raise
-                oldest = min(resting, key=lambda other: other.used_at)
-                await self._take_down(oldest, f"{guest.name} wants its memory")
+                await asyncio.to_thread(self._plan, guest.config, _held(resting))  # if all of them went: else they stay
+                await self._take_down(resting[0], f"{guest.name} wants its memory")
                 end = time.monotonic() + _FREED
 
-    def _plan(self, config: Config) -> Placed:
-        planner = planner_of(config, take_inventory(), self._say)
+    def _plan(self, config: Config, freed: Mapping[str, int]) -> Placed:
+        """The plan with so many bytes more free on devices, by name. Raises HeteroError."""
+        inventory = take_inventory()
+        mapped = sum(guest.mapped for guest in self.guests)
+        gpus = tuple(replace(gpu, free=gpu.free + freed.get(str(gpu.device), 0)) for gpu in inventory.gpus)
+        memory = max(0, inventory.memory - mapped + freed.get("cpu", 0))
+        planner = planner_of(config, replace(inventory, memory=memory, gpus=gpus), self._say)
         return Placed(planner.plan(), planner, self._cluster)
 
     async def _take_down(self, guest: Guest, why: str) -> None:
-        await guest.down()
+        try:
+            await guest.down()
+        except Exception:  # the others are to be looked after yet; this one is asked again
+            _log.exception("%s could not be unloaded", guest.name)
+            return
         self._say(f"{guest.name}: unloaded: {why}")
+
+
+def _held(guests: Sequence[Guest]) -> Counter[str]:
+    """Bytes that models take of each device, as planned."""
+    found: Counter[str] = Counter()
+    for guest in guests:
+        for placement in guest.placements:
+            for device, memory in placement.parts:
+                found[device] += memory.total
+    return found

@@ -95,6 +95,7 @@ def serve(config: Config, found: Placed, console: Console) -> int:
             say("stopping the workers")
             for task in tasks:
                 task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             await fleet.stop()
             await session.stop()
 

@@ -46,7 +46,7 @@ class Session:
         self._say = say
         self._reviser = found.reviser
         self._revising: asyncio.Task[None] | None = None
-        self._ready = asyncio.Event()
+        self._ready, self._failed = asyncio.Event(), asyncio.Event()
         self._starting: asyncio.Future[None] | None = None
         self.coordinator = Coordinator(
             plan,
@@ -81,9 +81,20 @@ class Session:
         except HeteroError as error:
             self.failure = str(error)
             raise
-        await self._ready.wait()
+        await self._either()
         if self._reviser is not None:
             self._revising = asyncio.create_task(self._revise(self._reviser))
+
+    async def _either(self) -> None:
+        """Wait for a verifier. Raises ClusterError where none will be."""
+        waiting = [asyncio.ensure_future(event.wait()) for event in (self._ready, self._failed)]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waiting:
+                each.cancel()
+        if not self._ready.is_set():
+            raise ClusterError(self.failure or "no verifier is left")
 
     async def stop(self, leave: bool = True) -> None:
         """Stop everything, also what is still starting; what runs is cut off. ``leave``: Ray, too."""
@@ -152,6 +163,7 @@ class Session:
     def _on_failure(self, why: str) -> None:
         self.failure = why
         self._call(lambda: self.verifiers.give_up(why))
+        self._call(self._failed.set)
 
     def _on_head_lost(self, why: str) -> None:
         self.failure = why

@@ -63,22 +63,23 @@ def target_node(nodes: Sequence[Node]) -> Node:
 
 
 def target_nodes(nodes: Sequence[Node], drafter: Node | None = None) -> list[Node]:
-    """Where targets may go, the best first: marked nodes; then those with most cores that are not marked for a drafter,
-    nor have it."""
+    """Where targets may go, the best first: marked nodes; then those with most cores that are not marked for a drafter;
+    the one that has it comes last."""
     size = _by_size(nodes)
-    marked = [node for node in size if TARGET in node.marks]
-    taken = drafter.id if drafter is not None else ""
-    return marked + [node for node in size if not {TARGET, DRAFTER} & node.marks and node.id != taken]
+    found = [node for node in size if TARGET in node.marks]
+    found += [node for node in size if not {TARGET, DRAFTER} & node.marks]
+    return sorted(found, key=lambda node: drafter is not None and node.id == drafter.id)
 
 
 def drafter_node(nodes: Sequence[Node], target: Node) -> Node | None:
     """Where the drafter goes that was not placed by hand: the marked node; else another than the target's, one with a
-    GPU before others. None: it waits for one, since the target's is marked and so is alone on purpose."""
+    GPU before others, one marked for a target last. None: it waits for one, since the target's is marked and so is
+    alone on purpose."""
     others = [node for node in _by_size(nodes) if node.id != target.id]
     for node in [*others, target]:
         if DRAFTER in node.marks:
             return node
-    others.sort(key=lambda node: not node.gpus)  # stays sorted by size
+    others.sort(key=lambda node: (TARGET in node.marks, not node.gpus))  # stays sorted by size
     if others:
         return others[0]
     return None if TARGET in target.marks else target

@@ -190,8 +190,9 @@ class Cluster:
         found: str = ray.get_runtime_context().get_node_id()
         return found
 
-    def watch(self, on_lost: Callable[[str], None]) -> None:
-        """Tell, from a thread, when Ray's head is gone: a minute later so are its workers, and this process."""
+    def watch(self, on_lost: Callable[[str], None], until: threading.Event) -> None:
+        """Tell, from a thread, when Ray's head is gone: a minute later so are its workers, and this process. ``until``
+        ends it."""
         import ray
 
         where = ray.get_runtime_context().gcs_address
@@ -199,7 +200,7 @@ class Cluster:
 
         def look() -> None:
             missed = rounds = 0
-            while not self._leaving.wait(1.0):
+            while not until.wait(1.0) and not self._leaving.is_set():
                 rounds += 1
                 try:
                     socket.create_connection((host, port), timeout=_KNOCK).close()
@@ -208,7 +209,7 @@ class Cluster:
                     missed += 1
                 # One that hangs still takes connections.
                 hangs = missed == 0 and rounds % _ROUNDS == 0 and isinstance(within(_HANGS, self._ask), TimeoutError)
-                if (missed >= _LOST or hangs) and not self._leaving.is_set():
+                if (missed >= _LOST or hangs) and not (self._leaving.is_set() or until.is_set()):
                     left = "; `ray stop` clears away what is left of it" if self.shared and not self._head else ""
                     self.lost = f"Ray's head at {where} is gone{left}"
                     on_lost(self.lost)

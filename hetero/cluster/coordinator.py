@@ -57,6 +57,7 @@ class Coordinator:
         self._lock = threading.Lock()
         self._introducing = threading.Lock()
         self._stopping = False
+        self._ended = threading.Event()
         self._lost: dict[str, str] = {}  # verifiers that there are not now, and why
         self._ready: dict[str, Incarnation] = {}
         self._strategy: tuple[str, int] | None = None  # and gamma, where another one than the plan's is followed
@@ -79,7 +80,7 @@ class Coordinator:
             if self._stopping:
                 return
             self._cluster.join()
-            self._cluster.watch(self._head_lost)
+            self._cluster.watch(self._head_lost, self._ended)
             for keeper in self._keepers.values():
                 keeper.start()
 
@@ -95,10 +96,10 @@ class Coordinator:
 
     def trouble(self) -> str | None:
         """Why no verifier answers now; None: all is well."""
-        if len(self._lost) == len(self._verifiers):
-            return next(iter(self._lost.values()))
-        running = [self._ready[name] for name in self._verifiers if name in self._ready]
-        silent = min((incarnation.silent_s for incarnation in running), default=0.0)
+        running = [incarnation for name in self._verifiers if (incarnation := self._ready.get(name)) is not None]
+        if not running:
+            return next(iter(list(self._lost.values())), "the verifier is being started")
+        silent = min(incarnation.silent_s for incarnation in running)
         return f"the verifier has not answered for {silent:.0f} s" if silent > _QUIET else None
 
     def status(self, role: str) -> WorkerStatus:
@@ -141,6 +142,7 @@ class Coordinator:
         import ray
 
         self._stopping = True
+        self._ended.set()
         self.settled.set()
         with self._lock:
             pass  # a start under way is over now
@@ -175,7 +177,9 @@ class Coordinator:
     def _drafter_again(self, last: Placement | None, barred: frozenset[str]) -> Placement | None:
         target = self._keepers["target"].placement
         assert target is not None
-        return self._planner.drafter_again(last, target, self._but(barred))
+        replicas = [self._keepers[name].placement for name in self._verifiers[1:]]
+        taken = {placement.node.id for placement in replicas if placement is not None and placement.node is not None}
+        return self._planner.drafter_again(last, target, self._but(barred | taken))
 
     def _but(self, barred: frozenset[str]) -> list[Node]:
         return [node for node in self._cluster.present() if node.id not in barred]
@@ -193,6 +197,7 @@ class Coordinator:
             self._introduce()
         if keeper.role in self._verifiers:
             self._lost.pop(keeper.role, None)
+            self._given_up.discard(keeper.role)
             self.failure = None
             self._on_verifier(status.index, status.endpoint)
         self._say(f"{keeper.role} is {'back' if again else 'ready'} after {status.loaded_s:.1f} s{_at(keeper)}")
@@ -213,8 +218,7 @@ class Coordinator:
         if keeper.role in self._verifiers:
             self._lost[keeper.role] = "the verifier's machine is gone: it is waited for"
             self._say(f"{keeper.role}: its machine{_at(keeper)} is gone: waiting for it")
-            if keeper.role != "target":
-                self._rests(keeper.role)
+            self._rests(keeper.role)
             return
         last = keeper.placement
         where = f"the machine of the drafter{_at(keeper)}" if last is not None else self._planner.awaited
@@ -222,12 +226,15 @@ class Coordinator:
         self._rests(keeper.role)
 
     def refused(self, keeper: Keeper, why: str) -> None:
-        wanted = not self.settled.is_set() and keeper.placement is keeper.first  # as the plan has it: it was asked for
-        last = set(self._verifiers) - {keeper.role} <= self._given_up
+        first = not self.settled.is_set()
         if keeper.role in self._verifiers:
             self._given_up.add(keeper.role)
             self._lost[keeper.role] = f"the verifier is given up ({why})"
-        self.give_up(f"{keeper.role}{_at(keeper)}", why, (keeper.role in self._verifiers and last) or wanted)
+            # One that was asked for and never was there; or no other is left.
+            fatal = (first and keeper.role not in self.statuses) or self._given_up >= set(self._verifiers)
+        else:
+            fatal = first and keeper.placement is keeper.first  # as the plan has it: it was asked for
+        self.give_up(f"{keeper.role}{_at(keeper)}", why, fatal)
 
     def give_up(self, who: str, why: str, fatal: bool = True) -> None:
         """``fatal``: nothing can be served. (A drafter only makes it faster, once it was there.)"""
@@ -252,7 +259,7 @@ class Coordinator:
 
     def _rests(self, role: str) -> None:
         self._at_rest.add(role)
-        if len(self._at_rest) == len(self._keepers):
+        if len(self._at_rest) == len(self._keepers) and any(name in self._ready for name in self._verifiers):
             self.settled.set()
 
     def _head_lost(self, why: str) -> None:

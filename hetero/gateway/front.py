@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import parse_qs
 
 import msgspec
@@ -35,6 +35,10 @@ class Guest(Protocol):
     def app(self) -> ASGIApp | None:
         """Its application, while it is loaded."""
 
+    @property
+    def full(self) -> bool:
+        """Whether it is not loaded and no more may wait for it."""
+
     async def load(self) -> ASGIApp:
         """Its application, loaded if need be. Raises HeteroError."""
 
@@ -43,10 +47,11 @@ class Guest(Protocol):
 
 
 class _Named(msgspec.Struct):
-    """What is read of a body before it is."""
+    """What is read of a body before it is. (Ollama's clients of old say ``name``.)"""
 
-    model: str = ""
-    stream: bool = False
+    model: Any = None
+    name: Any = None
+    stream: Any = None
 
 
 class Front:
@@ -82,14 +87,21 @@ class Front:
             return
         named = _named(body, Headers(scope=scope).get("content-encoding", ""), self._most)
         again = _replayed(body, receive)
-        guest = self._find(named.model)
+        guest = self._find(named.model if named.model or not scope["path"].startswith("/api/") else named.name)
         if guest is None:
             await self._first(scope, again, send)
+            return
+        if guest.full:
+            busy = failure(f"{guest.name} is loading, and as many wait for it as may: ask again", "rate_limit_error",
+                           code="busy")  # fmt: skip
+            await refusal(scope["path"], 429, busy, {"Retry-After": "5"})(scope, again, send)
             return
         with guest.using():
             await _asked(guest, named, scope, again, send)
 
-    def _find(self, name: str) -> Guest | None:
+    def _find(self, name: Any) -> Guest | None:
+        if not isinstance(name, str):
+            return None
         return self._guests.get(name) or self._guests.get(name.removesuffix(_LATEST))
 
 
@@ -97,7 +109,9 @@ async def _asked(guest: Guest, named: _Named, scope: Scope, receive: Receive, se
     """Have a model answer once it is loaded."""
     loading = asyncio.ensure_future(guest.load())
     try:
-        events = named.stream and scope["path"].startswith("/v1/")  # others stream lines, which know no comments
+        events = named.stream is True and scope["path"].startswith(
+            "/v1/"
+        )  # others stream lines, which know no comments
         begun = events and not await _done(loading)
         if begun:
             send = await _begun(loading, send)

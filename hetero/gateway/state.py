@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -45,7 +46,10 @@ class Card:
 
     @property
     def since(self) -> str:
-        return datetime.fromtimestamp(self.model.path.stat().st_mtime, UTC).isoformat().replace("+00:00", "Z")
+        found = 0.0
+        with contextlib.suppress(OSError):  # it may have been moved meanwhile
+            found = self.model.path.stat().st_mtime
+        return datetime.fromtimestamp(found, UTC).isoformat().replace("+00:00", "Z")
 
 
 @dataclass

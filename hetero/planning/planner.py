@@ -20,7 +20,7 @@ from hetero.planning.fastest import Fastest
 from hetero.planning.fitting import check_fit, fitting, free_memory
 from hetero.planning.heads import check_hands_out, states_for
 from hetero.planning.plan import Placement, Plan
-from hetero.planning.replicas import other_machines, shares_of
+from hetero.planning.replicas import device_of, other_machines, shares_of
 from hetero.planning.sharing import check_learns, check_shared, copies, footprint_of
 from hetero.planning.vocabularies import spoken
 from hetero.workers.decoding.policy.strategy import AUTO, NAMES
@@ -249,10 +249,11 @@ class Planner:
         if at is not None:
             first = self._place_target(at, devices[0])
             others = other_machines(nodes, at, drafter_at, count) if count > 1 else []
-            return [first, *(self._place_target(node, node.device(), first, n) for n, node in enumerate(others, 1))]
-        shares = shares_of(
-            devices[0], count, self._inventory, [*devices[1:], *(device for _, device, _ in self._others)]
-        )
+            places = [(node, device_of(node, first.spec.engine)) for node in others]
+            return [first, *(self._place_target(*place, first, n) for n, place in enumerate(places, 1))]
+        mine = devices[1:] if self._drafter is not None else ()
+        taken = [*mine, *(device for _, device, _ in self._others)]
+        shares = shares_of(devices[0], count, self._inventory, taken)
         first = self._place_target(None, shares[0])
         return [first, *(self._place_target(None, share, first, n) for n, share in enumerate(shares[1:], 1))]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from itertools import pairwise
 
 from hetero.errors import ConfigError
 from hetero.placement.device import Device, Inventory
 from hetero.placement.nodes import Node, target_nodes
+from hetero.workers.engines.registry import find_engine
 
 
 def other_machines(nodes: Sequence[Node], target: Node, drafter: Node | None, count: int) -> list[Node]:
@@ -22,6 +22,14 @@ def other_machines(nodes: Sequence[Node], target: Node, drafter: Node | None, co
     return found
 
 
+def device_of(node: Node, engine: str) -> Device:
+    """What of another machine a further verifier takes: its GPU where the engine of the first runs on one."""
+    device = node.device()
+    if find_engine(engine).objection(device.kind, node.here) is not None:
+        return replace(device, kind="cpu", indices=())
+    return device
+
+
 def shares_of(device: Device, count: int, inventory: Inventory, taken: Collection[Device]) -> list[Device]:
     """The devices of ``count`` verifiers on one machine, the first of which was to have ``device``; ``taken``: those of
     drafters. CPU cores are shared out, in order; of GPUs each gets as many. Raises ConfigError."""
@@ -31,8 +39,8 @@ def shares_of(device: Device, count: int, inventory: Inventory, taken: Collectio
         cores = device.indices
         if len(cores) < count:
             raise ConfigError(f"verifiers: {count} want a core each, and the target has {len(cores)}: ask for fewer")
-        ends = [n * len(cores) // count for n in range(count + 1)]
-        return [replace(device, indices=cores[first:last]) for first, last in pairwise(ends)]
+        each = len(cores) // count  # as many for all: in exact mode the bits hang on it
+        return [replace(device, indices=cores[n * each : (n + 1) * each]) for n in range(count)]
     used = {gpu for other in (device, *taken) for gpu in other.gpus}
     free = [gpu.device.indices[0] for gpu in inventory.gpus if gpu.device.kind == device.kind
             and gpu.device not in used]  # fmt: skip

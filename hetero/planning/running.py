@@ -30,13 +30,13 @@ def running(
                 "loaded_s": status.loaded_s if status is not None else None,
             }
         )
-    target = statuses.get("target")
+    target = next((status for status in statuses.values() if status.role == "target"), None)
     strategy, gamma = reviser.follows if reviser is not None else (plan.strategy, plan.target.spec.gamma)
     return {
         "strategy": strategy,
         "gamma": gamma,
         "context": plan.context,
-        "parallel": plan.target.spec.sequences,
+        "parallel": plan.target.spec.sequences * len(plan.targets),
         "roles": roles,
         "measured": msgspec.to_builtins(target.speeds) if target is not None and target.speeds is not None else None,
         "drafters": msgspec.to_builtins(target.drafters) if target is not None else [],

@@ -82,12 +82,17 @@ def play(seed: int) -> World:
 
 
 def play_each(seeds: range) -> None:
+    accepted = resumed = frozen = 0
     for seed in seeds if ONE is None else [int(ONE)]:
         try:
-            play(seed)
+            world = play(seed)
         except BaseException as error:
             line = f"HETERO_SCHEDULE={seed} python -m pytest -m '' '{__file__}::test_texts_are_the_targets[0]'"
             raise AssertionError(f"schedule {seed}; to reproduce it:\n{line}") from error
+        accepted += sum(story.end.stats.draft_n_accepted for story in world.stories)
+        resumed += sum(story.end.stats.resumed_n > 0 for story in world.stories)
+        frozen += sum(worker.frozen for worker in world.pair.workers.values())
+    assert ONE is not None or min(accepted, resumed, frozen) > 0, (accepted, resumed, frozen)  # they did befall them
 
 
 @pytest.mark.parametrize("share", range(SHARES))

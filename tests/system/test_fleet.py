@@ -17,7 +17,7 @@ ENGINES = "target_engine: octet\ndraft_engine: octet\n"  # so that none is tried
 
 def test_further_models_come_when_they_are_named_and_go_when_they_rest(tmp_path):
     twin, small = tmp_path / "twin.yaml", tmp_path / "small.yaml"
-    twin.write_text(f"target: {TARGET}\ndraft: {DRAFTER}\nalias: twin\nkeep_alive: 12\n{ENGINES}")
+    twin.write_text(f"target: {TARGET}\ndraft: {DRAFTER}\nalias: twin\nkeep_alive: 30\n{ENGINES}")
     small.write_text(f"target: {DRAFTER}\ndraft: none\nalias: small\ntarget_engine: octet\n")
     port = free_port()
     url = f"http://127.0.0.1:{port}"
@@ -36,7 +36,9 @@ def test_further_models_come_when_they_are_named_and_go_when_they_rest(tmp_path)
 
         assert loaded() == ["first"]
         # Nothing loads for whoever has no key.
-        assert httpx.post(f"{url}/v1/completions", json={"model": "twin", "prompt": "x"}).status_code == 401
+        for path, status in (("/v1/completions", 401), ("/health", 401), ("/ping", 401)):
+            assert httpx.post(f"{url}{path}", json={"model": "twin", "prompt": "x"}).status_code == status
+        assert loaded() == ["first"]
 
         def text(model: str) -> str:
             answer = client.completions.create(
@@ -45,7 +47,10 @@ def test_further_models_come_when_they_are_named_and_go_when_they_rest(tmp_path)
             assert answer.model == model
             return answer.choices[0].text
 
-        before = len(psutil.Process(process.pid).children(recursive=True))
+        def verifiers() -> int:
+            found = psutil.Process(process.pid).children(recursive=True)
+            return sum("VerifierActor" in " ".join(one.cmdline()) for one in found if one.is_running())
+
         with ThreadPoolExecutor(6) as pool:  # all at once: each model is loaded once
             found = list(pool.map(text, ["twin", "first", "small", "twin", "first", "small"]))
         assert found[:3] == found[3:] and found[0] == found[1] != found[2]
@@ -56,8 +61,9 @@ def test_further_models_come_when_they_are_named_and_go_when_they_rest(tmp_path)
             model="small", messages=[{"role": "user", "content": "hello"}], max_tokens=5, stream=True
         )
         assert sum(len(chunk.choices) for chunk in stream) > 0
-        until(lambda: loaded() == ["first", "small"], 60)
-        until(lambda: len(psutil.Process(process.pid).children(recursive=True)) <= before + 2, 30)
+        assert verifiers() == 3
+        until(lambda: loaded() == ["first", "small"], 90)
+        until(lambda: verifiers() == 2, 30)
         assert text("twin") == found[0]  # and back
         assert httpx.post(f"{url}/api/show", json={"model": "small:latest"}, headers=key).status_code == 200
     finally:

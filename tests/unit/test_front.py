@@ -35,6 +35,7 @@ class FakeGuest:
     def __init__(self, name: str, seconds: float = 0.0, fails: str = "", status: int = 200) -> None:
         self.name, self.app, self.seconds, self.fails = name, None, seconds, fails
         self.asked = self.loads = 0
+        self.full = False
         self.status = status
 
     async def load(self):
@@ -65,6 +66,13 @@ def test_a_request_goes_to_the_model_it_names_whole():
         found = asyncio.run(ask([guest], json=body)).json()
         assert found["by"] == by and json.loads(found["got"]) == body
     assert guest.asked == 0 and guest.loads == 2
+    for odd in ({"stream": None}, {"stream": "yes"}, {"stream": 2}, {"name": 3}):
+        assert asyncio.run(ask([guest], json={"model": "coder", **odd})).json()["by"] == "coder"
+    assert asyncio.run(ask([guest], path="/api/show", json={"name": "coder"})).json()["by"] == "coder"
+    guest.full = True
+    refused = asyncio.run(ask([guest], json={"model": "coder"}))
+    assert refused.status_code == 429 and "retry-after" in refused.headers
+    guest.full = False
     packed = gzip.compress(json.dumps({"model": "coder"}).encode())
     assert asyncio.run(ask([guest], content=packed, headers={"content-encoding": "gzip"})).json()["by"] == "coder"
 
@@ -118,6 +126,8 @@ def test_what_fails_is_told_once_in_the_streams_way(monkeypatch):
 class Session:
     """Loaded at once, with nothing under way."""
 
+    failure = None
+
     class verifiers:
         live = 0
 
@@ -135,14 +145,15 @@ def fleet(monkeypatch, tmp_path):
         room["free"] += guest.session is not None
         guest.session = guest.app = None
 
-    def plan(self, config):
-        if room["free"] < 1:
+    def plan(self, config, freed):
+        if room["free"] + len(freed) < config.parallel - 3:
             raise MemoryShortage("it does not fit")
         return type("Placed", (), {"plan": None})
 
     monkeypatch.setattr(fleets.Guest, "up", up)
     monkeypatch.setattr(fleets.Guest, "down", down)
     monkeypatch.setattr(Fleet, "_plan", plan)
+    monkeypatch.setattr(fleets, "_held", lambda guests: {guest.name: 1 for guest in guests})
     monkeypatch.setattr(fleets, "_LOOK", 0.02)
     monkeypatch.setattr(fleets, "_FREED", 0.2)
     files = []
@@ -155,6 +166,7 @@ def fleet(monkeypatch, tmp_path):
     def make(**more):
         found = Fleet(make_config({"also_serve": files, **more}), "first", None, lambda *_: None, said.append)
         found.said = said
+        found._first_there.set()
         return found
 
     return make
@@ -237,3 +249,33 @@ def test_settings_of_further_models_are_checked_before_anything_loads(tmp_path, 
         Fleet(make_config({"also_serve": [str(tmp_path / "a.yaml")]}), "a", None, lambda *_: None, print)
     (own,) = further(make_config({"also_serve": ["builtin:toy"], "share_lookup": True, "parallel": 9}))
     assert own.target == "builtin:toy" and own.share_lookup and own.parallel == 4 and own.keep_alive == 300
+
+
+def test_nothing_loads_before_the_first_model_is_there_and_waiting_ends(fleet):
+    async def play() -> None:
+        all_ = fleet()
+        all_._first_there.clear()
+        b = all_.guests[1]
+        b.config = make_config({"timeout": 0.1})
+        with pytest.raises(HeteroError, match=r"not there within 0\.1 s"):
+            await b.load()
+        assert b.app is None
+        all_._first_there.set()
+        assert await b.load() is b.app
+
+    asyncio.run(play())
+
+
+def test_what_can_never_fit_unloads_nobody_and_what_failed_is_loaded_anew(fleet):
+    async def play() -> None:
+        all_ = fleet()
+        _, b, c = all_.guests
+        await b.load()
+        c.config = make_config({"parallel": 9})  # of the room's two it wants six
+        with pytest.raises(MemoryShortage):
+            await c.load()
+        assert b.app is not None
+        b.session.failure, before = "the verifier is given up", b.app
+        assert await b.load() is not before and b.session.failure is None
+
+    asyncio.run(play())

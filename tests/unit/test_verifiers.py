@@ -8,17 +8,20 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from hetero.errors import ConfigError, SequenceFailed
+from hetero.config import make_config
+from hetero.errors import ConfigError, MemoryShortage, SequenceFailed
 from hetero.gateway.verifiers.pool import Verifiers
 from hetero.gateway.verifiers.routing import Router
 from hetero.gateway.verifiers.sequences import Live, ask
 from hetero.placement.device import Device, Gpu, Inventory
 from hetero.placement.nodes import DRAFTER, TARGET, Node
+from hetero.planning.planner import Planner, make_plan
 from hetero.planning.replicas import other_machines, shares_of
 from hetero.workers.wire.codec import decode, encode
 from hetero.workers.wire.messages import Cancel, Finished, Open, Ping, Pong, Resume, Sampling, Stats, Tokens
 
 SAMPLING = Sampling(0.0)
+SMALL = {"target": "builtin:toy", "draft": "none", "target_engine": "octet", "context": 2048}
 STATS = Stats(2, 1.0, 4, 100.0, 4, 0, 0, 0, 0, 0.0)
 
 
@@ -201,7 +204,10 @@ def test_only_a_verifier_that_brought_nothing_counts_against_a_sequence():
     for n in range(10):
         assert isinstance(live.asked(), Open if n == 0 else Resume)
         live.tokens.append(n)
-        assert live.bereft()
+        assert live.bereft(True)
+    for _ in range(9):  # it waited for a place each time: it is not to blame
+        assert live.asked() and live.bereft(False)
+    assert [live.asked() and live.bereft(True) for _ in range(3)] == [True, True, False]
 
 
 # Places
@@ -221,10 +227,64 @@ def test_further_verifiers_go_to_marked_machines_then_to_large_ones_and_not_to_t
 
 def test_cores_are_shared_out_and_gpus_given_by_equal_numbers():
     inventory = Inventory(tuple(range(8)), 1 << 36, tuple(Gpu("cuda", n, "card", 1 << 34) for n in range(5)))
-    assert [one.indices for one in shares_of(Device("cpu", (0, 1, 2, 3, 4)), 2, inventory, [])] == [(0, 1), (2, 3, 4)]
+    assert [one.indices for one in shares_of(Device("cpu", (0, 1, 2, 3, 4)), 2, inventory, [])] == [(0, 1), (2, 3)]
     found = shares_of(Device("cuda", (0, 1)), 2, inventory, [Device("cuda", (2,))])
     assert [one.indices for one in found] == [(0, 1), (3, 4)]
     with pytest.raises(ConfigError, match="3 want 2 GPUs each, and 2 are free beside cuda:0-1"):
         shares_of(Device("cuda", (0, 1)), 3, inventory, [Device("cuda", (2,))])
     with pytest.raises(ConfigError, match="verifiers: 3 want a core each, and the target has 2"):
         shares_of(Device("cpu", (0, 1)), 3, inventory, [])
+
+
+def test_a_plan_of_two_verifiers_on_marked_machines_and_a_drafter_for_both():
+    nodes = [node("a", 8, TARGET, here=True), node("b", 4, TARGET), node("c", 4, DRAFTER)]
+    config = make_config(
+        {"target": "builtin:toy", "verifiers": 2, "parallel": 3, "address": "auto", "target_engine": "octet"}
+    )
+    plan = make_plan(config, Inventory((0, 1), 8 << 30), nodes)
+    assert [(one.node.id, one.name, one.spec.index, one.spec.engine) for one in plan.targets] == [
+        ("a", "target", 0, "octet"), ("b", "target-1", 1, "octet"),
+    ]  # fmt: skip
+    assert [one.spec.host for one in plan.targets] == [nodes[0].address, nodes[1].address]
+    assert plan.drafter.node.id == "c" and plan.drafter.spec.sequences == 6
+    assert [one.spec.sequences for one in plan.targets] == [3, 3]
+    planner = Planner(config, Inventory((0, 1), 8 << 30))
+    planner.plan(nodes)
+    again = planner.target_again(plan.replicas[0], nodes[1:])
+    assert again.spec.index == 1 and again.node.id == "b"
+    assert planner.target_again(plan.replicas[0], [nodes[2]]) is None
+
+
+def test_the_memory_of_all_verifiers_counts():
+    config = make_config({"target": "builtin:toy", "draft": "none", "verifiers": 2, "target_engine": "octet"})
+    one = make_plan(make_config({**SMALL, "verifiers": 1}), Inventory((0, 1), 8 << 30))
+    need = one.target.memory.total
+    assert len(make_plan(config, Inventory((0, 1), 3 * need)).targets) == 2
+    with pytest.raises(MemoryShortage, match=r"target .* and target"):
+        make_plan(make_config({**SMALL, "verifiers": 2}), Inventory((0, 1), int(1.5 * need)))
+
+
+def test_no_link_is_made_once_it_is_closed():
+    async def play() -> None:
+        context, verifiers = zmq.asyncio.Context(), Verifiers()
+        fake = FakeVerifier(context)
+        linking = asyncio.create_task(verifiers.link(0, fake.endpoint))
+        await asyncio.wait_for(verifiers.close(), 5)
+        await asyncio.wait_for(linking, 5)
+        fake.close()
+        context.term()
+
+    asyncio.run(play())
+
+
+def test_the_drafter_goes_where_no_verifier_is():
+    nodes = [node("a", 8, TARGET, here=True), node("b", 8, TARGET), node("c", 2)]
+    config = make_config({"target": "builtin:toy", "verifiers": 2, "address": "auto", "target_engine": "octet"})
+    plan = make_plan(config, Inventory((0, 1), 8 << 30), nodes)
+    assert [one.node.id for one in plan.placements] == ["a", "b", "c"]
+    alone = make_config({"target": "builtin:toy", "verifiers": 2, "draft": "none"})
+    gpus = (Gpu("cuda", 0, "a", 8 << 30), Gpu("cuda", 1, "b", 8 << 30))
+    assert shares_of(Device("cuda", (0,)), 2, Inventory((0, 1), 8 << 30, gpus), []) == [
+        Device("cuda", (0,)), Device("cuda", (1,)),
+    ]  # fmt: skip
+    assert len(make_plan(alone, Inventory((0, 1), 8 << 30)).targets) == 2

@@ -100,9 +100,11 @@ class Drafters:
         strange = islice(lengths.keys() - active.keys(), ANSWERS)
         sends: Sends = [(socket, Close(seq, self._epoch)) for seq in strange]
         for sequence in active.values():
-            if not self._may_have(peer, sequence):
-                continue
             length = lengths.get(sequence.seq)
+            if not self._may_have(peer, sequence):
+                if length is None:
+                    sequence.drafters.pop(peer.index, None)
+                continue
             if length is None or not len(sequence.prompt.tokens) <= length <= sequence.length:
                 sends += self._offer(peer, sequence, now)
                 continue

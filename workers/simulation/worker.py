@@ -28,6 +28,7 @@ class SimulatedWorker:
         self.machine = machine
         self.device = device
         self.alive = True
+        self.frozen = 0  # how often it stood still
         self._clock = clock
         self._deliver = deliver
         self._unpack = unpack
@@ -43,6 +44,7 @@ class SimulatedWorker:
 
     def freeze(self, seconds: float) -> None:
         """Stand still for so long, as a suspended process does; what comes meanwhile is taken in then."""
+        self.frozen += 1
         self._frozen = max(self._frozen, self._clock.now + seconds)
         self._clock.at(self._frozen, self._thaw)
 

@@ -68,7 +68,7 @@ class Guard:
 
     def _objection(self, scope: Scope, headers: Headers) -> tuple[int, str, dict[str, str]] | None:
         """Why a request is refused: status, words, headers."""
-        open_ = scope["path"] in ("/health", "/ping")
+        open_ = scope["path"] in ("/health", "/ping") and scope["method"] == "GET"
         scope.setdefault("state", {})["owner"] = owner = self._owner(headers)
         if self._keys and not open_ and not owner:
             wanted = {"WWW-Authenticate": 'Basic realm="hetero: any name, the API key as password"'}

@@ -76,7 +76,7 @@ def _in_message(path: str) -> re.Match[str] | None:
 
 def check_model(state: GatewayState, name: str) -> dict[str, str]:
     """The one model there is answers to any name, and says so in a header. Raises RequestError where strict."""
-    if name in ("", state.name):
+    if name in ("", state.name, f"{state.name}:latest"):  # as Ollama's clients say it
         return {}
     if state.options.strict:
         raise RequestError(f"model {name:.100} is not served here: {state.name} is", "model", 404, "model_not_found")

@@ -35,6 +35,7 @@ class Verifiers:
         self._live: dict[int, Live] = {}
         self._waiting: dict[int, Live] = {}  # those of them that no verifier has
         self._lost_at = time.monotonic()
+        self._places, self._closed = places, False
 
     @property
     def live(self) -> int:
@@ -43,6 +44,8 @@ class Verifiers:
 
     async def link(self, index: int, endpoint: str) -> None:
         """A verifier listens at ``endpoint`` now: dial it, give it what waits, wait for its first sign."""
+        if self._closed:
+            return
         self.lost(index)
         link = self._links[index] = Link(self._context, endpoint, self.keys, self.drops)
         waiting, self._waiting = list(self._waiting.values()), {}
@@ -58,8 +61,8 @@ class Verifiers:
         self._router.forget(index)
         if not self._links:
             self._lost_at = time.monotonic()
-        for live in link.close():
-            if live.bereft():
+        for n, live in enumerate(link.close()):  # the first ones had a place there, the others waited for one
+            if live.bereft(n < self._places):
                 self._place(live)
 
     def give_up(self, why: str) -> None:
@@ -69,11 +72,12 @@ class Verifiers:
 
     async def close(self) -> None:
         """Hang up; sequences under way are the verifiers' to free."""
+        self._closed = True
         links, self._links = list(self._links.values()), {}
         for link in links:
             link.close()
         await asyncio.sleep(0)  # their tasks end
-        self._context.term()
+        self._context.destroy(0)
 
     async def generate(self, opening: Open, seconds: float = 0.0) -> AsyncGenerator[Delta]:
         """The deltas of one sequence (``ask``). Leaving the iterator early cancels it; it fails after ``seconds`` (0:

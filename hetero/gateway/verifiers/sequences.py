@@ -66,8 +66,11 @@ class Live:
         """What there is of it, for a verifier that lacks something."""
         return Resume(structs.replace(self.opening, committed=list(self.tokens)))
 
-    def bereft(self) -> bool:
-        """Its verifier ended. False: it may be what ends them, and must not end them all."""
+    def bereft(self, was_there: bool) -> bool:
+        """Its verifier ended; ``was_there``: while it had a place in the engine. False: it may be what ends them, and
+        must not end them all."""
+        if not was_there:
+            return True
         self.stalls = self.stalls + 1 if self.resumed == len(self.tokens) else 0
         if self.stalls <= _STALLS:
             return True

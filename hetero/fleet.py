@@ -28,6 +28,7 @@ from hetero.planning.plan import Placement, Plan
 from hetero.planning.planner import planner_of
 from hetero.session import Session
 from hetero.workers.decoding.policy.strategy import AUTO
+from hetero.workers.runtime.status import WorkerStatus
 
 _log = logging.getLogger("hetero.fleet")
 # Settings of the server, not of a model: those of the first are all models'.
@@ -104,17 +105,8 @@ class Guest:
 
     @property
     def mapped(self) -> int:
-        """Bytes of files it has mapped, which count as free memory although it wants them there."""
-        if self.session is None:
-            return 0
-        found = 0
-        for placement in self.placements:
-            status = self.session.coordinator.statuses.get(placement.name)
-            if placement.device.is_cpu and status is not None:
-                with contextlib.suppress(psutil.Error):
-                    memory = psutil.Process(status.pid).memory_info()
-                    found += max(0, placement.memory.total - (memory.rss - memory.shared))
-        return found
+        """See ``mapped``."""
+        return mapped(self.placements, self.session.coordinator.statuses) if self.session is not None else 0
 
     @property
     def card(self) -> Card:
@@ -169,8 +161,10 @@ class Fleet:
         cluster: Cluster,
         options_of: Callable[[Config, Plan], GatewayOptions],
         say: Callable[[str], None],
+        first_mapped: Callable[[], int] = lambda: 0,
     ) -> None:
-        """``first``: the name of the model that is always there. Raises HeteroError."""
+        """``first``: the name of the model that is always there, ``first_mapped`` what it has ``mapped``. Raises
+        HeteroError."""
         self.guests = [Guest(own, self) for own in further(config)]
         names = [first, *(guest.name for guest in self.guests)]
         if (twice := next((name for name in names if names.count(name) > 1), None)) is not None:
@@ -178,6 +172,7 @@ class Fleet:
         self._cluster = cluster
         self._options_of = options_of
         self._say = say
+        self._first_mapped = first_mapped
         self._loading = asyncio.Lock()
         self._starting: dict[str, asyncio.Task[None]] = {}
         self._stopped = False
@@ -217,7 +212,7 @@ class Fleet:
                 if self._may_go(guest):
                     async with self._loading:
                         if self._may_go(guest):  # still
-                            await self._take_down(guest, "nobody asks for it")
+                            await self._let_go(guest)
 
     async def stop(self) -> None:
         """Stop all."""
@@ -226,6 +221,13 @@ class Fleet:
             task.cancel()
         await asyncio.gather(*self._starting.values(), return_exceptions=True)
         await asyncio.gather(*(guest.down() for guest in self.guests))
+
+    async def _let_go(self, guest: Guest) -> None:
+        try:
+            await guest.down()
+            self._say(f"{guest.name}: unloaded: nobody asks for it")
+        except Exception:  # the others are to be looked after yet; this one's end is tried again
+            _log.exception("%s could not be unloaded", guest.name)
 
     @staticmethod
     def _may_go(guest: Guest) -> bool:
@@ -263,25 +265,30 @@ class Fleet:
                 if not resting:
                     raise
                 await asyncio.to_thread(self._plan, guest.config, _held(resting))  # if all of them went: else they stay
-                await self._take_down(resting[0], f"{guest.name} wants its memory")
+                await resting[0].down()
+                self._say(f"{resting[0].name}: unloaded: {guest.name} wants its memory")
                 end = time.monotonic() + _FREED
 
     def _plan(self, config: Config, freed: Mapping[str, int]) -> Placed:
         """The plan with so many bytes more free on devices, by name. Raises HeteroError."""
         inventory = take_inventory()
-        mapped = sum(guest.mapped for guest in self.guests)
+        wanted = self._first_mapped() + sum(guest.mapped for guest in self.guests)
         gpus = tuple(replace(gpu, free=gpu.free + freed.get(str(gpu.device), 0)) for gpu in inventory.gpus)
-        memory = max(0, inventory.memory - mapped + freed.get("cpu", 0))
+        memory = max(0, inventory.memory - wanted + freed.get("cpu", 0))
         planner = planner_of(config, replace(inventory, memory=memory, gpus=gpus), self._say)
         return Placed(planner.plan(), planner, self._cluster)
 
-    async def _take_down(self, guest: Guest, why: str) -> None:
-        try:
-            await guest.down()
-        except Exception:  # the others are to be looked after yet; this one is asked again
-            _log.exception("%s could not be unloaded", guest.name)
-            return
-        self._say(f"{guest.name}: unloaded: {why}")
+
+def mapped(placements: Sequence[Placement], statuses: Mapping[str, WorkerStatus]) -> int:
+    """Bytes of files that workers have mapped: they count as free memory, and are wanted where they are."""
+    found = 0
+    for placement in placements:
+        status = statuses.get(placement.name)
+        if placement.device.is_cpu and status is not None:
+            with contextlib.suppress(psutil.Error):
+                memory = psutil.Process(status.pid).memory_info()
+                found += max(0, placement.memory.total - (memory.rss - memory.shared))
+    return found
 
 
 def _held(guests: Sequence[Guest]) -> Counter[str]:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from hetero.config import Config, api_keys, check_certificate
 from hetero.errors import ConfigError, HeteroError
-from hetero.fleet import Fleet, further
+from hetero.fleet import Fleet, further, mapped
 from hetero.gateway.admission import AdmissionLimits
 from hetero.gateway.app import make_app
 from hetero.gateway.door import connections
@@ -85,7 +85,14 @@ def serve(config: Config, found: Placed, console: Console) -> int:
     async def main() -> None:
         session = Session(found, lambda line: say(f"  {line}"), take_signals)
         state = session.gateway_state(plan, options)
-        fleet = Fleet(config, plan.name, found.cluster, options_of, lambda line: say(f"  {line}"))
+        fleet = Fleet(
+            config,
+            plan.name,
+            found.cluster,
+            options_of,
+            lambda line: say(f"  {line}"),
+            lambda: mapped(plan.placements, session.coordinator.statuses),
+        )
         state.others = lambda: fleet.cards
         server.config.app = make_app(state) if not fleet.guests else fleet.behind(state)
         tasks = [asyncio.create_task(each) for each in (bring_up(session, fleet), end_with_ray(session))]

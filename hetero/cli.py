@@ -121,10 +121,12 @@ def main() -> None:
 @settings
 def serve(**values: Any) -> None:
     """Serve a model over OpenAI's HTTP API."""
+    from hetero.fleet import further
     from hetero.placed import placed
     from hetero.serve import serve as run
 
     config = make_config(values)
+    further(config)  # wrong files are told before anything is measured or loaded
     hide("--api-key", "HETERO_API_KEY", config.api_key)
     end_with_signals()
     found = placed(config)

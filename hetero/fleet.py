@@ -45,7 +45,7 @@ def further(config: Config) -> list[Config]:
     """The settings of ``also_serve``. Raises ConfigError."""
     found = []
     for text in config.also_serve:
-        own: dict[str, Any] = {"target": text}
+        own: dict[str, Any] = {"target": text, "alias": text if text.startswith("builtin") else ""}
         if text.endswith((".yaml", ".yml")):
             own = read_file(Path(text))
             for key in own:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from hetero.config import Config, api_keys, check_certificate
 from hetero.errors import ConfigError, HeteroError
-from hetero.fleet import Fleet, further, mapped
+from hetero.fleet import Fleet, mapped
 from hetero.gateway.admission import AdmissionLimits
 from hetero.gateway.app import make_app
 from hetero.gateway.door import connections
@@ -32,7 +32,6 @@ def serve(config: Config, found: Placed, console: Console) -> int:
     """Run until SIGTERM or SIGINT; returns the exit status. Raises ConfigError for a port that cannot be had."""
     plan = found.plan
     options = options_of(config, plan)
-    further(config)  # wrong files are told before anything loads
     check_certificate(config)
     listeners = _listen(config.host, config.port)
     host, port = listeners[0].getsockname()[:2]

@@ -69,6 +69,8 @@ class Ranker:
         self, config: Config, inventory: Inventory, planner: Planner, say: Callable[[str], None], dry: bool = False
     ) -> None:
         """``dry``: nothing is tried, costs are estimates. Raises HeteroError."""
+        if config.verifiers > 1:
+            raise ConfigError("verifiers: plans are foreseen for one: leave it out, or name a strategy other than auto")
         self._config, self._inventory, self._planner = config, inventory, planner
         self._base = planner.plan(fits=False)  # what does not fit so may fit otherwise
         text = HELD_OUT.read_text()[60_000:80_000]

@@ -11,10 +11,12 @@ from helpers.builtin_pair import TARGET
 from helpers.foreseen import TEXT, ranked, trial
 
 from hetero.cli import main
+from hetero.cluster.inventory import take_inventory
+from hetero.config import make_config
 from hetero.errors import HeteroError
 from hetero.placement.device import Gpu, Inventory
 from hetero.placement.topology import Core, Topology
-from hetero.planning.ranking import Ranking
+from hetero.planning.ranking import Ranker, Ranking
 from hetero.planning.table import rows_of, verdict
 from hetero.planning.trials import running, tried
 from hetero.workers.runtime.spec import WorkerSpec
@@ -39,6 +41,12 @@ def test_a_quick_drafter_that_agrees_works_ahead_and_a_slow_one_is_left_out(monk
     ):
         bad = ranked(monkeypatch, target, drafter)
         assert bad.entries[0].rate < 1.1 * max(e.rate for e in bad.entries if e.candidate.drafter is None)
+
+
+def test_plans_are_of_one_verifier():
+    config = make_config({"verifiers": 2, "target_device": "cpu:0-1"})
+    with pytest.raises(HeteroError, match="verifiers: plans are foreseen for one"):
+        Ranker(config, take_inventory(), None, print)
 
 
 def test_what_the_user_names_is_kept(monkeypatch):

@@ -248,7 +248,7 @@ def test_settings_of_further_models_are_checked_before_anything_loads(tmp_path, 
     with pytest.raises(ConfigError, match="two models are called a"):
         Fleet(make_config({"also_serve": [str(tmp_path / "a.yaml")]}), "a", None, lambda *_: None, print)
     (own,) = further(make_config({"also_serve": ["builtin:toy"], "share_lookup": True, "parallel": 9}))
-    assert own.target == "builtin:toy" and own.share_lookup and own.parallel == 4 and own.keep_alive == 300
+    assert own.target == own.alias == "builtin:toy" and own.share_lookup and own.parallel == 4 and own.keep_alive == 300
 
 
 def test_nothing_loads_before_the_first_model_is_there_and_waiting_ends(fleet):

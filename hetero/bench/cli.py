@@ -247,11 +247,12 @@ def regimes(
 @bench.command()
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
 @click.option("--tokens", default=150, show_default=True, type=click.IntRange(20), help="Tokens of each answer.")
-def capacity(json_file: Path | None, tokens: int) -> None:
+@click.option("--targets", default=8, show_default=True, type=click.IntRange(1, 8), help="CPU targets at most.")
+def capacity(json_file: Path | None, tokens: int, targets: int) -> None:
     """Readers that CPU targets serve, with a shared GPU drafter and without (simulated)."""
     from hetero.bench.capacity import run
 
-    run(tokens, json_file, Console())
+    run(tokens, targets, json_file, Console())
 
 
 @bench.command()

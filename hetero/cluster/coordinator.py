@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from hetero.cluster.cluster import Cluster
@@ -40,9 +40,8 @@ class Coordinator:
         """``key``: public key of the gateway that asks the verifiers.
 
         ``on_verifier`` gets each new endpoint of the verifier of an index, and None when it is lost; ``on_event`` lines
-        for people;
-        ``on_failure`` why nothing can be served any more; ``on_head_lost`` why it soon cannot be: Ray's head is gone,
-        and its workers follow within a minute.
+        for people; ``on_failure`` why nothing can be served any more; ``on_head_lost`` why it soon cannot be: Ray's
+        head is gone, and its workers follow within a minute.
         """
         self.statuses: dict[str, WorkerStatus] = {}
         self.failure: str | None = None
@@ -168,18 +167,19 @@ class Coordinator:
 
     def _target_again(self, role: str, last: Placement | None, barred: frozenset[str]) -> Placement | None:
         assert last is not None
-        others = [
-            keeper.placement for name, keeper in self._keepers.items() if name in self._verifiers and name != role
-        ]
-        taken = {placement.node.id for placement in others if placement is not None and placement.node is not None}
-        return self._planner.target_again(last, self._but(barred | taken))
+        others = [name for name in self._verifiers if name != role]
+        return self._planner.target_again(last, self._but(barred | self._places_of(others)))
 
     def _drafter_again(self, last: Placement | None, barred: frozenset[str]) -> Placement | None:
         target = self._keepers["target"].placement
         assert target is not None
-        replicas = [self._keepers[name].placement for name in self._verifiers[1:]]
-        taken = {placement.node.id for placement in replicas if placement is not None and placement.node is not None}
-        return self._planner.drafter_again(last, target, self._but(barred | taken))
+        replicas = self._places_of(self._verifiers[1:])
+        return self._planner.drafter_again(last, target, self._but(barred | replicas))
+
+    def _places_of(self, roles: Sequence[str]) -> frozenset[str]:
+        """The machines of some roles, by Ray's ids."""
+        placements = [self._keepers[role].placement for role in roles]
+        return frozenset(one.node.id for one in placements if one is not None and one.node is not None)
 
     def _but(self, barred: frozenset[str]) -> list[Node]:
         return [node for node in self._cluster.present() if node.id not in barred]

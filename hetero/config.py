@@ -28,7 +28,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         str, Meta(description="Target model: a GGUF file, a transformers directory (safetensors) or 'builtin'.")
     ] = "builtin"
     draft: Annotated[
-        str, Meta(description="Drafter model, likewise, or 'none'. Default: 'builtin' for the built-in target.")
+        str,
+        Meta(
+            description="Drafter model, likewise, 'mtp' (the target's own next-token layers), or 'none'. "
+            "Default: 'builtin' for the built-in target."
+        ),
     ] = ""
     also_draft: Annotated[
         list[Annotated[str, Meta(max_length=4096)]],

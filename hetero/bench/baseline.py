@@ -18,7 +18,7 @@ import numpy as np
 from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 
 from hetero.workers.engines.base import Row
-from hetero.workers.engines.llama_cpp import LlamaEngine, LlamaSettings
+from hetero.workers.engines.llama_cpp.engine import LlamaEngine, LlamaSettings
 from hetero.workers.runtime.pinning import pin
 from hetero.workers.sampling.gumbel import prompt_digest
 from hetero.workers.sampling.sampler import Sampler

@@ -24,14 +24,14 @@ from hetero.bench.quality import engine_perplexities, held_out
 from hetero.bench.report import report
 from hetero.data import PROMPTS
 from hetero.gateway.chat.template import ChatTemplate
-from hetero.planning.heads import check_hands_out
+from hetero.planning.heads import check_hands_out, states_for
+from hetero.planning.vocabularies import spoken
 from hetero.workers.decoding.proposers.indexed_text import IndexedText
 from hetero.workers.decoding.proposers.past import Past
 from hetero.workers.decoding.tree import DraftTree
 from hetero.workers.engines.registry import default_engine, find_engine
-from hetero.workers.models.forms import GGUF, HEAD
-from hetero.workers.models.head import is_head, read_head
-from hetero.workers.models.metadata import read_metadata
+from hetero.workers.models.head import is_head
+from hetero.workers.models.model import read_model
 from hetero.workers.models.tokenizer import GgufTokenizer
 from hetero.workers.runtime.spec import WorkerSpec
 from hetero.workers.wire.messages import Sampling
@@ -160,15 +160,15 @@ def _contenders(
     if draft is not None:
         named = {f"drafter, {strategy}" if len(strategies) > 1 else "drafter": strategy for strategy in strategies}
         ways = [(name, strategy, False) for name, strategy in named.items()]
-        head = is_head(draft)
-        if head:
-            check_hands_out(GGUF, find_engine(engine))
-        drafts_on = default_engine(HEAD, "cpu").name if head else engine
-        states = [*read_head(draft).states(read_metadata(target).layers)] if head else []
+        whole = read_model(target)
+        guessing = read_model(draft, of=whole)
+        states = states_for(whole, [guessing])
+        check_hands_out(whole, states, find_engine(engine))
+        drafts_on = default_engine(guessing.form, "cpu").name if guessing.head is not None else engine
         for name, strategy, looks in (*ways, ("drafter + lookup", strategies[-1], True)):
             both = {**common, "strategy": strategy, "gamma": gamma}
             one = WorkerSpec("target", str(target), cores=beside, lookup=looks, features=states, **both)
-            told = both | {"engine": drafts_on, "vocabulary": str(target) if head else ""}
+            told = both | {"engine": drafts_on, "vocabulary": spoken(whole, guessing)}
             pair = Pair(one, WorkerSpec("drafter", str(draft), cores=cores[-1:], **told))
             found.append(Contender(name, quality[engine], _ask_pair(pair), pair.close))
     theirs = {

@@ -26,7 +26,7 @@ from hetero.bench.rows import WIDTHS, Times, timed
 from hetero.bench.sizes import SIZES, sized
 from hetero.placement.memory import F16, Q8_0, KvCache, kv_bytes
 from hetero.workers.engines.base import Engine
-from hetero.workers.engines.llama_cpp import LlamaEngine, LlamaSettings
+from hetero.workers.engines.llama_cpp.engine import LlamaEngine, LlamaSettings
 from hetero.workers.engines.octet.engine import OctetEngine, OctetSettings
 from hetero.workers.engines.octet.library import library, path, why_not
 from hetero.workers.engines.registry import find_engine

@@ -36,6 +36,7 @@ from hetero.workers.engines.registry import ENGINES
 from hetero.workers.models.cache import cache_root
 from hetero.workers.models.forms import GGUF
 from hetero.workers.models.model import Model
+from hetero.workers.models.next_layers import FAMILIES, next_layers
 
 # Each with the extra that brings it; "": it is always needed.
 _PACKAGES = {
@@ -263,7 +264,10 @@ def models(config: Config) -> Iterator[Finding]:
             text = f"the drafter's {drafter.context} tokens end before the target's {target.context}"
             yield Finding("context", ODD, text, "longer sequences go on without drafts")
     else:
-        yield Finding("drafter", ODD, "none: plain decoding", "name a small model of the target's family with --draft")
+        fix = "name a small model of the target's family with --draft"
+        if target.is_gguf and next_layers(target.path) and target.metadata.family in FAMILIES:
+            fix = "--draft mtp: the target has next-token layers of its own"
+        yield Finding("drafter", ODD, "none: plain decoding", fix)
     if config.address == "local":
         inventory = take_inventory()
         known = Fastest(inventory.memory, config.weights, config.kv_cache, lambda line: None, measure=False)

@@ -80,9 +80,11 @@ def _check(order: Order, target: Model) -> None:
         raise ConfigError(f"{asked} stretches its rotary frequencies, which is not learned with yet")
     layers_of(recipe, target.shape.layers)
     if recipe.kind in HEADS:
-        head_states(recipe.kind, target.shape.layers)
-        if order.engine and not find_engine(order.engine).features:
-            able = ", ".join(entry.name for entry in ENGINES.values() if entry.features and GGUF in entry.formats)
+        states, told = head_states(recipe.kind, target.shape.layers), target.metadata
+        if order.engine and not find_engine(order.engine).hands_out(told, states):
+            able = ", ".join(
+                entry.name for entry in ENGINES.values() if GGUF in entry.formats and entry.hands_out(told, states)
+            )
             raise ConfigError(
                 f"engine: {order.engine} hands out no hidden states, which a head learns from: take {able}"
             )

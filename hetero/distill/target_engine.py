@@ -14,7 +14,8 @@ def target_engine(making: Making, sequences: int) -> Engine:
     HeteroError."""
     order, target = making.order, making.target
     head = making.recipe.kind in HEADS
-    entry = find_engine(order.engine) if order.engine else default_engine(GGUF, "cpu", features=head)
     states = head_states(making.recipe.kind, target.shape.layers) if head else ()
+    named = order.engine
+    entry = find_engine(named) if named else default_engine(GGUF, "cpu", target.metadata, states)
     settings = EngineSettings(target.path, order.threads, sequences, making.context, draft_nodes=8, features=states)
     return entry.load(settings)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -36,30 +36,32 @@ class Fastest:
         self, free: int, weights: str, kv_cache: KvCache, say: Callable[[str], None], measure: bool = True
     ) -> None:
         self._free, self._weights, self._kv_cache, self._say, self._measure = free, weights, kv_cache, say, measure
-        self._chosen: dict[tuple[Path, int, int, bool], EngineEntry] = {}  # a plan is made anew as machines come and go
+        self._chosen: dict[
+            tuple[Path, int, int, tuple[int, ...]], EngineEntry
+        ] = {}  # a plan is made anew as machines come and go
 
-    def __call__(self, model: Model, device: Device, rows: int, features: bool = False) -> EngineEntry:
-        """The engine that is quickest to check ``rows`` rows of a model on some cores of this machine; ``features``: of
-        those that hand out hidden states."""
-        key = model.path, len(device.indices), rows, features
+    def __call__(self, model: Model, device: Device, rows: int, states: Sequence[int] = ()) -> EngineEntry:
+        """The engine that is quickest to check ``rows`` rows of a model on some cores of this machine, of those that
+        hand out these hidden ``states``."""
+        key = model.path, len(device.indices), rows, tuple(states)
         if key not in self._chosen:
-            self._chosen[key] = self._choose(model, device, rows, features)
+            self._chosen[key] = self._choose(model, device, rows, states)
         return self._chosen[key]
 
-    def _choose(self, model: Model, device: Device, rows: int, features: bool) -> EngineEntry:
+    def _choose(self, model: Model, device: Device, rows: int, states: Sequence[int]) -> EngineEntry:
         form = model.form
         able = [
             entry
             for entry in ENGINES.values()
             if form in entry.formats
-            and entry.features >= features
+            and entry.hands_out(model.metadata, states)
             and self._kv_cache in entry.kv_caches
             and entry.objection(device.kind, here=True) is None
             and entry.weight_bytes(model.shape, "float32") * _ROOM <= self._free
         ]
         times = self._times(model, device, able) if len(able) > 1 else {}
         if not times:
-            return able[0] if len(able) == 1 else default_engine(form, device.kind, features)
+            return able[0] if len(able) == 1 else default_engine(form, device.kind, model.metadata, states)
         width = str(min((int(n) for found in times.values() for n in found), key=lambda n: abs(n - rows)))
         ranked = sorted(times, key=lambda name: times[name][width])
         told = ", ".join(f"{n} {1e3 * times[n]['1']:.1f} and {1e3 * times[n][width]:.1f} ms" for n in ranked)

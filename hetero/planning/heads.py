@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from hetero.placement.errors import ConfigError
 from hetero.workers.engines.registry import ENGINES, EngineEntry
 from hetero.workers.errors import ModelError
+from hetero.workers.models.head import OWN_LAYERS
 from hetero.workers.models.model import Model
 
 
@@ -23,17 +24,26 @@ def states_for(target: Model, drafters: Sequence[Model]) -> list[int]:
                 f"{model.name} is the head of another model: it wants states of {head.width} numbers and {theirs} "
                 f"tokens, {target.name} has {target.metadata.width} and {own}"
             )
+        if head.kind == OWN_LAYERS and not target.is_gguf:
+            raise ModelError(
+                f"{model.name} are next-token layers for llama.cpp: they go with a GGUF file of their target"
+            )
         wanted.add(head.states(target.metadata.layers))
     if len(wanted) > 1:
         raise ConfigError("also_draft: the heads draft from different layers of the target: take one of them")
     return list(wanted.pop()) if wanted else []
 
 
-def check_hands_out(form: str, named: EngineEntry) -> None:
-    """Raises ConfigError where the engine that was named for a target hands out no states."""
-    if not named.features:
-        able = [entry.name for entry in ENGINES.values() if entry.features and form in entry.formats]
-        raise ConfigError(
-            f"target_engine: {named.name} hands out no hidden states, which a head drafts from: "
-            f"take {' or '.join(able) or 'none that reads it'}"
-        )
+def check_hands_out(target: Model, states: Sequence[int], named: EngineEntry) -> None:
+    """Raises ConfigError where the engine that was named for a target does not hand out these states."""
+    if named.hands_out(target.metadata, states):
+        return
+    able = [
+        entry.name
+        for entry in ENGINES.values()
+        if target.form in entry.formats and entry.hands_out(target.metadata, states)
+    ]
+    raise ConfigError(
+        f"target_engine: {named.name} does not hand out the hidden states of {target.name} that its head drafts from: "
+        + (f"take {' or '.join(able)}" if able else "no engine does, take another --draft")
+    )

@@ -221,16 +221,17 @@ class Planner:
         """What was named. Raises ConfigError where it does not hand out the states a head needs."""
         named = self._config.target_engine
         if named and self._states:
-            check_hands_out(self._target.form, find_engine(named, "target_engine"))
+            check_hands_out(self._target, self._states, find_engine(named, "target_engine"))
         return named
 
     def _shared_by(self, count: int) -> bool:
         """Whether so many GPUs can share the target: llama.cpp's any, torch's its heads of keys."""
         named = ENGINES.get(self._config.target_engine)
-        if self._states:  # which one rank hands out
-            return False
-        by_layers = self._target.is_gguf and (named is None or named.splits)
-        return by_layers or (not self._config.exact and self._target.shape.kv_heads % count == 0)
+        able = [entry for entry in ENGINES.values() if entry.splits and self._target.form in entry.formats]
+        if any(entry.hands_out(self._target.metadata, self._states) and named in (None, entry) for entry in able):
+            return True
+        # (States for a head are handed out by one rank.)
+        return not self._states and not self._config.exact and self._target.shape.kv_heads % count == 0
 
     def _usable(self, model: Model, engine: str) -> tuple[Gpu, ...]:
         """The GPUs of this machine that an engine, or the usual one, can run a model on."""
@@ -307,7 +308,7 @@ class Planner:
         config = self._config
         field = "target_engine" if role == "target" else "draft_engine"
         form, here = model.form, device.node is None
-        first, hands_out = role == "drafter" and "index" not in own, role == "target" and bool(self._states)
+        first, states = role == "drafter" and "index" not in own, self._states if role == "target" else []
         learns = first and config.adapt
         group = config.draft_group if first else 1
         asked = config.draft_ranks if first else config.target_ranks if role == "target" else 1
@@ -318,9 +319,9 @@ class Planner:
         elif self._fastest is not None and here and device.is_cpu and not exact:
             # (Exact texts are one engine's: which it is must not hang on what was measured, nor on the strategy.)
             rows = 1 if role == "drafter" or self._strategy == "off" else _WINDOW
-            chosen = self._fastest(model, device, rows, hands_out)
+            chosen = self._fastest(model, device, rows, states)
         else:  # other machines are taken to be installed alike
-            chosen = default_engine(form, device.kind, hands_out)
+            chosen = default_engine(form, device.kind, model.metadata, states)
         if form not in chosen.formats:
             runs = ", ".join(chosen.formats)
             fix = "leave out --draft-engine, --draft-group and --draft-ranks" if model.head else "use torch"
@@ -331,7 +332,7 @@ class Planner:
         check_shared(role, group, ranks, chosen, model, device, exact)
         if learns:
             check_learns(chosen, model, group, ranks, str(own["vocabulary"]))
-        if hands_out and ranks > 1:
+        if states and ranks > 1:
             raise ConfigError("draft: a head drafts from the states of a target on one device: name one, without ranks")
         layers = gpu_layers_of(config, role, self._target, chosen, device)
         shared = self._inventory.topology.fast if layers >= 0 and here else ()
@@ -348,7 +349,7 @@ class Planner:
             secure=True,  # other users of this machine can reach its loopback, too
             lookup=config.lookup and role == "target",
             past=config.lookup_past,
-            features=self._states if role == "target" else [],
+            features=states,
             learns=learns,
             trace=str(Path(config.trace).resolve()) if config.trace else "",
             cores=list(device.indices if device.is_cpu else shared),

@@ -163,6 +163,7 @@ def test_unfit_models_are_refused(tmp_path):
         Source(tmp_path)
 
 
+@pytest.mark.long
 def test_end_to_end_texts_do_not_depend_on_the_drafter_without_padding(monkeypatch):
     """``--exact``'s promise without its price: trees of work, batches of sequences, any strategy."""
     eager(monkeypatch)

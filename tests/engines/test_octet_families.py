@@ -12,7 +12,7 @@ import transformers
 from helpers.gguf_of import write_gguf
 
 from hetero.workers.engines.base import Row
-from hetero.workers.engines.llama_cpp import LlamaEngine, LlamaSettings
+from hetero.workers.engines.llama_cpp.engine import LlamaEngine, LlamaSettings
 from hetero.workers.engines.octet.engine import OctetEngine, OctetSettings
 from hetero.workers.engines.octet.library import why_not
 

@@ -24,7 +24,7 @@ from hetero.data import ADAPTER, HELD_OUT, PROMPTS
 from hetero.distill import examination
 from hetero.distill.prompts import chat_of
 from hetero.workers.engines.base import Engine, Row
-from hetero.workers.engines.llama_cpp import LlamaEngine, LlamaSettings
+from hetero.workers.engines.llama_cpp.engine import LlamaEngine, LlamaSettings
 from hetero.workers.engines.octet.engine import OctetEngine, OctetSettings
 from hetero.workers.engines.octet.library import why_not
 from hetero.workers.engines.torch.engine import TorchEngine, TorchSettings

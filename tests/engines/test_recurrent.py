@@ -11,8 +11,8 @@ from helpers.real_workers import Client, eager, opening, until, workers
 from helpers.recurrent_gguf import VOCABULARY, lfm2, mamba
 
 from hetero.workers.engines.base import Row
-from hetero.workers.engines.llama_cpp import LlamaSettings, load_llama
-from hetero.workers.engines.recurrent import RecurrentEngine
+from hetero.workers.engines.llama_cpp.engine import LlamaSettings, load_llama
+from hetero.workers.engines.llama_cpp.recurrent import RecurrentEngine
 from hetero.workers.errors import Unsupported
 from hetero.workers.runtime.spec import WorkerSpec
 

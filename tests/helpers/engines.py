@@ -10,7 +10,7 @@ import pytest
 
 from helpers.builtin_pair import DRAFTER, TARGET
 from helpers.recorded_graphs import recorded
-from hetero.workers.engines.llama_cpp import LlamaEngine, LlamaSettings
+from hetero.workers.engines.llama_cpp.engine import LlamaEngine, LlamaSettings
 from hetero.workers.engines.octet.engine import OctetEngine, OctetSettings
 from hetero.workers.engines.octet.library import why_not
 from hetero.workers.engines.table import TableEngine, TableSpec

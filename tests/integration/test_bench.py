@@ -17,7 +17,7 @@ from hetero.bench.speed import read_questions
 from hetero.cli import main
 from hetero.errors import ConfigError
 from hetero.workers.engines.base import Row
-from hetero.workers.engines.llama_cpp import LlamaEngine, LlamaSettings
+from hetero.workers.engines.llama_cpp.engine import LlamaEngine, LlamaSettings
 from hetero.workers.engines.octet.library import why_not
 from hetero.workers.models.inflate import Size, inflate
 from hetero.workers.models.tokenizer import GgufTokenizer
@@ -26,7 +26,7 @@ _TRY = """
 import sys
 from pathlib import Path
 from hetero.workers.models.inflate import Size, inflate
-from hetero.workers.engines.llama_cpp import LlamaEngine, LlamaSettings
+from hetero.workers.engines.llama_cpp.engine import LlamaEngine, LlamaSettings
 inflate(Path(sys.argv[1]), Path(sys.argv[2]), Size(128, 4, 384), "q8_0")
 LlamaEngine(Path(sys.argv[2]), LlamaSettings(threads=1, sequences=1, context=64, chunk=8)).prefill(1, [1, 2, 3])
 """
@@ -126,7 +126,10 @@ def test_bench_pair(tmp_path, monkeypatch, quantised):
 
 @pytest.mark.long
 def test_bench_drafts(tmp_path):
-    pair = ["--target", str(TARGET), "--draft", str(DRAFTER), "--prompts", "1", "--temperature", "0"]
+    big = tmp_path / "big.gguf"  # beside the toy as it is no drafter pays
+    shape = ["--width", "768", "--layers", "16", "--ffn", "2304", "--type", "q8_0"]
+    assert CliRunner().invoke(main, ["bench", "inflate", str(TARGET), str(big), *shape]).exit_code == 0
+    pair = ["--target", str(big), "--draft", str(DRAFTER), "--prompts", "1", "--temperature", "0"]
     output, report = run(tmp_path, "drafts", *pair)
     rows = report["rows"]
     assert len(rows) % 8 == 0 and {row["prompts"] for row in rows} <= {"edit", "chat", "summary", "extraction"}

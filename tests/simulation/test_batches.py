@@ -26,7 +26,13 @@ def rates(streams: int, name: str) -> tuple[float, list[float]]:
 
 
 @pytest.mark.parametrize(
-    "streams, gain", [(1, 2.0), (4, 1.4), (8, 1.08), pytest.param(16, 0.95, marks=pytest.mark.long)]
+    "streams, gain",
+    [
+        (1, 2.0),
+        (4, 1.4),
+        pytest.param(8, 1.08, marks=pytest.mark.long),
+        pytest.param(16, 0.95, marks=pytest.mark.long),
+    ],
 )
 def test_drafts_bring_what_the_forward_has_room_for(streams, gain):
     """As one after another took what was worth it, and paid for each other's rows, 4 streams had 0.9 of plain's rate,

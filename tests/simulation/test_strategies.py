@@ -140,6 +140,7 @@ def test_regimes_in_short():
             assert rates["ahead"] < tree_bound(regime)
 
 
+@pytest.mark.long
 def test_speculation_that_cannot_pay_is_switched_off():
     slow = next(regime for regime in REGIMES if regime.name.startswith("D"))
     found = regimes.play(slow, "ahead", 4, 700, 1).result()

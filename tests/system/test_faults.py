@@ -22,7 +22,7 @@ def exact():
     stack.close()
 
 
-@pytest.mark.parametrize("role", ["drafter", "target"])
+@pytest.mark.parametrize("role", [pytest.param("drafter", marks=pytest.mark.long), "target"])
 def test_killed_in_mid_stream_the_texts_stay_the_same(exact, role):
     calm = streams(exact, 300, [11, 12, 13, 14])
     assert sum(from_drafter(last["timings"]) for _, last in calm) > 30

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import openai
 import psutil
+import pytest
 from helpers.builtin_pair import DRAFTER, NO_END, TARGET
 from helpers.real_workers import until
 from helpers.server_process import free_port, serve, wait_ready
@@ -15,6 +16,7 @@ from helpers.server_process import free_port, serve, wait_ready
 ENGINES = "target_engine: octet\ndraft_engine: octet\n"  # so that none is tried
 
 
+@pytest.mark.long
 def test_further_models_come_when_they_are_named_and_go_when_they_rest(tmp_path):
     twin, small = tmp_path / "twin.yaml", tmp_path / "small.yaml"
     twin.write_text(f"target: {TARGET}\ndraft: {DRAFTER}\nalias: twin\nkeep_alive: 30\n{ENGINES}")

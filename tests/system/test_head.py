@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
 from helpers.builtin_pair import TARGET
+from helpers.next_token_gguf import qwen35
 from helpers.random_heads import save_head
 from helpers.running_server import RunningServer
 from helpers.streams import streams
@@ -24,12 +26,26 @@ def drafted(stack: RunningServer) -> int:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("engine", ["octet", "torch"])
+@pytest.mark.parametrize("engine", ["octet", "torch", "llama_cpp"])
 def test_it_drafts_and_the_texts_are_the_targets(tmp_path, engine):
     head = save_head(tmp_path / "head", TARGET, "sglang")
-    stack = RunningServer(draft=str(head), target_engine=engine, strategy="serial", gamma=2, **SETTINGS)
+    if engine == "llama_cpp":  # which has no name for what leaves the last layer
+        config = json.loads((head / "config.json").read_text())
+        config["eagle_config"] = {"eagle_aux_hidden_state_layer_ids": [0, 1, 2]}
+        (head / "config.json").write_text(json.dumps(config))
+    drafts_and_keeps_the_texts({"draft": str(head), "target_engine": engine, **SETTINGS}, (engine, "head"))
+
+
+def test_a_models_own_next_token_layers_draft(tmp_path):
+    target, _ = qwen35(tmp_path / "qwen.gguf")
+    told = {**SETTINGS, "target": str(target), "draft": "mtp", "context": 400}
+    drafts_and_keeps_the_texts(told, ("llama_cpp", "next_token"))
+
+
+def drafts_and_keeps_the_texts(settings, engines):
+    stack = RunningServer(strategy="serial", gamma=2, **settings)
     try:
-        assert [role.spec.engine for role in (stack.plan.target, stack.plan.drafter)] == [engine, "head"]
+        assert tuple(role.spec.engine for role in (stack.plan.target, stack.plan.drafter)) == engines
         texts = [text for text, _ in streams(stack, 150, SEEDS, speculation=False)]
         end = time.monotonic() + 90
         while drafted(stack) <= 50:  # it begins once it was told the states of the prompt, and the toy does not wait
@@ -49,7 +65,7 @@ def test_it_drafts_and_the_texts_are_the_targets(tmp_path, engine):
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        ({"target_engine": "llama_cpp"}, "hands out no hidden states, .* take torch or octet"),
+        ({"target_engine": "llama_cpp"}, "does not hand out the hidden states .* take torch or octet"),
         ({"draft_engine": "octet"}, "octet runs"),
         ({"draft_engine": "torch"}, "leave out --draft-engine"),
         ({"target_ranks": 2}, "without ranks"),

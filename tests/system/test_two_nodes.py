@@ -42,6 +42,7 @@ def stack(cluster):
     made.close()
 
 
+@pytest.mark.long
 def test_each_role_on_its_own_node_and_killed_in_turn_the_texts_stay(stack):
     target, drafter = stack.plan.target, stack.plan.drafter
     here = ray.get_runtime_context().get_node_id()

@@ -13,7 +13,7 @@ from hetero.cli import main
 from hetero.placement.errors import ConfigError
 from hetero.placement.memory import ModelShape
 from hetero.workers.engines.registry import ENGINES, default_engine, find_engine
-from hetero.workers.models.forms import GGUF, HEAD, SAFETENSORS
+from hetero.workers.models.forms import GGUF, HEADS, SAFETENSORS
 
 ROOT = Path(hetero.__file__).parent.parent
 SHAPE = ModelShape(weights=700, parameters=1000, layers=2, kv_heads=2, head_dim=8, vocabulary=50)
@@ -51,7 +51,7 @@ def test_defaults_read_the_format_and_run_on_the_device():
     assert default_engine(SAFETENSORS, "cpu").name == "torch"
     assert default_engine(GGUF, "cuda").name in ("llama_cpp", "torch")
     for entry in ENGINES.values():
-        assert set(entry.formats) <= {GGUF, SAFETENSORS, HEAD} and entry.summary
+        assert set(entry.formats) <= {GGUF, SAFETENSORS, *HEADS} and entry.summary
         assert entry.weight_bytes(SHAPE, "float32") > 0 and entry.kv_width("bfloat16", "f16") == 2
         assert all(1 < entry.kv_width("bfloat16", kept) <= 2 for kept in entry.kv_caches)
         if not entry.gpus:

@@ -174,3 +174,9 @@ def row_order(entries: Sequence[Entry[_Booked]]) -> list[int]:
     for index, place in enumerate(order):
         found[place] = index
     return found
+
+
+def in_order(entries: Sequence[Entry[_Booked]]) -> list[Row]:
+    """The rows of a call as they came."""
+    placed = {place: row for entry in entries for place, row in zip(entry.places, entry.rows, strict=True)}
+    return [placed[place] for place in sorted(placed)]

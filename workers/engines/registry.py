@@ -6,7 +6,7 @@ registry can be read where a library is missing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from hetero.placement.errors import ConfigError
 from hetero.placement.memory import F16, Q8_0, KvCache, ModelShape
-from hetero.workers.models.forms import GGUF, HEAD, SAFETENSORS
+from hetero.workers.models.forms import GGUF, HEAD, HEADS, NEXT_TOKEN, SAFETENSORS
+from hetero.workers.models.head import NEXT
+from hetero.workers.models.metadata import Metadata
+from hetero.workers.models.next_layers import FAMILIES
 
 if TYPE_CHECKING:
     from hetero.workers.engines.base import Engine
@@ -72,7 +75,8 @@ class EngineEntry:
     of a number in its KV cache; ``kv_caches``: how it can keep those; ``always_exact``: a row's bits do not depend on
     what shares its forward; ``gpus``: whether any GPU will do; ``splits``: whether one may
     hold some of the layers, and the CPU the rest; ``layer_parallel``: whether guesses may run layers in parallel;
-    ``features``: whether it can hand out hidden states; ``learns``: whether it can be taught while it serves.
+    ``hands_out(model, layers)``: whether it can hand out what enters these layers (their number: what leaves the last;
+    NEXT: what next-token layers draw from); ``learns``: whether it can be taught while it serves.
     """
 
     name: str
@@ -88,12 +92,17 @@ class EngineEntry:
     gpus: bool = True
     splits: bool = False
     layer_parallel: bool = False
-    features: bool = False
+    hands_out: Callable[[Metadata, Sequence[int]], bool] = lambda model, layers: not layers
     learns: bool = False
     package: str = ""  # the import it needs, and
     extra: str = ""  # what of hetero brings it
     variant: Callable[[], str] = lambda: ""  # which of its kinds this machine gets
     repair: Callable[[], str] = lambda: "take another engine"  # what to do where it dies of an instruction
+
+    @property
+    def drafts_from_states(self) -> bool:
+        """Whether it runs heads."""
+        return any(form in HEADS for form in self.formats)
 
     def objection(self, kind: str, here: bool) -> str | None:
         """Why the engine cannot run on a kind of device; of another machine (not ``here``) only what is always so."""
@@ -106,8 +115,8 @@ class EngineEntry:
         return self.why_not(kind)
 
 
-def _load_llama(settings: EngineSettings) -> Engine:
-    from hetero.workers.engines.llama_cpp import LlamaSettings, load_llama
+def _load_llama(settings: EngineSettings, next_token: bool = False) -> Engine:
+    from hetero.workers.engines.llama_cpp.engine import LlamaSettings, load_llama
 
     own = LlamaSettings(
         settings.threads,
@@ -119,8 +128,17 @@ def _load_llama(settings: EngineSettings) -> Engine:
         gpus=settings.gpus,
         gpu_layers=settings.gpu_layers,
         kv_cache=settings.kv_cache,
+        features=settings.features,
     )
+    if next_token:
+        from hetero.workers.engines.llama_cpp.next_token import NextTokenEngine
+
+        return NextTokenEngine(settings.path, own)
     return load_llama(settings.path, own)
+
+
+def _load_next_token(settings: EngineSettings) -> Engine:
+    return _load_llama(settings, next_token=True)
 
 
 def _no_llama(kind: str) -> str | None:
@@ -218,6 +236,23 @@ def _no_octet(kind: str) -> str | None:
     return None if reason is None else f"{reason}; use llama_cpp or torch"
 
 
+def _by_layers(model: Metadata, layers: Sequence[int]) -> bool:
+    return NEXT not in layers
+
+
+# Architectures of which the pinned llama.cpp's graphs name what enters their layers.
+_NAMED = frozenset(
+    {
+        "gemma4", "gpt-oss", "lfm2", "llama", "minimax-m2", "qwen3", "qwen35", "qwen35moe", "qwen3moe", "qwen3next",
+    }
+)  # fmt: skip
+
+
+def _llama_hands_out(model: Metadata, layers: Sequence[int]) -> bool:
+    """(What leaves the last layer has no name in its graphs.)"""
+    return all(model.family in (FAMILIES if at == NEXT else _NAMED) and at < model.layers for at in layers)
+
+
 _ENTRIES = (
     EngineEntry(
         name="llama_cpp",
@@ -229,6 +264,7 @@ _ENTRIES = (
         kv_width=lambda dtype, kept: 2 if kept == F16 else 34 / 32,  # a scale for 32
         splits=True,
         kv_scale=32,
+        hands_out=_llama_hands_out,
         package="llama_cpp",
         extra="llama",
         repair=_repair_llama,
@@ -243,7 +279,7 @@ _ENTRIES = (
         kv_width=lambda dtype, kept: _WIDTHS[dtype],
         kv_caches=(F16,),
         layer_parallel=True,
-        features=True,
+        hands_out=_by_layers,
         learns=True,
         package="torch",
         extra="torch",
@@ -259,7 +295,7 @@ _ENTRIES = (
         kv_width=lambda dtype, kept: 2 if kept == F16 else 18 / 16,  # a scale for 16
         always_exact=True,
         gpus=False,
-        features=True,
+        hands_out=_by_layers,
         variant=_octet_path,
     ),
     EngineEntry(
@@ -274,6 +310,19 @@ _ENTRIES = (
         package="torch",
         extra="torch",
     ),
+    EngineEntry(
+        name="next_token",
+        summary="a model's own next-token layers (MTP), which draft from its states, where llama_cpp runs",
+        formats=(NEXT_TOKEN,),
+        load=_load_next_token,
+        why_not=_no_llama,
+        weight_bytes=lambda shape, dtype: shape.weights,
+        kv_width=lambda dtype, kept: 2 if kept == F16 else 34 / 32,
+        kv_scale=32,
+        package="llama_cpp",
+        extra="llama",
+        repair=_repair_llama,
+    ),
 )
 ENGINES = {entry.name: entry for entry in _ENTRIES}
 
@@ -286,10 +335,12 @@ def find_engine(name: str, field: str = "engine") -> EngineEntry:
     return entry
 
 
-def default_engine(form: str, kind: str, features: bool = False) -> EngineEntry:
-    """The engine of a format on a kind of device: the first that can run there, else the first that reads it;
-    ``features``: of those that hand out hidden states."""
-    reading = [entry for entry in ENGINES.values() if form in entry.formats and entry.features >= features]
+def default_engine(form: str, kind: str, model: Metadata | None = None, states: Sequence[int] = ()) -> EngineEntry:
+    """The engine of a format on a kind of device: the first that can run there, else the first that reads it; of those
+    that hand out these ``states`` of a model (of all, where none does)."""
+    reading = [entry for entry in ENGINES.values() if form in entry.formats]
+    if model is not None:
+        reading = [entry for entry in reading if entry.hands_out(model, states)] or reading
     return next((entry for entry in reading if entry.objection(kind, here=True) is None), reading[0])
 
 

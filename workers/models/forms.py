@@ -2,4 +2,5 @@
 
 from __future__ import annotations
 
-GGUF, SAFETENSORS, HEAD = "GGUF", "safetensors", "head"
+GGUF, SAFETENSORS, HEAD, NEXT_TOKEN = "GGUF", "safetensors", "head", "next-token layers"
+HEADS = (HEAD, NEXT_TOKEN)  # of a target, from whose states they draft

@@ -15,12 +15,16 @@ _QUIET = llama_cpp.llama_log_callback(lambda level, text, data: None)
 llama_cpp.llama_log_set(_QUIET, ctypes.c_void_p(0))
 
 
-def open_gguf(path: Path, gpus: Sequence[int] = (), vocabulary_only: bool = False, layers: int = -1) -> object:
+def open_gguf(
+    path: Path, gpus: Sequence[int] = (), vocabulary_only: bool = False, layers: int = -1, next_tokens: bool = False
+) -> object:
     """A llama_model pointer. ``gpus``: the ggml devices that share all layers, or the last ``layers`` of them, each
-    some in sequence, as their free memory has it; none: the CPU does. Raises ModelError."""
+    some in sequence, as their free memory has it; none: the CPU does. ``next_tokens``: with its next-token layers.
+    Raises ModelError."""
     llama_cpp.llama_backend_init()
     params = llama_cpp.llama_model_default_params()
     params.vocab_only = vocabulary_only
+    params.load_mtp = next_tokens
     params.n_gpu_layers = 0 if not gpus else layers + 1 if layers >= 0 else 1_000  # it counts the output first
     devices = (ctypes.c_void_p * (len(gpus) + 1))(
         *gpus

@@ -2,7 +2,8 @@
 
 EAGLE-3 (Li et al. 2025) in the layouts of SGLang (``LlamaForCausalLMEagle3``) and of speculators and vLLM
 (``speculators_model_type``); Dovetail's dynamic gating fusion (Zhang et al. 2024) in one of our own
-(``DovetailForCausalLM``): llama's keys, and ``target_hidden_size``.
+(``DovetailForCausalLM``): llama's keys, and ``target_hidden_size``. A checkpoint's own next-token layers (MTP), as a
+GGUF file of their own (``next_layers``).
 """
 
 from __future__ import annotations
@@ -13,14 +14,17 @@ from typing import Any
 
 from hetero.workers.errors import ModelError
 from hetero.workers.models.directory import check_directory
+from hetero.workers.models.metadata import read_metadata
+from hetero.workers.models.next_layers import stand_alone
 
-EAGLE3, DOVETAIL = "eagle3", "dovetail"
+EAGLE3, DOVETAIL, OWN_LAYERS = "eagle3", "dovetail", "mtp"
 _ARCHITECTURES = {
     "LlamaForCausalLMEagle3": EAGLE3,
     "Eagle3LlamaForCausalLM": EAGLE3,
     "Eagle3Speculator": EAGLE3,
     "DovetailForCausalLM": DOVETAIL,
 }
+NEXT = -1  # of a target's layers: what its own next-token layers draw from
 _LAYERS, _WIDTH, _STATES = 1 << 10, 1 << 17, 8  # more is a damaged file
 _FEATURES = 1 << 18  # numbers of a token's, as they travel
 
@@ -39,8 +43,10 @@ class HeadConfig:
     normed: bool = False
 
     def states(self, layers: int) -> tuple[int, ...]:
-        """Which of a target of so many layers it drafts from: what enters each, their number for what leaves the last.
-        Raises ModelError."""
+        """Which of a target of so many layers it drafts from: what enters each, their number for what leaves the last,
+        NEXT for what its own next-token layers draw from. Raises ModelError."""
+        if self.kind == OWN_LAYERS:
+            return (NEXT,)
         usual = (2, layers // 2, layers - 3) if self.kind == EAGLE3 else (layers,)
         found = self.layers or usual
         if not all(0 <= layer <= layers for layer in found):
@@ -54,12 +60,16 @@ class HeadConfig:
 
 
 def is_head(path: Path) -> bool:
-    """Whether a path is a head's directory. Raises ModelError for one that cannot be loaded safely."""
-    return path.is_dir() and _kind(check_directory(path)) is not None
+    """Whether a path is a head's directory, or a file of next-token layers alone. Raises ModelError for one that cannot
+    be loaded safely."""
+    return _kind(check_directory(path)) is not None if path.is_dir() else stand_alone(path)
 
 
 def read_head(path: Path) -> HeadConfig:
-    """A head's directory. Raises ModelError."""
+    """A head's directory or file. Raises ModelError."""
+    if path.is_file():
+        told = read_metadata(path)
+        return HeadConfig(OWN_LAYERS, {"vocab_size": told.vocabulary}, told.width, None, told.vocabulary)
     config = check_directory(path)
     kind = _kind(config)
     if kind is None:

@@ -19,7 +19,8 @@ _LARGEST = 1 << 31  # of a number that counts something: more is a damaged file
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a model's shape is made of. Numbers count; ``context`` in tokens; ``head`` is the size of one head.
+    """What a model's shape is made of. Numbers count; ``layers`` without next-token ones; ``context`` in tokens;
+    ``head`` is the size of one head.
 
     ``epsilon`` of its RMS norms; ``theta`` the base of its rotary frequencies, ``scaling`` how those are stretched ("":
     not at all); ``window``: tokens its attention looks back (0: all); ``quantisation`` as people write it: Q4_K_M, F16.
@@ -57,7 +58,7 @@ def _of_header(path: Path) -> Metadata:
     scaling = str(header.get(f"{family}.rope.scaling.type", "none"))
     return Metadata(
         family=family,
-        layers=numbers.count("block_count", 1, must=True),
+        layers=max(1, numbers.count("block_count", 1, must=True) - numbers.count("nextn_predict_layers", 0)),
         width=width,
         heads=heads,
         kv_heads=numbers.count("attention.head_count_kv", heads),

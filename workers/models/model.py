@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hetero.placement.memory import ModelShape
 from hetero.workers.errors import ModelError
-from hetero.workers.models.forms import GGUF, HEAD, SAFETENSORS
+from hetero.workers.models.forms import GGUF, HEAD, NEXT_TOKEN, SAFETENSORS
 from hetero.workers.models.gguf_header import parts
-from hetero.workers.models.head import HeadConfig, is_head, read_head
+from hetero.workers.models.head import OWN_LAYERS, HeadConfig, is_head, read_head
 from hetero.workers.models.metadata import Metadata, read_metadata
+from hetero.workers.models.next_layers import next_layers
 from hetero.workers.models.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -32,7 +33,9 @@ class Model:
     @property
     def form(self) -> str:
         """What an engine must read to run it."""
-        return HEAD if self.head is not None else GGUF if self.is_gguf else SAFETENSORS
+        if self.head is not None:
+            return NEXT_TOKEN if self.is_gguf else HEAD
+        return GGUF if self.is_gguf else SAFETENSORS
 
     @property
     def context(self) -> int:
@@ -47,6 +50,8 @@ def read_model(path: Path, name: str = "", of: Model | None = None) -> Model:
     if head is not None and of is None:
         raise ModelError(f"{path}: this is a head, it answers nothing by itself: name it as the --draft of its target")
     metadata = read_metadata(path)
+    if head is not None and head.kind == OWN_LAYERS:
+        metadata = replace(metadata, layers=next_layers(path))
     tokenizer = load_tokenizer(path) if head is None or of is None else of.tokenizer
     if not any(tokenizer.vocabulary.pieces):
         raise ModelError(f"{path}: its vocabulary is empty")

@@ -72,7 +72,7 @@ class GgufTokenizer:
 
     def _tokens(self, text: str, special: bool, control: bool) -> list[int]:
         data = text.encode()
-        room = len(data) + 8
+        room = 3 * len(data) + 8  # a space may be spelt in three bytes
         buffer = (ctypes.c_int32 * room)()
         count = self._lib.llama_tokenize(self._vocab, data, len(data), buffer, room, special, control)
         if count < 0:

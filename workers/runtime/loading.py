@@ -10,7 +10,6 @@ from pathlib import Path
 from hetero.workers.engines.base import Engine
 from hetero.workers.engines.registry import EngineSettings, Progress, find_engine, unheard
 from hetero.workers.engines.translated import STRETCH, TranslatedEngine
-from hetero.workers.models.forms import HEAD
 from hetero.workers.models.tokenizer import load_tokenizer
 from hetero.workers.models.translation import translation
 from hetero.workers.models.vocabulary import Vocabulary
@@ -40,7 +39,7 @@ def load_engine(spec: WorkerSpec, progress: Progress = unheard) -> Engine:
     """The engine, asked in the tokens that the spec names. Raises HeteroError."""
     settings = replace(settings_of(spec), progress=progress)
     entry = find_engine(spec.engine)
-    if not spec.vocabulary or HEAD in entry.formats:  # a head speaks its target's tokens
+    if not spec.vocabulary or entry.drafts_from_states:  # a head speaks its target's tokens
         return entry.load(settings)
     asked, own = (load_tokenizer(path) for path in (Path(spec.vocabulary), spec.path))
     engine = entry.load(replace(settings, context=ceil(STRETCH * spec.context)))

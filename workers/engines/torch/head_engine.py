@@ -7,13 +7,14 @@ What it holds of a draft token was made from a guess of the target's state, so i
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from hetero.workers.engines.base import Features, OnEarlyExit, Outcome, Row
+from hetero.workers.engines.head_states import HeadStates
 from hetero.workers.engines.kv_slots import SlotSequence
 from hetero.workers.engines.ledger import Entry, entered, row_order
 from hetero.workers.engines.torch.attention import Forward, Part
@@ -21,15 +22,6 @@ from hetero.workers.engines.torch.engine import Course, TorchEngine, TorchOutcom
 from hetero.workers.engines.torch.heads import HeadModel, load_head
 from hetero.workers.errors import Unsupported
 from hetero.workers.models.head import read_head
-
-
-@dataclass(slots=True)
-class _States:
-    """Of a sequence: the true states before its tokens, by their place, until those are committed; and the head's own,
-    of the nodes it holds."""
-
-    true: dict[int, Tensor] = field(default_factory=dict)
-    own: dict[int, Tensor] = field(default_factory=dict)
 
 
 class HeadEngine(TorchEngine):
@@ -40,14 +32,14 @@ class HeadEngine(TorchEngine):
         if settings.exact or settings.group > 1:
             raise Unsupported(f"{path.name} is a head: it drafts, and its guesses are not exact")
         self._target = target
-        self._books: dict[int, _States] = {}
+        self._books: dict[int, HeadStates[Tensor]] = {}
         self._given: list[Tensor | None] = []  # states before the rows of the forward that is about to run
         self._left: Tensor | None = None  # states of its rows
         super().__init__(path, settings)
         self.limits = replace(self.limits, lasting=False, prefixes=False, drafts_from=read_head(path).features)
 
     def inform(self, seq: int, first: int, features: Features) -> None:
-        book, most = self._books.setdefault(seq, _States()), self.limits.chunk
+        book, most = self._books.setdefault(seq, HeadStates()), self.limits.chunk
         try:
             for at in range(0, len(features), most):
                 given = torch.from_numpy(features[at : at + most].copy()).to(self._device, self._keys.dtype)
@@ -57,7 +49,7 @@ class HeadEngine(TorchEngine):
             book.true.clear()
 
     def prefill(self, seq: int, tokens: Sequence[int], every: bool = False) -> Outcome:
-        book = self._books.setdefault(seq, _States())
+        book = self._books.setdefault(seq, HeadStates())
         first = self.length(seq) if seq in self._slots else 0
         self._given = [book.true.get(first + at) for at in range(len(tokens))]
         outcome = super().prefill(seq, tokens, every)
@@ -74,11 +66,15 @@ class HeadEngine(TorchEngine):
                 # A guess needs the state that the head itself leaves at the token before.
                 now, later = [], []
                 for entry in waiting:
-                    ready, held = self._divided(entry)
+                    ready, held = self._books[entry.rows[0].seq].divided(entry.rows, entry.positions)
                     now += [entry.part(ready)]
                     later += [entry.part(held)] if held else []
                 waiting = later
-                self._given = [self._before(row, at) for part in now for row, at in self._rows(part)]
+                self._given = [
+                    self._books[row.seq].before(row, place)
+                    for part in now
+                    for row, place in zip(part.rows, part.positions, strict=True)
+                ]
                 found.append(self._forward(self._true, now))
                 assert self._left is not None
                 places = [row for part in now for row in part.rows]
@@ -89,10 +85,7 @@ class HeadEngine(TorchEngine):
 
     def commit(self, seq: int, node: int, keep: Collection[int] = ()) -> None:
         super().commit(seq, node, keep)
-        book = self._books[seq]
-        book.own = {kept: state for kept, state in book.own.items() if kept == node or kept in keep}
-        length = self.length(seq)
-        book.true = {place: state for place, state in book.true.items() if place >= length}
+        self._books[seq].committed(node, keep, self.length(seq))
 
     def close(self, seq: int) -> None:
         super().close(seq)
@@ -101,31 +94,6 @@ class HeadEngine(TorchEngine):
     def _load(self, path: Path, settings: TorchSettings, parts_of: int) -> HeadModel:
         self._head = load_head(path, self._target, settings.dtype)
         return self._head
-
-    @staticmethod
-    def _rows(part: Entry[SlotSequence]) -> list[tuple[Row, int]]:
-        return list(zip(part.rows, part.positions, strict=True))
-
-    def _before(self, row: Row, place: int) -> Tensor | None:
-        """The state before a row: the target's, the head's own, or none that is known."""
-        book = self._books.setdefault(row.seq, _States())
-        true = book.true.get(place) if row.committed else None
-        return true if true is not None else book.own.get(row.parent)
-
-    def _divided(self, entry: Entry[SlotSequence]) -> tuple[list[int], list[int]]:
-        """Which rows of an entry can be evaluated now, and which only behind those: whose state comes of them."""
-        own = {row.node for row in entry.rows}
-        now: list[int] = []
-        later: list[int] = []
-        held: set[int] = set()
-        for at, (row, place) in enumerate(self._rows(entry)):
-            known = row.parent not in own or (row.committed and place in self._books[row.seq].true)
-            if known and row.parent not in held:
-                now.append(at)
-            else:
-                later.append(at)
-                held.add(row.node)
-        return now, later
 
     def _logits(self, course: Course, tokens: Tensor, positions: Tensor, parts: list[Part], keep: int = 0) -> Tensor:
         count, width = tokens.shape[1], self._head.config.hidden_size

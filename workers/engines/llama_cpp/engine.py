@@ -17,9 +17,11 @@ import numpy as np
 
 from hetero.placement.memory import F16, Q8_0, KvCache
 from hetero.workers.engines.accelerators import gpu_handles
-from hetero.workers.engines.base import Engine, EngineLimits, OnEarlyExit, Outcome, Row
+from hetero.workers.engines.base import Engine, EngineLimits, Features, OnEarlyExit, Outcome, Row, as_features
 from hetero.workers.engines.kv_slots import saved_under
-from hetero.workers.engines.ledger import Ledger, entered
+from hetero.workers.engines.ledger import Entry, Ledger, entered, in_order
+from hetero.workers.engines.llama_cpp.batch import Batch, RowBatch
+from hetero.workers.engines.llama_cpp.states import LlamaStates
 from hetero.workers.errors import Aborted, EngineError, KvFull, TooManyLeaves, UnknownNode, Unsupported
 from hetero.workers.models.gguf import open_gguf
 from hetero.workers.sampling.logits_processors import Logits
@@ -44,6 +46,7 @@ class LlamaSettings:
     branches: int = 32  # live branches per sequence
     draft_nodes: int = 128  # evaluated draft tokens per sequence
     kv_cache: KvCache = F16
+    features: tuple[int, ...] = ()  # layers whose input is handed out; NEXT: what its next-token layers draw from
 
 
 # llama.cpp polls this between graph nodes from its compute threads. A Python callback would take the GIL each
@@ -61,6 +64,8 @@ def set_cache_type(params: llama_cpp.llama_context_params, kept: str) -> None:
 class LlamaEngine:
     """One GGUF model with its KV cache."""
 
+    _kind = llama_cpp.LLAMA_CONTEXT_TYPE_DEFAULT
+
     def __init__(self, path: Path, settings: LlamaSettings, model: object = None) -> None:
         """Load, or take an open ``model``. Raises ModelError for a file llama.cpp refuses, Unsupported for memory that
         cannot roll back."""
@@ -68,7 +73,7 @@ class LlamaEngine:
         self._model = model or open_gguf(
             path, gpu_handles(path, settings.gpu, settings.gpus), layers=settings.gpu_layers
         )
-        if is_recurrent(self._model):
+        if self._kind == llama_cpp.LLAMA_CONTEXT_TYPE_DEFAULT and is_recurrent(self._model):
             llama_cpp.llama_model_free(self._model)
             raise Unsupported(f"{path.name} has recurrent memory: it takes the engine of such models")
         self._flag = ctypes.create_string_buffer(2)
@@ -82,6 +87,7 @@ class LlamaEngine:
         )  # it wants a row for each
         params.n_threads = params.n_threads_batch = settings.threads
         params.kv_unified = not exact
+        params.ctx_type = self._kind
         set_cache_type(params, settings.kv_cache)
         params.no_perf = True
         params.abort_callback = IS_SET
@@ -91,6 +97,7 @@ class LlamaEngine:
             llama_cpp.llama_model_free(self._model)
             raise EngineError(f"llama.cpp could not make a context of {params.n_ctx} cells for {path.name}")
         self._memory = llama_cpp.llama_get_memory(self._context)
+        self._states = LlamaStates(self._context, settings.features)
         vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
         self.limits = EngineLimits(
             vocabulary=vocabulary,
@@ -101,10 +108,11 @@ class LlamaEngine:
             exact=exact,
             draft_nodes=spare,
             branches=ids,
+            features=self._states.width,
         )
-        self._batch = Batch(params.n_batch, ids)
+        self._batch: Batch = RowBatch(params.n_batch, ids)
         self._ids = list(range(ids))[::-1]  # free llama sequence ids
-        self._sequences: dict[int, _BranchedSequence] = {}
+        self._sequences: dict[int, BranchedSequence] = {}
         self._saved: dict[int, ctypes.Array[ctypes.c_uint8]] = {}
 
     def prefill(self, seq: int, tokens: Sequence[int], every: bool = False) -> Outcome:
@@ -115,7 +123,7 @@ class LlamaEngine:
         ledger.check_prefill(tokens, self.limits)
         opened = held is None
         if held is None:
-            held = _BranchedSequence(ledger, {self._take(): 0})
+            held = BranchedSequence(ledger, {self._take(): 0})
         ids = list(held.leaves)
         self._batch.clear()
         for at, token in enumerate(tokens):
@@ -129,7 +137,7 @@ class LlamaEngine:
         self._sequences[seq] = held
         held.ledger.length += len(tokens)
         wanted = list(range(len(tokens))) if every else [len(tokens) - 1]
-        return LlamaOutcome(self._context, self.limits.vocabulary, wanted)
+        return LlamaOutcome(self._context, self.limits.vocabulary, wanted, self._states)
 
     def extend(self, rows: Sequence[Row], on_early_exit: OnEarlyExit | None = None) -> Outcome:
         with entered(rows, self.limits, self._held) as entries:
@@ -138,8 +146,7 @@ class LlamaEngine:
             try:
                 for entry in entries:
                     self._branch(entry.sequence, entry.rows)
-                self._fill(rows)
-                self._decode(starts)
+                outcome = self._evaluate(entries, starts)
             except BaseException:
                 for held, leaves in before:
                     for new in held.leaves.keys() - leaves.keys():
@@ -149,7 +156,7 @@ class LlamaEngine:
         if self.limits.exact:  # the padding rows
             held = self._sequences[rows[0].seq]
             self._remove(next(iter(held.leaves)), held.ledger.position(rows[-1].node) + 1)
-        return LlamaOutcome(self._context, self.limits.vocabulary, list(range(len(rows))))
+        return outcome
 
     def commit(self, seq: int, node: int, keep: Collection[int] = ()) -> None:
         held = self._held(seq)
@@ -194,7 +201,7 @@ class LlamaEngine:
             self._give(i)
             raise KvFull("llama.cpp found no room for a saved sequence")
         self._remove(i, length)
-        self._sequences[seq] = _BranchedSequence(Ledger().opened(length), {i: 0})
+        self._sequences[seq] = BranchedSequence(Ledger().opened(length), {i: 0})
 
     def drop_prefix(self, key: int) -> None:
         self._saved.pop(key, None)
@@ -214,13 +221,13 @@ class LlamaEngine:
         ids = range(len(self._batch.ids))
         return sum(llama_cpp.llama_memory_seq_pos_max(self._memory, i) + 1 for i in ids)
 
-    def _held(self, seq: int) -> _BranchedSequence:
+    def _held(self, seq: int) -> BranchedSequence:
         held = self._sequences.get(seq)
         if held is None:
             raise UnknownNode(f"sequence {seq} is not open")
         return held
 
-    def _branch(self, held: _BranchedSequence, rows: Sequence[Row]) -> None:
+    def _branch(self, held: BranchedSequence, rows: Sequence[Row]) -> None:
         """Give each row's branch a llama id: the first child takes its parent's over, others copy it."""
         tips = {leaf: i for i, leaf in held.leaves.items()}
         for row in rows:
@@ -234,6 +241,13 @@ class LlamaEngine:
                 llama_cpp.llama_memory_seq_cp(self._memory, source, i, 0, end)
             held.leaves[i] = row.node
             tips[row.node] = i
+
+    def _evaluate(self, entries: Sequence[Entry[BranchedSequence]], starts: Sequence[tuple[int, int]]) -> Outcome:
+        """The forward of an extend whose rows have their branches."""
+        rows = in_order(entries)
+        self._fill(rows)
+        self._decode(starts)
+        return LlamaOutcome(self._context, self.limits.vocabulary, list(range(len(rows))), self._states)
 
     def _fill(self, rows: Sequence[Row]) -> None:
         """The batch of an extend; in exact mode padded to the fixed width with rows that are dropped after."""
@@ -254,7 +268,7 @@ class LlamaEngine:
     def _decode(self, starts: Sequence[tuple[int, int]]) -> None:
         """Run the batch. On failure remove what it left behind: cells of each id from its start position on."""
         self._flag[0] = b"\0"
-        code = llama_cpp.llama_decode(self._context, self._batch.struct)
+        code = self._batch.run(self._context)
         llama_cpp.llama_synchronize(self._context)  # a GPU works on; the wait belongs to this thread
         if code == 0:
             return
@@ -280,7 +294,7 @@ class LlamaEngine:
 
 
 @dataclass
-class _BranchedSequence:
+class BranchedSequence:
     """A sequence's nodes, and the branches that hold them: llama sequence id -> deepest node."""
 
     ledger: Ledger
@@ -298,8 +312,10 @@ class _BranchedSequence:
 
 
 class LlamaOutcome(Outcome):
-    def __init__(self, context: object, vocabulary: int, rows: list[int]) -> None:
-        self._context, self._rows = context, rows
+    """``rows``: the batch's that were wanted; ``first``: where the call's own begin in it."""
+
+    def __init__(self, context: object, vocabulary: int, rows: list[int], states: LlamaStates, first: int = 0) -> None:
+        self._context, self._rows, self._states, self._first = context, rows, states, first
         self._type = ctypes.c_float * vocabulary
 
     def logits(self, row: int) -> Logits:
@@ -310,47 +326,15 @@ class LlamaOutcome(Outcome):
         found: Logits = np.frombuffer(memoryview(values), dtype=np.float32)
         return found
 
-
-class Batch:
-    """A llama_batch over arrays of our own."""
-
-    def __init__(self, rows: int, ids: int) -> None:
-        self._token = (ctypes.c_int32 * rows)()
-        self._position = (ctypes.c_int32 * rows)()
-        self._count = (ctypes.c_int32 * rows)()
-        self._row_ids = [(ctypes.c_int32 * ids)() for _ in range(rows)]
-        self._pointers = (ctypes.POINTER(ctypes.c_int32) * rows)(
-            *[ctypes.cast(row, ctypes.POINTER(ctypes.c_int32)) for row in self._row_ids]
-        )
-        self._wanted = (ctypes.c_int8 * rows)()
-        self.ids = range(ids)
-        self.struct = llama_cpp.llama_batch(
-            n_tokens=0,
-            token=self._token,
-            embd=None,
-            pos=self._position,
-            n_seq_id=self._count,
-            seq_id=self._pointers,
-            logits=self._wanted,
-        )
-
-    def clear(self) -> None:
-        self.struct.n_tokens = 0
-
-    def add(self, token: int, position: int, ids: Sequence[int], logits: bool) -> None:
-        at = self.struct.n_tokens
-        self._token[at] = token
-        self._position[at] = position
-        self._count[at] = len(ids)
-        for n, i in enumerate(ids):
-            self._row_ids[at][n] = i
-        self._wanted[at] = logits
-        self.struct.n_tokens = at + 1
+    def features(self, rows: Sequence[int]) -> Features:
+        if not self._states.width:
+            return super().features(rows)
+        return as_features(self._states.taken([self._first + row for row in rows]))
 
 
 def load_llama(path: Path, settings: LlamaSettings) -> Engine:
     """The engine of a GGUF model's memory: of cells, or recurrent. Raises ModelError for a file llama.cpp refuses."""
-    from hetero.workers.engines.recurrent import RecurrentEngine
+    from hetero.workers.engines.llama_cpp.recurrent import RecurrentEngine
 
     model = open_gguf(path, gpu_handles(path, settings.gpu, settings.gpus), layers=settings.gpu_layers)
     return (RecurrentEngine if is_recurrent(model) else LlamaEngine)(path, settings, model)

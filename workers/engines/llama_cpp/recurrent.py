@@ -16,7 +16,9 @@ import llama_cpp
 
 from hetero.workers.engines.base import EngineLimits, OnEarlyExit, Outcome, Row
 from hetero.workers.engines.ledger import Ledger, entered
-from hetero.workers.engines.llama_cpp import IS_SET, Batch, LlamaOutcome, LlamaSettings, padded, set_cache_type
+from hetero.workers.engines.llama_cpp.batch import RowBatch
+from hetero.workers.engines.llama_cpp.engine import IS_SET, LlamaOutcome, LlamaSettings, padded, set_cache_type
+from hetero.workers.engines.llama_cpp.states import LlamaStates
 from hetero.workers.errors import Aborted, EngineError, KvFull, TooManyLeaves, UnknownNode, Unsupported
 
 _ROWS = 16  # of a window: each may cost a snapshot
@@ -73,13 +75,14 @@ class RecurrentEngine:
             llama_cpp.llama_model_free(self._model)
             raise EngineError(f"llama.cpp could not make a context of {params.n_ctx} cells for {path.name}")
         self._memory = llama_cpp.llama_get_memory(self._context)
+        self._states = LlamaStates(self._context, settings.features)
         self._snapshots = llama_cpp.llama_n_rs_seq(self._context)
         vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
         self.limits = EngineLimits(
             vocabulary, settings.context, rows, settings.chunk, settings.sequences, exact=True, draft_nodes=rows,
-            branches=settings.sequences, prefixes=False,
+            branches=settings.sequences, prefixes=False, features=self._states.width,
         )  # fmt: skip
-        self._batch = Batch(params.n_batch, 1)
+        self._batch = RowBatch(params.n_batch, 1)
         self._ids = list(range(settings.sequences))[::-1]
         self._sequences: dict[int, _Chain] = {}
 
@@ -96,9 +99,8 @@ class RecurrentEngine:
             self._sequences[seq] = held
             self._ids.pop()
         held.ledger.length += len(tokens)
-        return LlamaOutcome(
-            self._context, self.limits.vocabulary, list(range(len(tokens))) if every else [len(tokens) - 1]
-        )
+        wanted = list(range(len(tokens))) if every else [len(tokens) - 1]
+        return LlamaOutcome(self._context, self.limits.vocabulary, wanted, self._states)
 
     def extend(self, rows: Sequence[Row], on_early_exit: OnEarlyExit | None = None) -> Outcome:
         with entered(rows, self.limits, self._held) as (entry,):
@@ -110,7 +112,8 @@ class RecurrentEngine:
             first = len(held.pending)
             self._decode(held, [row.token for row in rows], range(len(rows)))
             held.nodes += [row.node for row in rows]
-        return LlamaOutcome(self._context, self.limits.vocabulary, list(range(first, first + len(rows))))
+        own = list(range(first, first + len(rows)))
+        return LlamaOutcome(self._context, self.limits.vocabulary, own, self._states, first)
 
     def commit(self, seq: int, node: int, keep: Collection[int] = ()) -> None:
         held = self._held(seq)
@@ -220,7 +223,7 @@ class RecurrentEngine:
         for n, token in enumerate([*held.pending, *tokens]):
             self._batch.add(token, held.cells + n, [held.id], n - len(held.pending) in wanted)
         self._flag[0] = b"\0"
-        code = llama_cpp.llama_decode(self._context, self._batch.struct)
+        code = self._batch.run(self._context)
         llama_cpp.llama_synchronize(self._context)
         if code == 0:
             held.last = len(held.pending) + len(tokens)

@@ -21,7 +21,7 @@ from hetero.planning.fitting import check_fit, fitting, free_memory
 from hetero.planning.heads import check_hands_out, states_for
 from hetero.planning.plan import Placement, Plan
 from hetero.planning.replicas import device_of, other_machines, shares_of
-from hetero.planning.sharing import check_learns, check_shared, copies, footprint_of
+from hetero.planning.sharing import check_learns, check_shared, copies, footprint_of, state_bytes
 from hetero.planning.vocabularies import spoken
 from hetero.workers.decoding.policy.strategy import AUTO, NAMES
 from hetero.workers.engines.registry import ENGINES, default_engine, find_engine, torch_dtype
@@ -338,7 +338,7 @@ class Planner:
         shared = self._inventory.topology.fast if layers >= 0 and here else ()
         dtype = torch_dtype(device.kind, exact)
         kept = kv_cache_of(config, role, model, chosen)
-        cell = kv_bytes(model.shape, chosen.kv_width(dtype, kept))
+        cell = kv_bytes(model.shape, chosen.kv_width(dtype, kept)) + state_bytes(model, states)
         spec = WorkerSpec(
             role=role,  # type: ignore[arg-type]
             model=str(model.path.resolve()),

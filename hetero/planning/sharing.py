@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hetero.errors import ConfigError
 from hetero.placement.device import Device
 from hetero.placement.memory import Footprint, footprint
@@ -57,7 +59,13 @@ def footprint_of(model: Model, spec: WorkerSpec) -> Footprint:
     count, weights = copies(spec.role, spec.ranks), engine.weight_bytes(model.shape, spec.dtype)
     if spec.learns:  # gradients, a copy and two moments in float32, and logits of a lesson with their gradients
         weights += 18 * model.shape.parameters + 128 * 12 * model.shape.vocabulary
-    return Footprint(count * weights, count * found.kv, count * found.work)
+    kept = state_bytes(model, spec.features) * spec.sequences * spec.context  # for heads
+    return Footprint(count * weights, count * found.kv, count * found.work + kept)
+
+
+def state_bytes(model: Model, states: Sequence[int]) -> int:
+    """What a token's hidden states take that are kept for heads."""
+    return 2 * model.metadata.width * len(states)
 
 
 def copies(role: str, ranks: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -35,6 +36,7 @@ class HeadTable(TableEngine):
     """A head. Of a committed token with features before it, ``informed`` counts them, of others ``blind``."""
 
     informed = blind = 0  # of all heads
+    begun: ClassVar[list[int]] = []  # where they began in their sequences
 
     def __init__(self, spec: TableSpec) -> None:
         super().__init__(replace(spec, lasting=False))
@@ -76,6 +78,8 @@ class HeadTable(TableEngine):
             return
         HeadTable.informed += 1
         before, position = told
+        if place == 0:
+            HeadTable.begun.append(position + 1)
         shift = self._shift.setdefault(seq, position + 1 - place)
         if position + 1 - place != shift or (place and before != known.get(place - 1, before)):
             raise EngineError(f"node at {place} of {seq} was told {told}, and is behind {known.get(place - 1)}")

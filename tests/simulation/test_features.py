@@ -60,10 +60,28 @@ def test_never_with_that_of_another_token(kind, strategy):
     assert HeadTable.informed > 20
 
 
-def test_a_head_that_comes_late_begins_where_it_hears():
+def test_a_head_that_comes_late_hears_of_all():
     HeadTable.informed = 0
+    HeadTable.begun.clear()
     world = World(3, "ahead", heads=True, faults=Faults(drafter_crash=0.15))
     story = world.ask(prompts(3, 1)[0] * 3, max_tokens=200, seed=4, asked={"ignore_end": True})
     world.play()
     check(world)
     assert story.end.stats.draft_n > 0 and HeadTable.informed > 20
+    assert len(HeadTable.begun) > 3 and set(HeadTable.begun) == {1}  # before the first token is no state
+
+
+@pytest.mark.parametrize("strategy", ["serial", "ahead"])
+def test_a_head_hears_of_a_cached_beginning(strategy):
+    """Of a prompt that begins as an earlier sequence does, its answer too, and what was never evaluated again."""
+    HeadTable.informed = HeadTable.blind = 0
+    HeadTable.begun.clear()
+    world = World(5, strategy, heads=True, cached=4000)
+    told: list[int] = prompts(5, 1)[0] * 3
+    for turn in range(5):
+        story = world.ask(told, max_tokens=40, seed=turn, asked={"ignore_end": True})
+        world.play()
+        assert turn == 0 or story.end.stats.cached_n >= len(told) - 10
+        told = [*told, *story.tokens, 7, 8, 9]
+    check(world)
+    assert HeadTable.blind == 0 and len(HeadTable.begun) == 5 and set(HeadTable.begun) == {1}

@@ -1,4 +1,4 @@
-"""The target's features of one sequence's tokens, as a head's drafter has heard of them."""
+"""The target's features of one sequence's tokens, as a verifier keeps them and as a head's drafter hears of them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ class FeatureRun:
     def __init__(self, width: int) -> None:
         """``width``: numbers of a token's."""
         self.first = self.end = 0
-        self._width = width
+        self.width = width
         self._parts: list[Features] = []
 
     def add(self, message: FeaturesMessage) -> Features | None:
         """What is new of a message, which ends where the run ends then; None where nothing is, or it makes no sense."""
         base, values = message.base, message.values
-        if message.width != self._width or not values or len(values) % (2 * self._width):
+        if message.width != self.width or not values or len(values) % (2 * self.width):
             return None
-        found = np.frombuffer(values, "<f2").reshape(-1, self._width)
+        return self.put(base, np.frombuffer(values, "<f2").reshape(-1, self.width))
+
+    def put(self, base: int, found: Features) -> Features | None:
+        """What is new of those of tokens from ``base`` on; None where nothing is."""
         end = base + len(found)
         if self._parts and base <= self.end:
             if end <= self.end:
@@ -36,8 +39,12 @@ class FeatureRun:
 
     def since(self, position: int) -> Features:
         """From a token of the run on, [tokens, width]."""
-        whole = np.concatenate(self._parts) if self._parts else np.zeros((0, self._width), np.float16)
-        return whole[position - self.first :]
+        found: list[Features] = [np.zeros((0, self.width), np.float16)]
+        at = self.end
+        while at > position and len(found) <= len(self._parts):
+            found.append(self._parts[-len(found)])
+            at -= len(found[-1])
+        return np.concatenate(found[::-1])[position - at :]
 
     def forget(self, before: int) -> None:
         """Those of the tokens before a position are not needed any more."""

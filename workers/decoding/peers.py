@@ -14,7 +14,7 @@ from hetero.workers.decoding.corrections import corrections
 from hetero.workers.decoding.policy.speeds import DrafterSpeeds
 from hetero.workers.decoding.protocol import Sends
 from hetero.workers.decoding.target_sequence import DrafterView, TargetSequence
-from hetero.workers.engines.base import Features, Outcome
+from hetero.workers.engines.base import Outcome
 from hetero.workers.wire.messages import (
     MAX_FEATURES,
     MAX_MESSAGE,
@@ -131,14 +131,15 @@ class Drafters:
         """A message to all where a sequence is open."""
         return [(self._peers[index].socket, message) for index in sequence.drafters]
 
-    def want(self, sequence: TargetSequence, width: int) -> bool:
-        """Whether a drafter where it is open drafts from features of this width."""
-        return width > 0 and any(self._peers[index].features == width for index in sequence.drafters)
-
-    def features(self, sequence: TargetSequence, base: int, features: Features) -> Sends:
-        """Those of the tokens from a position on, [tokens, width], to all who draft from them."""
-        width = features.shape[1]
-        wanting = [self._peers[n].socket for n in sequence.drafters if self._peers[n].features == width]
+    def features(self, sequence: TargetSequence, base: int, to: Iterable[int] | None = None) -> Sends:
+        """The features that are kept of a sequence's tokens from a position on, to all who draft from them (``to``: of
+        these drafters)."""
+        run = sequence.features
+        asked = sequence.drafters if to is None else to
+        wanting = [self._peers[n].socket for n in asked if run is not None and self._peers[n].features == run.width]
+        if run is None or not wanting:
+            return []
+        features, width = run.since(base), run.width
         most = max(1, MAX_FEATURES // (2 * width))
         sends: Sends = []
         for at in range(0, len(features), most):
@@ -184,7 +185,8 @@ class Drafters:
             sequence.drafters[peer.index] = DrafterView(sequence.length, now)
         else:
             view.length = sequence.length
-        return [(peer.socket, opening)]
+        first = sequence.features.first if sequence.features is not None else 0
+        return [(peer.socket, opening), *self.features(sequence, first, [peer.index])]
 
     def _tell(self, peer: DrafterPeer, view: DrafterView, sequence: TargetSequence, now: float, due: float) -> Sends:
         """The tokens committed since the length it is known to hold, and when to expect more."""

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hetero.workers.decoding.feature_run import FeatureRun
 from hetero.workers.decoding.kv_cursor import KvCursor
 from hetero.workers.decoding.protocol import DropPrefix, LoadPrefix, Operation, SavePrefix
+from hetero.workers.engines.base import Features
 
 _MOST = 256  # prefixes: each is compared with each prompt
 _LEAST = 16  # tokens below which a prefix is not worth its copy
@@ -20,6 +22,7 @@ _LEAST = 16  # tokens below which a prefix is not worth its copy
 class _Prefix:
     key: int
     tokens: NDArray[np.int64]
+    features: Features | None = None  # for heads, of all of them
 
 
 class PrefixCache:
@@ -40,18 +43,21 @@ class PrefixCache:
         """(prefixes, tokens in them)."""
         return len(self._held), sum(len(prefix.tokens) for prefix in self._held)
 
-    def retire(self, cursor: KvCursor, tokens: Sequence[int]) -> list[Operation]:
-        """Keep a sequence that is about to be closed, with its ``tokens`` as far as the engine has them."""
+    def retire(self, cursor: KvCursor, tokens: Sequence[int], features: FeatureRun | None = None) -> list[Operation]:
+        """Keep a sequence that is about to be closed, with its ``tokens`` as far as the engine has them, and their
+        ``features``, if all are known."""
         keep, length = cursor.settle()
-        saves = self.save(cursor.seq, tokens[:length])
+        whole = features is not None and features.first == 0 and features.end >= length
+        saves = self.save(cursor.seq, tokens[:length], features.since(0) if features is not None and whole else None)
         return [keep, *saves] if saves else []
 
-    def save(self, seq: int, tokens: Sequence[int]) -> list[SavePrefix | DropPrefix]:
+    def save(self, seq: int, tokens: Sequence[int], features: Features | None = None) -> list[SavePrefix | DropPrefix]:
         """Keep a sequence that is about to be closed, of which the engine holds ``tokens``."""
         size = len(tokens) // self._step * self._step
         if not _LEAST <= size <= self._budget:
             return []
-        new = _Prefix(next(self._keys), np.array(tokens[:size], np.int64))
+        kept_too = features[:size].copy() if features is not None else None
+        new = _Prefix(next(self._keys), np.array(tokens[:size], np.int64), kept_too)
         for prefix in self._held:
             if self._common(prefix, new.tokens) == size:  # it is held already
                 self._held.remove(prefix)
@@ -85,6 +91,11 @@ class PrefixCache:
         prefix = self._held.pop(best)
         self._held.append(prefix)
         return LoadPrefix(seq, prefix.key, sizes[best])
+
+    def features(self, load: LoadPrefix) -> Features | None:
+        """Those of the tokens that are loaded, if they are known."""
+        found = next((prefix.features for prefix in self._held if prefix.key == load.key), None)
+        return found[: load.length] if found is not None else None
 
     def forget(self, key: int) -> DropPrefix:
         """A prefix turned out to be of no use."""

@@ -110,7 +110,9 @@ class Scheduler:
         if save and sequence.prompt.complete and not prefilling:
             # In exact mode only chunks of a prompt are as they would be in the next one.
             output = [] if self._limits.exact else sequence.output.committed
-            self._operations += self._prefixes.retire(sequence.cursor, [*sequence.prompt.tokens, *output])
+            self._operations += self._prefixes.retire(
+                sequence.cursor, [*sequence.prompt.tokens, *output], sequence.features
+            )
         self._operations.append(Free(sequence.seq))
 
     def _ready(self, now: float) -> tuple[list[TargetSequence], float]:
@@ -145,6 +147,8 @@ class Scheduler:
             before.append(load)
             prompt.evaluated = sequence.costs.cached = load.length
             prompt.cache_key = load.key
+            if sequence.features is not None and (features := self._prefixes.features(load)) is not None:
+                sequence.features.put(0, features)
         begin = prompt.evaluated
         chunk = prompt.tokens[begin : begin + self._limits.chunk]
         prompt.evaluated += len(chunk)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import inf
 
 from hetero.workers.decoding.costs import Costs
+from hetero.workers.decoding.feature_run import FeatureRun
 from hetero.workers.decoding.graft import graft
 from hetero.workers.decoding.kv_cursor import KvCursor
 from hetero.workers.decoding.output import Output
@@ -110,6 +111,8 @@ class TargetSequence:
         self.cursor = KvCursor(opening.seq, len(opening.prompt) - 1, opening.prompt[-1])
         self.chosen: frozenset[int] = frozenset()  # drafters it should have, by index; none: all
         self.drafters: dict[int, DrafterView] = {}  # by the drafter's index; only those it is open at
+        self.features: FeatureRun | None = None  # for heads; what was not told yet begins at ``features_told``
+        self.features_told = 0
         self.waiting_since: float | None = None  # held back for more draft
         self.costs = Costs(len(opening.committed), now)
         self.draft_s = 0.0  # time of draft steps since the last window

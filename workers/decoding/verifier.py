@@ -11,6 +11,7 @@ from math import inf
 
 from hetero.workers.decoding.acceptance import Walk, walk
 from hetero.workers.decoding.early_exit import hint_of
+from hetero.workers.decoding.feature_run import FeatureRun
 from hetero.workers.decoding.peers import Drafters, Gateways
 from hetero.workers.decoding.policy import tuning
 from hetero.workers.decoding.policy.choice import Record
@@ -194,6 +195,8 @@ class Verifier:
         except GrammarError as error:
             self._sends += self._gateways.failed(peer, opening.seq, "invalid_request", str(error))
             return
+        if self._limits.features and not opening.plain:
+            sequence.features = FeatureRun(self._limits.features)
         if sequence.output.reason is not None:  # a resumed sequence that had all its tokens
             self._emit(sequence, len(opening.prompt) + len(opening.committed), now)
             return
@@ -298,7 +301,7 @@ class Verifier:
             self._hand_out(sequence, base, rows, outcome)
             return 0
         walked = walk(sequence.cursor, window.rows, outcome, sequence.sampler, sequence.take)
-        if rows and not walked.ended:
+        if rows:
             self._hand_out(sequence, base, [*rows[:-1], *walked.rows], outcome)
         if missed := self._missed(sequence, walked):
             self._sends += self.drafters.correct(sequence, missed, outcome)
@@ -323,10 +326,14 @@ class Verifier:
         return [(row, place) for row, place in places if place % tuning.TAUGHT == 0]
 
     def _hand_out(self, sequence: TargetSequence, base: int, rows: Sequence[int], outcome: Outcome) -> None:
-        """Tell heads the features of committed tokens: those of ``rows``, from position ``base`` on."""
-        alive = self._roster.active.get(sequence.seq) is sequence
-        if alive and rows and self.drafters.want(sequence, self._limits.features):
-            self._sends += self.drafters.features(sequence, base, outcome.features(rows))
+        """Keep the features of committed tokens, those of ``rows``, from position ``base`` on, and tell heads."""
+        run = sequence.features
+        if run is None or not rows:
+            return
+        run.put(base, outcome.features(rows))
+        if self._roster.active.get(sequence.seq) is sequence and sequence.output.reason is None:
+            self._sends += self.drafters.features(sequence, max(run.first, sequence.features_told))
+            sequence.features_told = run.end
 
     def _weigh_prompt(self, sequence: TargetSequence, first: int, outcome: Outcome) -> None:
         """Tell what the model thinks of a prompt's tokens behind those of a chunk, where that is asked for."""

@@ -17,11 +17,17 @@ _MOST_KEPT = 200  # files of a room
 def keep(file: Path, what: bytes) -> None:
     """Write a file; where it cannot be written, it is measured again the next time."""
     with suppress(OSError):
-        for old in sorted(file.parent.glob("*.json"), key=lambda each: each.stat().st_mtime)[:-_MOST_KEPT]:
-            old.unlink()
+        drop_old(file.parent, "*.json", _MOST_KEPT)
         aside = file.with_suffix(f".{os.getpid()}")
         aside.write_bytes(what)
         aside.replace(file)
+
+
+def drop_old(folder: Path, pattern: str, most: int) -> None:
+    """Delete the oldest files of a kind, beyond so many."""
+    with suppress(OSError):
+        for old in sorted(folder.glob(pattern), key=lambda each: each.stat().st_mtime)[:-most]:
+            old.unlink()
 
 
 @contextmanager

@@ -88,11 +88,6 @@ class Planner:
         """Whether there is a drafter to place."""
         return self._drafter is not None
 
-    @property
-    def headed(self) -> bool:
-        """Whether a drafter is a head of the target."""
-        return bool(self._states)
-
     def but(self, **changes: object) -> Planner:
         """One of the same models with some settings changed; strategy "off": without a drafter. Raises HeteroError."""
         found = copy(self)

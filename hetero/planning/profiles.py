@@ -12,7 +12,7 @@ import msgspec
 from hetero import __version__
 from hetero.placement.agreement import RANKS, Agreement
 from hetero.placement.profile import Profile
-from hetero.planning.keeping import alone, keep, library_version, model_facts, processor
+from hetero.planning.keeping import alone, drop_old, keep, library_version, model_facts, processor
 from hetero.planning.plan import Placement
 from hetero.planning.trials import NotThisModel, running, tried
 from hetero.workers.engines.registry import find_engine
@@ -23,15 +23,18 @@ _ROOM = "profiles"
 _FORMAT = 3  # of what is kept: one of before knows less
 _COMPANY = {"beside": "beside", "turns": "in turns with"}
 _TARGET_WIDTHS, _DRAFTER_WIDTHS = [1, 2, 3, 4, 6, 8, 12, 16], [1, 2, 4, 8, 16]
+_MOST_STATES = 20  # files of texts' states
 _CONTEXT = 2048  # tokens of a trial's context
 
 
 class Profiles:
-    """``say`` is told what takes its time; ``text``: tokens of what the two models should agree on;
-    ``gpus``: what those of this machine are, by device."""
+    """``target``: whose text it is; ``say`` is told what takes its time; ``text``: tokens of what the two models should
+    agree on; ``gpus``: what those of this machine are, by device."""
 
-    def __init__(self, text: list[int], gpus: Mapping[str, str], say: Callable[[str], None]) -> None:
+    def __init__(self, target: Placement, text: list[int], gpus: Mapping[str, str], say: Callable[[str], None]) -> None:
         self._text, self._gpus, self._say = text, gpus, say
+        what = [model_facts(target.model.path), target.spec.features, text]
+        self._states = cache_root() / _ROOM / f"{_digest(what)}.npy"  # of the text, for heads
         self._known: dict[str, Trial | None] = {}
 
     def of(self, placement: Placement, other: Placement | None = None, company: Company = "") -> Trial | None:
@@ -43,10 +46,11 @@ class Profiles:
 
     def _kept_or_tried(self, key: str, placement: Placement, other: Placement | None, company: Company) -> Trial | None:
         file = cache_root() / _ROOM / f"{key}.json"
-        if (found := _kept(file)) is not None:
+        leaves = bool(placement.spec.features) and not company
+        if (found := _kept(file)) is not None and (not leaves or self._states.is_file()):
             return found
         with alone(file.parent):  # two that begin at once would time each other
-            if (found := _kept(file)) is not None:
+            if (found := _kept(file)) is not None and (not leaves or self._states.is_file()):
                 return found
             near = f" {_COMPANY[company]} the {other.spec.role}" if other is not None else ""
             spec, name = placement.spec, placement.model.name
@@ -59,6 +63,7 @@ class Profiles:
                 return None
             if found is not None:
                 keep(file, msgspec.json.encode(found))
+                drop_old(file.parent, "*.npy", _MOST_STATES)
             return found
 
     def _request(self, placement: Placement, company: Company) -> Request:
@@ -67,12 +72,18 @@ class Profiles:
         spec = msgspec.structs.replace(placement.spec, sequences=1, context=context, cached=0, trace="")
         widths = _DRAFTER_WIDTHS if drafts else _TARGET_WIDTHS
         text = self._text[: context - 64] if not company else []
-        return Request(spec, widths, text, thorough=not company, company=company)
+        told = bool(placement.spec.features) or (placement.model.head is not None and self._states.is_file())
+        states = str(self._states) if told and not company else ""
+        return Request(spec, widths, text, states, thorough=not company, company=company)
 
     def _key(self, placement: Placement, other: Placement | None, company: Company) -> str:
         what = [_FORMAT, __version__, processor(), self._facts(placement), company]
-        what += [self._facts(other)] if other is not None else [self._text]
-        return hashlib.blake2b(msgspec.json.encode(what), digest_size=12).hexdigest()
+        what += [self._facts(other)] if other is not None else [self._text, *self._heard(placement)]
+        return _digest(what)
+
+    def _heard(self, placement: Placement) -> list[object]:
+        """What a head's guesses hang on beside its file."""
+        return [self._states.name, self._states.is_file()] if placement.model.head is not None else []
 
     def _facts(self, placement: Placement) -> list[object]:
         """All that a trial hangs on."""
@@ -105,6 +116,10 @@ def agreement_of(target: Trial, drafter: Trial) -> Agreement | None:
         ranks.append(tokens.index(sample) if sample in tokens else RANKS)
         confidences.append(tuple(told))
     return Agreement(tuple(ranks), tuple(confidences)) if ranks else None
+
+
+def _digest(what: list[object]) -> str:
+    return hashlib.blake2b(msgspec.json.encode(what), digest_size=12).hexdigest()
 
 
 def _kept(file: Path) -> Trial | None:

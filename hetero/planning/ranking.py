@@ -76,7 +76,7 @@ class Ranker:
         text = HELD_OUT.read_text()[60_000:80_000]
         gpus = {str(gpu.device): gpu.name for gpu in inventory.gpus}
         tokens = self._base.target.model.tokenizer.encode(text)[:_TEXT]
-        self._costs = Estimates(len(inventory.topology.fast)) if dry else Profiles(tokens, gpus, say)
+        self._costs = Estimates(len(inventory.topology.fast)) if dry else Profiles(self._base.target, tokens, gpus, say)
         self._agreement: Agreement | None = None
 
     def rank(self) -> Ranking:
@@ -96,10 +96,6 @@ class Ranker:
     def _open(self) -> list[Candidate]:
         """What the user's settings leave open."""
         config, base = self._config, self._base
-        if self._planner.headed:
-            raise ConfigError(
-                "draft: a head is not foreseen, it drafts from its target's states: serve it, with a strategy you name"
-            )
         found = list(candidates(self._inventory, self._planner.drafting, self._layers))
         if config.target_device or config.draft_device:
             kinds = dict.fromkeys((c.strategy, c.gamma) for c in found if c.drafter is not None)

@@ -9,6 +9,7 @@ import pytest
 from helpers.next_token_gguf import EPSILON, HEAD, HEADS, KV, LAYERS, THETA, TURNED, VOCABULARY, WIDTH, qwen35
 from helpers.recurrent_gguf import lfm2
 
+from hetero.planning.trials import tried
 from hetero.workers.engines.base import Head, Row
 from hetero.workers.engines.llama_cpp.engine import LlamaSettings, load_llama
 from hetero.workers.engines.llama_cpp.next_token import NextTokenEngine
@@ -16,6 +17,8 @@ from hetero.workers.errors import EngineError, ModelError, Unsupported
 from hetero.workers.models.head import NEXT, OWN_LAYERS, read_head
 from hetero.workers.models.model import read_model
 from hetero.workers.models.next_layers import cut_out, next_layers, stand_alone
+from hetero.workers.runtime.spec import WorkerSpec
+from hetero.workers.runtime.trial import Request
 
 SETTINGS = LlamaSettings(threads=1, context=256, sequences=3, chunk=64)
 
@@ -222,3 +225,22 @@ def test_a_failed_forward_leaves_no_trace(made, head):
 def test_exact_mode_has_none(alone):
     with pytest.raises(Unsupported, match="not exact"):
         NextTokenEngine(alone, LlamaSettings(threads=1, exact=True))
+
+
+def test_they_are_tried_with_the_states_that_their_target_left(made, alone, tmp_path):
+    """For plans: in processes of their own, a few guesses behind each committed token."""
+    text, file = tokens(30), tmp_path / "states.npy"
+    common = {"strategy": "serial", "gamma": 4, "cores": [0], "sequences": 1, "context": 256}
+    target = WorkerSpec("target", str(made[0]), "llama_cpp", features=[NEXT], **common)
+    found = tried(Request(target, [1, 4], text, str(file), temperature=0.0))
+    assert found is not None and len(found.samples) == 29 and found.exact
+    states = np.load(file)
+    assert states.shape == (29, WIDTH)
+    drafter = WorkerSpec("drafter", str(alone), "next_token", **common)
+    found = tried(Request(drafter, [1, 4], text, str(file), temperature=0.0))
+    assert found is not None and found.calibrate > 0 and len(found.candidates) == 29
+    given = np.concatenate([np.zeros((1, WIDTH), np.float16), states]).astype(np.float32)
+    for at in (1, 5, 9, 13):  # the first guess behind a committed token goes on from the state which that one left
+        _, left = formula(made[1], text[:at], given[:at])
+        wanted, _ = formula(made[1], text[: at + 1], np.concatenate([given[:at], left[-1:]]))
+        assert found.candidates[at][0][0] == wanted[-1].argmax()

@@ -153,7 +153,8 @@ def test_a_plan_knows_what_it_would_do(files, monkeypatch, tmp_path):
     config = make_config({"draft": str(files["shuffled"]), "target_engine": "octet", "draft_engine": "octet"})
     inventory = take_inventory()
     target, drafter = make_plan(config, inventory).placements
-    profiles = Profiles(GgufTokenizer(TARGET).encode(HELD_OUT.read_text()[5_000:7_000], False)[:200], {}, print)
+    text = GgufTokenizer(TARGET).encode(HELD_OUT.read_text()[5_000:7_000], False)[:200]
+    profiles = Profiles(target, text, {}, print)
     found = profiles.of(target), profiles.of(drafter)
     assert all(found)
     assert 0.3 < agreement_of(*found).alpha < 1.0

@@ -9,19 +9,22 @@ Exit status 3: the engine does not run this model, the line says why.
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 import msgspec
+import numpy as np
 import psutil
 
 from hetero.placement.errors import HeteroError
 from hetero.workers.decoding.policy.tuning import RANKS
-from hetero.workers.engines.base import Engine, Outcome, Row
+from hetero.workers.engines.base import Engine, Features, Head, Outcome, Row
 from hetero.workers.errors import Unsupported
 from hetero.workers.runtime.loading import load_engine
 from hetero.workers.runtime.pinning import pin
@@ -44,12 +47,13 @@ Company: TypeAlias = Literal["", "beside", "turns"]  # of the other role: it wor
 
 class Request(msgspec.Struct, frozen=True):
     """``spec``: as of the worker; ``widths``: rows to time; ``text``: tokens whose samples (target) or candidates
-    (drafter) are wanted; ``thorough``: whether prompts and deep caches are timed; ``company``, ``partner``: see
-    above."""
+    (drafter) are wanted; ``states``: the file where a target leaves the text's hidden states, and its head finds them;
+    ``thorough``: whether prompts and deep caches are timed; ``company``, ``partner``: see above."""
 
     spec: WorkerSpec
     widths: list[int]
     text: list[int] = []
+    states: str = ""
     temperature: float = 0.8
     thorough: bool = True
     company: Company = ""
@@ -211,6 +215,7 @@ class _Bench:
         text, chunk = self._request.text, self._engine.limits.chunk
         samples: list[int] = []
         candidates: list[tuple[list[int], list[float]]] = []
+        states: list[Features] = []
         seconds = 0.0
         for first in range(0, len(text) - 1, chunk):
             part = text[first : min(first + chunk, len(text) - 1)]
@@ -218,6 +223,8 @@ class _Bench:
             outcome = self._engine.prefill(1, part, every=True)
             outcome.logits(len(part) - 1)
             seconds += time.perf_counter() - start
+            if self._engine.limits.features and self._request.states:
+                states.append(outcome.features(range(len(part))))
             for n in range(len(part)):
                 seen = self._seen(outcome, n, first + n + 1)
                 if isinstance(seen, Candidates):
@@ -225,6 +232,8 @@ class _Bench:
                 else:
                     samples.append(seen)
         self._engine.close(1)
+        if states:
+            _leave(Path(self._request.states), np.concatenate(states))
         return samples, candidates, (len(text) - 1) / seconds if len(text) > 1 else 0.0
 
     def _guesses(self) -> tuple[list[int], list[tuple[list[int], list[float]]], float]:
@@ -236,6 +245,8 @@ class _Bench:
             assert isinstance(seen, Candidates)
             found.append((seen.tokens, seen.confidences))
 
+        if isinstance(self._engine, Head) and self._request.states:
+            self._engine.inform(1, 1, np.load(self._request.states, allow_pickle=False))
         start, node = time.perf_counter(), 0
         see(self._engine.prefill(1, text[:1]), 0)
         for first in range(1, len(text) - 1, _GUESSED):
@@ -264,6 +275,14 @@ class _Bench:
         found = max(0.0, self._forward(1) - shallow) / (deep - DEPTH)
         self._engine.close(1)
         return prefill, found
+
+
+def _leave(file: Path, states: Features) -> None:
+    """Whole or not at all."""
+    aside = file.with_suffix(f".{os.getpid()}")
+    with aside.open("wb") as out:
+        np.save(out, states, allow_pickle=False)
+    aside.replace(file)
 
 
 def _wait_for_the_end(over: threading.Event) -> None:

@@ -269,6 +269,22 @@ def internet(json_file: Path | None, verifiers: int, drafters: int, tokens: int,
 
 
 @bench.command()
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
+@click.option("--idle", default=10_000, show_default=True, type=click.IntRange(0, 30_000), help="Streams that wait.")
+@click.option("--busy", multiple=True, default=(100, 1000), show_default=True, type=click.IntRange(1, 10_000))
+@click.option("--pace", default=10.0, show_default=True, type=click.FloatRange(0.1, 1000), help="Tokens/s of each.")
+@click.option("--seconds", default=15.0, show_default=True, type=click.FloatRange(1, 600))
+@click.option("--gateways", default=1, show_default=True, type=click.IntRange(1, 16))
+def gateway(
+    json_file: Path | None, idle: int, busy: tuple[int, ...], pace: float, seconds: float, gateways: int
+) -> None:
+    """The gateway alone: memory and time of streams, with a stand-in for the verifier."""
+    from hetero.bench.gateway import run
+
+    run(idle, list(busy), pace, seconds, gateways, json_file, Console())
+
+
+@bench.command()
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 def lanes(file: Path) -> None:
     """Draw to FILE (.svg, .png) what drafter and verifier do at the same time, for each strategy (simulated)."""

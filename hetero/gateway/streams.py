@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Sequence
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 import anyio
@@ -19,6 +20,11 @@ async def merge(sources: Sequence[AsyncGenerator[Delta]]) -> AsyncGenerator[tupl
 
     Leaving it, or a failure of one source, closes them all.
     """
+    if len(sources) == 1:
+        async with aclosing(sources[0]) as source:
+            async for delta in source:
+                yield 0, delta
+        return
     waiting = {asyncio.ensure_future(_next(source)): n for n, source in enumerate(sources)}
     try:
         while waiting:
@@ -36,28 +42,6 @@ async def merge(sources: Sequence[AsyncGenerator[Delta]]) -> AsyncGenerator[tupl
             await asyncio.gather(*waiting, return_exceptions=True)
             for source in sources:
                 await source.aclose()
-
-
-async def lively(events: AsyncGenerator[str], quiet: float, alive: str) -> AsyncGenerator[str]:
-    """The events, and ``alive`` whenever there was none for ``quiet`` seconds ("": nothing)."""
-    waiting = asyncio.ensure_future(anext(events, None))
-    try:
-        while True:
-            done, _ = await asyncio.wait([waiting], timeout=quiet)
-            if not done:
-                if alive:
-                    yield alive
-                continue
-            text = waiting.result()
-            if text is None:
-                return
-            waiting = asyncio.ensure_future(anext(events, None))
-            yield text
-    finally:
-        with anyio.CancelScope(shield=True):
-            waiting.cancel()
-            await asyncio.gather(waiting, return_exceptions=True)
-            await events.aclose()
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, _Result]) -> _Result | None:

@@ -142,6 +142,14 @@ def test_bench_drafts(tmp_path):
 
 
 @pytest.mark.long
+def test_bench_gateway(tmp_path):
+    _, report = run(tmp_path, "gateway", "--idle", "30", "--busy", "20", "--seconds", "3", "--gateways", "2")
+    (row,) = report["rows"]
+    assert row["lost"] == 0 and row["gateways"] == 2 and row["tokens/s"] > 20 and row["first p99 ms"] > 0
+    assert row["us/token"] > 0 and row["KiB/idle stream"] > 1
+
+
+@pytest.mark.long
 def test_bench_plans(tmp_path, monkeypatch):
     monkeypatch.setenv("HETERO_CACHE", str(tmp_path))
     few = ["--tokens", "16", "--prompts", "1", "--repeats", "1", "--streams", "1", "--most", "2"]

@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,13 +20,15 @@ from starlette.responses import JSONResponse
 
 from hetero.errors import SequenceFailed
 from hetero.gateway.admission import AdmissionLimits
+from hetero.gateway.answers.answer import Dialect
 from hetero.gateway.answers.errors import failure
 from hetero.gateway.answers.stats import timings
 from hetero.gateway.chat.template_process import Renderer
 from hetero.gateway.door.guard import Guard
 from hetero.gateway.requests.openai import ChatRequest, CompletionRequest
+from hetero.gateway.routes.generation import Asked, _stream
 from hetero.gateway.verifiers.pool import Verifiers
-from hetero.gateway.verifiers.sequences import ask
+from hetero.gateway.verifiers.sequences import SILENCE, Delta, ask
 from hetero.serve import _listen
 from hetero.workers.errors import EngineError
 from hetero.workers.sampling.logits_processors import LogitsProcessor
@@ -108,6 +111,55 @@ def test_a_grammar_is_compiled_once_for_all_choices(monkeypatch):
     for _ in range(2):
         one.commit(1)
     assert two.allowed(48)[:3].all() and not two.complete
+
+
+def test_a_stream_that_hears_nothing_says_that_it_lives(monkeypatch):
+    """Of a verifier that says nothing, and of tokens that make no event: what is held back for a stop string, say."""
+
+    class Held(Dialect):
+        def whole(self, answer):
+            return {}
+
+        def failed(self, answer, error):
+            return ()
+
+        def part(self, answer, part):
+            yield from ["held\n"] if part.text == "x" else []
+
+    async def quiet() -> list[Delta]:
+        verifiers = Verifiers()
+        context = zmq.asyncio.Context()
+        silent = context.socket(zmq.ROUTER)
+        port = silent.bind_to_random_port("tcp://127.0.0.1")
+        linking = asyncio.create_task(verifiers.link(0, f"tcp://127.0.0.1:{port}"))
+        await asyncio.sleep(0)
+        found = []
+        async for delta in verifiers.generate(ask([1], Sampling(0.0, 0, 1.0, 0.0, 1, 0), 4)):
+            found.append(delta)
+            if len(found) == 2:
+                break
+        linking.cancel()
+        await verifiers.close()
+        silent.close(0)
+        context.term()
+        return found
+
+    monkeypatch.setattr("hetero.gateway.verifiers.pool.QUIET", 0.05)
+    assert asyncio.run(quiet()) == [SILENCE, SILENCE]
+
+    async def events() -> list[str]:
+        async def deltas():
+            yield 0, SILENCE
+            yield 0, Delta([1], "x")
+            for _ in range(3):
+                await asyncio.sleep(0.03)
+                yield 0, Delta([1], "")
+
+        answer = SimpleNamespace(choices=[SimpleNamespace(take=lambda delta: delta)])
+        return [text async for text in _stream(Asked(answer, [], Held(), True), deltas())]
+
+    monkeypatch.setattr("hetero.gateway.routes.generation.QUIET", 0.05)
+    assert [text for text in asyncio.run(events()) if text] == ["held\n", Held.alive]
 
 
 def test_patience_counts_from_the_loss_of_the_verifier():

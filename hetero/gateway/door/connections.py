@@ -13,8 +13,8 @@ IDLE = 20.0  # seconds in which a new connection's request, without its body, mu
 KEPT = 75.0  # the same of the next one: clients keep connections, and ask again by them
 STALLED = 60.0  # seconds without room for more of an answer
 _HANDSHAKE = 10.0  # seconds TLS may take to begin
-_MOST = 4096  # connections
-_FILES = 2  # a connection for so many files that may be open
+_MOST = 16_384  # connections
+_OTHERS = 1024  # files that may be open beside them
 
 
 def most_connections() -> int:
@@ -24,11 +24,11 @@ def most_connections() -> int:
     except ImportError:  # Windows, which has no such limit
         return _MOST
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _FILES * _MOST if hard == resource.RLIM_INFINITY else min(hard, _FILES * _MOST)
+    wanted = _MOST + _OTHERS if hard == resource.RLIM_INFINITY else min(hard, _MOST + _OTHERS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         soft = wanted
-    return _MOST if soft == resource.RLIM_INFINITY else min(_MOST, soft // _FILES)
+    return _MOST if soft == resource.RLIM_INFINITY else min(_MOST, max(soft - _OTHERS, soft // 2))
 
 
 class Connection(H11Protocol):

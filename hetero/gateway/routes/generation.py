@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+import time
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -22,12 +23,12 @@ from hetero.gateway.answers.errors import unavailable
 from hetero.gateway.requests.openai import ChatRequest, OpenRequest
 from hetero.gateway.requests.reading import Body, checked, named, parsed, printable
 from hetero.gateway.state import GatewayState
-from hetero.gateway.streams import lively, merge, unless_gone
-from hetero.gateway.verifiers.sequences import Delta
+from hetero.gateway.streams import merge, unless_gone
+from hetero.gateway.verifiers.pool import QUIET
+from hetero.gateway.verifiers.sequences import SILENCE, Delta
 from hetero.workers.models.tokenizer import LONGEST_TEXT
 from hetero.workers.wire.messages import Open
 
-_QUIET = 15.0  # seconds without a word after which a stream gets a comment, so that proxies keep it
 _SHORT = 20_000  # characters tokenized at once; longer texts must not hold up the event loop
 
 
@@ -146,19 +147,24 @@ async def _gather(answer: Answer, deltas: AsyncGenerator[tuple[int, Delta]]) -> 
     """Take all deltas into the answer."""
     async with aclosing(deltas) as source:
         async for index, delta in source:
-            answer.choices[index].take(delta)
+            if delta is not SILENCE:
+                answer.choices[index].take(delta)
     return True
 
 
 async def _stream(asked: Asked, deltas: AsyncGenerator[tuple[int, Delta]]) -> AsyncGenerator[str]:
-    """Events of an answer."""
-    answer, dialect = asked.answer, asked.dialect
+    """Events of an answer; where there was none for ``QUIET`` seconds, one that says so."""
+    answer, dialect, last = asked.answer, asked.dialect, time.monotonic()
     try:
         for text in dialect.begin(answer):
             yield text
         async for index, delta in deltas:
-            for text in dialect.part(answer, answer.choices[index].take(delta)):
+            for text in dialect.part(answer, answer.choices[index].take(delta)) if delta is not SILENCE else ():
+                last = delta.at
                 yield text
+            if dialect.alive and time.monotonic() - last >= QUIET:
+                last = time.monotonic()
+                yield dialect.alive
         for text in dialect.end(answer):
             yield text
     except SequenceFailed as error:
@@ -177,14 +183,14 @@ class _Events(StreamingResponse):
         reservation: Reservation,
     ) -> None:
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **asked.headers}
-        texts: AsyncIterator[str] = lively(events, _QUIET, asked.dialect.alive)
-        super().__init__(texts, media_type=asked.dialect.media, headers=headers)
-        self._deltas, self._reservation = deltas, reservation
+        super().__init__(events, media_type=asked.dialect.media, headers=headers)
+        self._events, self._deltas, self._reservation = events, deltas, reservation
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
             with anyio.CancelScope(shield=True):
+                await self._events.aclose()
                 await self._deltas.aclose()
             self._reservation.release()

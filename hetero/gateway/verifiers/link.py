@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from contextlib import suppress
 from typing import Any
 
+import zmq
 import zmq.asyncio
 
 from hetero.gateway.verifiers.sequences import Delta, Live
@@ -19,6 +21,7 @@ from hetero.workers.wire.messages import Cancel, Failed, Finished, Message, Ping
 from hetero.workers.wire.sockets import Keys, connect_dealer
 
 _log = logging.getLogger("hetero.gateway.verifiers")
+_AT_ONCE = 100  # frames
 _PING = 5.0  # seconds between signs of life; the verifier frees a silent gateway's sequences
 
 
@@ -64,12 +67,17 @@ class Link:
             await asyncio.sleep(_PING)
 
     async def _read(self) -> None:
+        at_hand: zmq.Socket[bytes] = zmq.Socket.shadow(self._socket)
         while True:
-            frame = await self._socket.recv()
-            try:
-                self._take(decode(frame))
-            except WireError as error:
-                self._drops.add(frame, error)
+            frames = [await self._socket.recv()]
+            with suppress(zmq.Again):  # what has come meanwhile: waited for one by one, each costs a turn of the loop
+                while len(frames) < _AT_ONCE:
+                    frames.append(at_hand.recv(zmq.NOBLOCK))
+            for frame in frames:
+                try:
+                    self._take(decode(frame))
+                except WireError as error:
+                    self._drops.add(frame, error)
 
     def _take(self, message: Message) -> None:
         if isinstance(message, Pong):

@@ -12,11 +12,12 @@ import zmq.asyncio
 from hetero.errors import SequenceFailed
 from hetero.gateway.verifiers.link import Link
 from hetero.gateway.verifiers.routing import Router
-from hetero.gateway.verifiers.sequences import Delta, Live
+from hetero.gateway.verifiers.sequences import SILENCE, Delta, Live
 from hetero.workers.wire.codec import Drops
 from hetero.workers.wire.messages import Open
 from hetero.workers.wire.sockets import make_keys
 
+QUIET = 15.0  # seconds without a word after which a stream gets a comment, so that proxies keep it
 _log = logging.getLogger("hetero.gateway.verifiers")
 
 
@@ -80,8 +81,9 @@ class Verifiers:
         self._context.destroy(0)
 
     async def generate(self, opening: Open, seconds: float = 0.0) -> AsyncGenerator[Delta]:
-        """The deltas of one sequence (``ask``). Leaving the iterator early cancels it; it fails after ``seconds`` (0:
-        never), also when nobody reads it then. Raises SequenceFailed."""
+        """The deltas of one sequence (``ask``), SILENCE where none comes for ``QUIET`` seconds. Leaving the iterator
+        early cancels it; it fails after ``seconds`` (0: never), also when nobody reads it then. Raises
+        SequenceFailed."""
         live = self._live[opening.seq] = Live(opening)
         timer = asyncio.get_running_loop().call_later(seconds, self._expire, live, seconds) if seconds else None
         done = False
@@ -132,11 +134,11 @@ class Verifiers:
     async def _next(self, live: Live) -> Delta:
         while True:
             try:
-                async with asyncio.timeout(self._patience - self._lost_for()):
+                async with asyncio.timeout(min(QUIET, self._patience - self._lost_for())):
                     found = await live.deltas.get()
             except TimeoutError:
                 if self._lost_for() < self._patience:
-                    continue  # a long queue or a slow model; or the verifiers were lost only lately
+                    return SILENCE  # a long queue or a slow model; or the verifiers were lost only lately
                 why = f"verifier_timeout: no verifier came back in {self._patience:.0f} s"
                 raise SequenceFailed("unavailable", why) from None
             if isinstance(found, SequenceFailed):

@@ -32,6 +32,9 @@ class Delta:
     at: float = field(default_factory=time.monotonic)  # when it came
 
 
+SILENCE = Delta([], "")  # nothing came for a while
+
+
 def ask(prompt: list[int], sampling: Sampling, max_tokens: int, stop: list[str] | None = None, **more: Any) -> Open:
     """What is wanted of one sequence; ``more`` are fields of ``Open``."""
     return Open(secrets.randbits(62), 0, prompt, [], sampling, max_tokens, stop or [], **more)

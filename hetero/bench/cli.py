@@ -99,7 +99,7 @@ def pair(
 @click.option("--target", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="A GGUF file with a chat template.")  # fmt: skip
 @click.option("--draft", type=click.Path(exists=True, path_type=Path),
-              help="A drafter's GGUF file, or a head's directory; of a --pair: of its smaller target.")  # fmt: skip
+              help="A drafter's file, next-token layers', or a head's directory; of a --pair: of its smaller target.")  # fmt: skip
 @click.option("--engine", default="octet", show_default=True)
 @click.option("--strategy", "strategies", multiple=True, default=("ahead",), show_default=True,
               type=click.Choice([n for n in NAMES if n != "off"]), help="Of the drafter; repeatable.")  # fmt: skip
@@ -266,6 +266,28 @@ def internet(json_file: Path | None, verifiers: int, drafters: int, tokens: int,
     from hetero.bench.internet import run
 
     run(verifiers, drafters, tokens, seeds, json_file, Console())
+
+
+@bench.command()
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
+@click.option("--pair", type=click.Choice(["smollm2", "smollm2-1B"]), default="smollm2-1B", show_default=True)
+@click.option("--engine", default="octet", show_default=True)
+@click.option("--streams", multiple=True, default=(1, 2, 4, 8, 16), show_default=True, type=click.IntRange(1, 64))
+@click.option("--cores", default=2, show_default=True, type=click.IntRange(1), help="Cores all contenders have.")
+@click.option("--tokens", default=96, show_default=True, type=click.IntRange(8, 512), help="Of each answer.")
+@click.option("--temperature", default=0.8, show_default=True, type=click.FloatRange(0, 100))
+@click.option("--repeats", default=2, show_default=True, type=click.IntRange(0))
+def streams(
+    json_file: Path | None, pair: str, engine: str, streams: tuple[int, ...], cores: int, tokens: int,
+    temperature: float, repeats: int,
+) -> None:  # fmt: skip
+    """Several streams at once on a real model, with drafts and without: tokens a second, and whether texts stay."""
+    from hetero.bench.sizes import PAIRS, sized
+    from hetero.bench.streams import run
+
+    target, draft = (sized(size, "q4_1") for size in PAIRS[pair])
+    own = list(range(cores))
+    run(target, draft, engine, sorted(set(streams)), own, tokens, temperature, repeats, json_file, Console())
 
 
 @bench.command()

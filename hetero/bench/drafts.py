@@ -7,7 +7,6 @@ Chats, edits of code, summaries and extractions (``data/prompts.jsonl``), each p
 from __future__ import annotations
 
 import asyncio
-import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -20,10 +19,9 @@ from rich.progress import track
 
 from hetero.bench.baseline import Baseline, BaselineSpec
 from hetero.bench.processes import Pair
+from hetero.bench.prompts import chat_prompts
 from hetero.bench.quality import engine_perplexities, held_out
 from hetero.bench.report import report
-from hetero.data import PROMPTS
-from hetero.gateway.chat.template import ChatTemplate
 from hetero.planning.heads import check_hands_out, states_for
 from hetero.planning.vocabularies import spoken
 from hetero.workers.decoding.proposers.indexed_text import IndexedText
@@ -78,7 +76,7 @@ def run(
     ``peers``: llama.cpp takes part."""
     tokenizer = GgufTokenizer(target)
     quality = engine_perplexities(target, ("llama_cpp", engine), len(cores), held_out(tokenizer, _QUALITY))
-    asked = asyncio.run(_prompts(tokenizer, prompts))
+    asked = asyncio.run(chat_prompts(tokenizer, prompts, _CONTEXT - _OUTPUT))
     contenders = _contenders(target, draft, engine, strategies, gamma, cores, quality, peers)
     rows: list[dict[str, Any]] = []
     try:
@@ -122,24 +120,6 @@ def lookup_seconds(asked: Sequence[tuple[str, list[int]]]) -> float:
             total += time.perf_counter() - began
             count += 1
     return total / max(1, count)
-
-
-async def _prompts(tokenizer: GgufTokenizer, count: int) -> list[tuple[str, list[int]]]:
-    """Of each kind the first ``count``, as the model's chat template has them."""
-    template = ChatTemplate(tokenizer)
-    taken: dict[str, int] = {}
-    found = []
-    try:
-        for line in PROMPTS.read_text().splitlines():
-            entry = json.loads(line)
-            category = entry["category"]
-            taken[category] = taken.get(category, 0) + 1
-            if taken[category] <= count:
-                text = await template.render([[{"role": "user", "content": entry["turns"][0]}]])
-                found.append((category, tokenizer.encode(text)[: _CONTEXT - _OUTPUT]))
-    finally:
-        await template.close()
-    return found
 
 
 def _contenders(

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from hetero.bench.gateway_parts import BUSY, Parts
 from hetero.bench.report import report
-from hetero.errors import HeteroError
+from hetero.errors import ConfigError, HeteroError
 from hetero.gateway.door import connections
 
 _WARM = 3.0  # seconds before anything is counted
@@ -43,7 +43,9 @@ def run(
 ) -> None:
     """Print a row for each number of ``busy`` streams beside ``idle`` ones; a busy one gets ``pace`` tokens a second,
     for ``seconds``. Raises HeteroError where a stream is refused."""
-    connections.most_connections()  # a client is a file here, too
+    most = connections.most_connections()  # a client is a file here, too
+    if idle + max(busy) > min(most, gateways * most):
+        raise ConfigError(f"idle: {idle} and {max(busy)} busy streams, and {most} connections are the most here")
     rows = []
     for count in busy:
         with console.status(f"{count} busy streams beside {idle} idle ones"), Parts(pace, gateways) as parts:
@@ -109,7 +111,7 @@ async def _listen(stream: _Stream, port: int, seed: int) -> None:
         writer.write(head.encode() + body)
         status = await reader.readline()
         if b" 200 " not in status:
-            stream.trouble = (await reader.read(4096)).decode(errors="replace")[-200:]
+            stream.trouble = (await reader.read(4096)).decode(errors="replace")[-200:] or "it was hung up on"
             return
         while line := await reader.readline():
             if line.startswith(b"data: [DONE]"):

@@ -36,7 +36,7 @@ from hetero.workers.engines.registry import ENGINES
 from hetero.workers.models.cache import cache_root
 from hetero.workers.models.forms import GGUF
 from hetero.workers.models.model import Model
-from hetero.workers.models.next_layers import FAMILIES, next_layers
+from hetero.workers.models.next_layers import why_not
 
 # Each with the extra that brings it; "": it is always needed.
 _PACKAGES = {
@@ -265,7 +265,7 @@ def models(config: Config) -> Iterator[Finding]:
             yield Finding("context", ODD, text, "longer sequences go on without drafts")
     else:
         fix = "name a small model of the target's family with --draft"
-        if target.is_gguf and next_layers(target.path) and target.metadata.family in FAMILIES:
+        if target.is_gguf and why_not(target.path) is None:
             fix = "--draft mtp: the target has next-token layers of its own"
         yield Finding("drafter", ODD, "none: plain decoding", fix)
     if config.address == "local":

@@ -24,6 +24,8 @@ def states_for(target: Model, drafters: Sequence[Model]) -> list[int]:
                 f"{model.name} is the head of another model: it wants states of {head.width} numbers and {theirs} "
                 f"tokens, {target.name} has {target.metadata.width} and {own}"
             )
+        if head.kind == OWN_LAYERS and model.metadata.family != target.metadata.family:
+            raise ModelError(f"{model.name} are of a {model.metadata.family} model, {target.name} is none")
         if head.kind == OWN_LAYERS and not target.is_gguf:
             raise ModelError(
                 f"{model.name} are next-token layers for llama.cpp: they go with a GGUF file of their target"

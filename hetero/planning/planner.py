@@ -323,6 +323,7 @@ class Planner:
             raise ConfigError(f"{field}: {chosen.name} runs {runs}; {model.path} is {form}: {fix}")
         if (reason := chosen.objection(device.kind, here)) is not None:
             raise ConfigError(f"{field}: {reason}")
+        check_hands_out(model, states, chosen)
         ranks = len(device.gpus) if asked == 1 and chosen.layer_parallel and device.gpus else asked
         check_shared(role, group, ranks, chosen, model, device, exact)
         if learns:

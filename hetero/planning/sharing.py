@@ -59,7 +59,9 @@ def footprint_of(model: Model, spec: WorkerSpec) -> Footprint:
     count, weights = copies(spec.role, spec.ranks), engine.weight_bytes(model.shape, spec.dtype)
     if spec.learns:  # gradients, a copy and two moments in float32, and logits of a lesson with their gradients
         weights += 18 * model.shape.parameters + 128 * 12 * model.shape.vocabulary
-    kept = state_bytes(model, spec.features) * spec.sequences * spec.context  # for heads
+    states = state_bytes(model, spec.features)  # that are kept for heads, and by a head of those it has heard
+    states += 2 * 2 * model.head.features if model.head is not None else 0
+    kept = states * spec.sequences * spec.context
     return Footprint(count * weights, count * found.kv, count * found.work + kept)
 
 

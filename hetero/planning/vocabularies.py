@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from hetero.data import HELD_OUT, PROMPTS
 from hetero.workers.errors import ModelError
-from hetero.workers.models.forms import HEAD, NEXT_TOKEN
+from hetero.workers.models.forms import HEAD
 from hetero.workers.models.model import Model, vocabulary_difference
 from hetero.workers.models.translation import translation
 
@@ -27,8 +27,6 @@ def spoken(target: Model, drafter: Model) -> str:
     """Whose tokens a drafter is asked in: the path of its target, "" where those are its own and it is
     no head. Raises ModelError."""
     own = drafter.form != HEAD and not shared(target, drafter).difference
-    if not own and drafter.form == NEXT_TOKEN:
-        raise ModelError(f"{drafter.name} are the next-token layers of another model than {target.name}")
     return "" if own else str(target.path.resolve())
 
 

@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 from helpers.next_token_gguf import EPSILON, HEAD, HEADS, KV, LAYERS, THETA, TURNED, VOCABULARY, WIDTH, qwen35
+from helpers.odd_gguf import rewritten
 from helpers.recurrent_gguf import lfm2
 
 from hetero.planning.trials import tried
@@ -16,7 +17,7 @@ from hetero.workers.engines.llama_cpp.next_token import NextTokenEngine
 from hetero.workers.errors import EngineError, ModelError, Unsupported
 from hetero.workers.models.head import NEXT, OWN_LAYERS, read_head
 from hetero.workers.models.model import read_model
-from hetero.workers.models.next_layers import cut_out, next_layers, stand_alone
+from hetero.workers.models.next_layers import cut_out, next_layers, stand_alone, why_not
 from hetero.workers.runtime.spec import WorkerSpec
 from hetero.workers.runtime.trial import Request
 
@@ -112,6 +113,28 @@ def test_files_without_them_are_told(tmp_path):
         cut_out(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        ({"qwen35__nextn_predict_layers": 2}, "it has 2 next-token layers behind 3 others"),
+        ({"qwen35__nextn_predict_layers": 5}, "behind 0 others"),
+        ({"qwen35__embedding_length_out": 1}, "not as wide as its embedding"),
+        (
+            {"general__architecture": "step35", "step35__nextn_predict_layers": 1, "step35__block_count": 5},
+            "not run here",
+        ),
+        ({}, "was left out of the file"),
+    ],
+)
+def test_odd_files_are_one_line(made, tmp_path, changes, says):
+    """Of which llama.cpp would end the process, or read what is not there."""
+    left_out = [] if changes else [f"blk.{LAYERS}.nextn.eh_proj.weight"]
+    odd = rewritten(made[0], tmp_path / "odd.gguf", None, left_out, **changes)
+    with pytest.raises(ModelError, match=says) as error:
+        cut_out(odd)
+    assert "\n" not in str(error.value) and why_not(made[0]) is None
+
+
 def test_a_target_hands_out_what_they_draw_from(made):
     """Its end, whose output is its logits; whatever the calls are, also with tokens that are met again."""
     path, weights = made
@@ -157,15 +180,16 @@ def test_guesses_go_on_from_their_own_states(made, head):
     """Branches of two levels in one call, two sequences in it; and what is committed is evaluated from true states."""
     said, states = tokens(30), given(40)
     states[0] = 0
-    for seq in (1, 2):
-        head.inform(seq, 1, states[1:20])
-        head.prefill(seq, said[:20])
-    _, left = formula(made[1], said[:20], states[:20].astype(np.float32))
+    lengths = {1: 20, 2: 13}
+    for seq, length in lengths.items():
+        head.inform(seq, 1, states[1:length])
+        head.prefill(seq, said[:length])
 
-    def guessed(path: list[int]) -> np.ndarray:
-        own = [*states[:20].astype(np.float32), left[-1]]
+    def guessed(path: list[int], length: int = 20) -> np.ndarray:
+        _, left = formula(made[1], said[:length], states[:length].astype(np.float32))
+        own = [*states[:length].astype(np.float32), left[-1]]
         for count in range(1, len(path) + 1):
-            logits, found = formula(made[1], [*said[:20], *path[:count]], np.stack(own))
+            logits, found = formula(made[1], [*said[:length], *path[:count]], np.stack(own))
             own.append(found[-1])
         return logits[-1]
 
@@ -174,19 +198,25 @@ def test_guesses_go_on_from_their_own_states(made, head):
     for node, (parent, token) in tree.items():
         paths[node] = [*paths.get(parent, []), token]
     outcome = head.extend([Row(seq, node, *of) for node, of in tree.items() for seq in (1, 2)])
-    for at, node in enumerate(node for node in tree for _ in (1, 2)):
-        close(outcome.logits(at), guessed(paths[node]))
+    for at, (node, seq) in enumerate((node, seq) for node in tree for seq in (1, 2)):
+        close(outcome.logits(at), guessed(paths[node], lengths[seq]))
     outcome = head.extend([Row(1, 6, 4, 16)])
     close(outcome.logits(0), guessed([11, 12, 14, 16]))
 
-    head.commit(1, 0)  # the guesses are dropped, the same tokens come again with what the target found
-    head.inform(1, 20, states[20:22])
-    outcome = head.extend([Row(1, 7, 0, 11, committed=True), Row(1, 8, 7, 12, committed=True), Row(1, 9, 8, 21)])
+    # The guesses are dropped, the same tokens come again with what the target found; of both, under the same names.
+    for seq, length in lengths.items():
+        head.commit(seq, 0)
+        head.inform(seq, length, states[length : length + 2])
+    rows = [Row(seq, 7 + n, 6 + n if n else 0, (11, 12)[n], committed=True) for n in (0, 1) for seq in (1, 2)]
+    outcome = head.extend([*rows, Row(1, 9, 8, 21)])
+    wanted, _ = formula(made[1], [*said[:13], 11, 12], states[:15].astype(np.float32))
+    close(outcome.logits(1), wanted[13])
+    close(outcome.logits(3), wanted[14])
     wanted, found = formula(made[1], [*said[:20], 11, 12], states[:22].astype(np.float32))
     close(outcome.logits(0), wanted[20])
-    close(outcome.logits(1), wanted[21])
+    close(outcome.logits(2), wanted[21])
     logits, _ = formula(made[1], [*said[:20], 11, 12, 21], np.stack([*states[:22].astype(np.float32), found[-1]]))
-    close(outcome.logits(2), logits[-1])
+    close(outcome.logits(4), logits[-1])
     head.commit(1, 8, keep=[9])
     close(head.extend([Row(1, 10, 9, 22)]).logits(0), _after(made, said, states, found))
 

@@ -91,7 +91,13 @@ def losses(engine: Engine, tokens: list[int]) -> list[float]:
     return found
 
 
-@pytest.mark.parametrize("kind, kv_cache", [*((kind, "f16") for kind in TYPES), ("Q4_1", "q8_0")])
+@pytest.mark.parametrize(
+    "kind, kv_cache",
+    [
+        *(pytest.param(kind, "f16", marks=[] if kind == "Q4_1" else pytest.mark.rare) for kind in TYPES),
+        pytest.param("Q4_1", "q8_0", marks=pytest.mark.rare),
+    ],
+)
 def test_perplexity_is_llama_cpps(published, kind, kv_cache, tmp_path):
     file = published if kind == "Q4_1" else requantised(published, tmp_path / "model.gguf", kind)
     said = texts(GgufTokenizer(file))
@@ -148,6 +154,7 @@ def test_the_drafter_that_comes_with_hetero(published, tmp_path, monkeypatch):
     assert b"Paris" in b"".join(tokenizer.vocabulary.pieces[token] for token in found["off"][0].tokens)
 
 
+@pytest.mark.rare
 @pytest.mark.parametrize(
     ("size", "first", "second", "third", "loose"),
     [(4, 0.70, 0.62, 0.56, 0.4)],  # of two layers: 0.83, 0.82, 0.79, as long again

@@ -27,13 +27,19 @@ def other_vocabulary(source: Path, target: Path, order: Sequence[int], renamed: 
 
 
 def rewritten(
-    source: Path, target: Path, rows: Mapping[str, Sequence[int]] | None = None, /, **changes: object
+    source: Path,
+    target: Path,
+    rows: Mapping[str, Sequence[int]] | None = None,
+    left_out: Collection[str] = (),
+    /,
+    **changes: object,
 ) -> Path:
     """A copy with other metadata. Keys with ``__`` for dots (``tokenizer__ggml__pre``); new ones are written as int.
-    ``rows``: of tensors by their names, which of the source's, in which order."""
+    ``rows``: of tensors by their names, which of the source's, in which order; some are ``left_out``."""
     wanted = {key.replace("__", "."): value for key, value in changes.items()}
     reader = gguf.GGUFReader(source)
-    writer = gguf.GGUFWriter(target, str(reader.fields["general.architecture"].contents()))
+    architecture = wanted.pop("general.architecture", reader.fields["general.architecture"].contents())
+    writer = gguf.GGUFWriter(target, str(architecture))
     for name, field in reader.fields.items():
         if name.startswith("GGUF.") or name == "general.architecture":
             continue
@@ -42,6 +48,8 @@ def rewritten(
     for name, value in wanted.items():
         writer.add_key_value(name, value, gguf.GGUFValueType.UINT32)
     for tensor in reader.tensors:
+        if tensor.name in left_out:
+            continue
         data = tensor.data[list(rows[tensor.name])] if rows and tensor.name in rows else tensor.data
         writer.add_tensor(tensor.name, data, raw_dtype=tensor.tensor_type)
     writer.write_header_to_file()

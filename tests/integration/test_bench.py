@@ -111,6 +111,7 @@ def test_bench_drafter(tmp_path, monkeypatch):
     assert all(row["T(1)"] > 0 and row["T(32)"] > 0 for row in engines.values())
 
 
+@pytest.mark.rare
 @pytest.mark.long
 @pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 def test_bench_pair(tmp_path, monkeypatch, quantised):
@@ -125,9 +126,10 @@ def test_bench_pair(tmp_path, monkeypatch, quantised):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 def test_bench_drafts(tmp_path):
     big = tmp_path / "big.gguf"  # beside the toy as it is no drafter pays
-    shape = ["--width", "768", "--layers", "16", "--ffn", "2304", "--type", "q8_0"]
+    shape = ["--width", "512", "--layers", "12", "--ffn", "1536", "--type", "q8_0"]
     assert CliRunner().invoke(main, ["bench", "inflate", str(TARGET), str(big), *shape]).exit_code == 0
     pair = ["--target", str(big), "--draft", str(DRAFTER), "--prompts", "1", "--temperature", "0"]
     output, report = run(tmp_path, "drafts", *pair)
@@ -149,6 +151,7 @@ def test_bench_gateway(tmp_path):
     assert row["us/token"] > 0 and row["KiB/idle stream"] > 1
 
 
+@pytest.mark.rare
 @pytest.mark.long
 def test_bench_plans(tmp_path, monkeypatch):
     monkeypatch.setenv("HETERO_CACHE", str(tmp_path))

@@ -130,7 +130,7 @@ def test_what_it_writes_comes_with_its_states():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", ["eagle", "dgf"])
+@pytest.mark.parametrize("kind", ["eagle", pytest.param("dgf", marks=pytest.mark.rare)])
 def test_a_head_learns(kind, written, clock, tmp_path):
     texts, held = written
     engine = OctetEngine(TARGET, OctetSettings(1, 1, 512, features=head_states(kind, 10)))

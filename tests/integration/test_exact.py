@@ -42,7 +42,7 @@ def texts(strategy: str, engine: str, together: bool) -> tuple[dict[tuple[int, f
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("engine", ["llama_cpp", "torch"])
+@pytest.mark.parametrize("engine", ["llama_cpp", pytest.param("torch", marks=pytest.mark.rare)])
 def test_exact_texts_are_equal_with_and_without_a_drafter_alone_and_together(engine, monkeypatch):
     eager(monkeypatch)
     plain, _ = texts("off", engine, together=False)

@@ -138,7 +138,7 @@ def test_odd_files_are_one_line_each(file, tmp_path):
 @pytest.mark.long
 @pytest.mark.timeout(1500)
 def test_many_odd_files(file, tmp_path):
-    print(files_seen(file, tmp_path, 2, 250))
+    print(files_seen(file, tmp_path, 2, 150))
 
 
 def test_a_file_that_kills_its_reader_is_one_line(tmp_path):
@@ -230,7 +230,7 @@ def test_odd_directories_are_one_line_each(directory, tmp_path):
 @pytest.mark.long
 @pytest.mark.timeout(1500)
 def test_many_odd_directories(directory, tmp_path):
-    print(directories_seen(directory, tmp_path, 2, 400))
+    print(directories_seen(directory, tmp_path, 2, 200))
 
 
 def test_an_empty_vocabulary_is_refused(monkeypatch):

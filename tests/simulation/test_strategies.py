@@ -124,6 +124,7 @@ def test_the_simulator_counts_every_token_once(strategy):
     assert played.pair.client.finished[0].stats.predicted_n == 300
 
 
+@pytest.mark.rare
 @pytest.mark.long
 @pytest.mark.thorough
 def test_regimes_in_short():

@@ -116,7 +116,7 @@ def test_soak_with_faults_does_not_grow(stack):
 
     seen = asyncio.run(run())
     stack.settled(60)
-    assert count["whole"] > 100 and count["cut"] > 30 and count["killed"] >= 3, count
+    assert count["whole"] > 30 and count["cut"] > 10 and count["killed"] >= 3, count
     third = len(seen) // 3
     for name in seen[0]:
         early = sum(found[name] for found in seen[third : 2 * third]) / third

@@ -195,7 +195,7 @@ class Verifier:
         except GrammarError as error:
             self._sends += self._gateways.failed(peer, opening.seq, "invalid_request", str(error))
             return
-        if self._limits.features and not opening.plain:
+        if self._limits.features:  # also of one without drafts: it may become the beginning of another
             sequence.features = FeatureRun(self._limits.features)
         if sequence.output.reason is not None:  # a resumed sequence that had all its tokens
             self._emit(sequence, len(opening.prompt) + len(opening.committed), now)

@@ -9,6 +9,7 @@ from pathlib import Path
 import llama_cpp
 
 from hetero.workers.errors import ModelError
+from hetero.workers.models.next_layers import next_layers
 
 # llama.cpp's chatter is dropped; its failures come back as return codes.
 _QUIET = llama_cpp.llama_log_callback(lambda level, text, data: None)
@@ -25,7 +26,8 @@ def open_gguf(
     params = llama_cpp.llama_model_default_params()
     params.vocab_only = vocabulary_only
     params.load_mtp = next_tokens
-    params.n_gpu_layers = 0 if not gpus else layers + 1 if layers >= 0 else 1_000  # it counts the output first
+    behind = 1 + (0 if next_tokens else next_layers(path))  # it counts the output first, and next-token layers
+    params.n_gpu_layers = 0 if not gpus else layers + behind if layers >= 0 else 1_000
     devices = (ctypes.c_void_p * (len(gpus) + 1))(
         *gpus
     )  # ended by a NULL; without any, llama.cpp leaves all GPUs alone

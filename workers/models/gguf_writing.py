@@ -50,6 +50,7 @@ def write_gguf(
     that of ``like``, where all tensors have one of their own."""
     architecture = changed.get("general.architecture") or like.fields["general.architecture"].contents()
     writer = gguf.GGUFWriter(path, architecture)
+    writer.data_alignment = like.alignment
     for name, field in like.fields.items():
         if name.startswith("GGUF.") or (name in _OWN if kind else name == _OWN[0]):
             continue

@@ -15,7 +15,7 @@ from typing import Any
 from hetero.workers.errors import ModelError
 from hetero.workers.models.directory import check_directory
 from hetero.workers.models.metadata import read_metadata
-from hetero.workers.models.next_layers import stand_alone
+from hetero.workers.models.next_layers import stand_alone, why_not
 
 EAGLE3, DOVETAIL, OWN_LAYERS = "eagle3", "dovetail", "mtp"
 _ARCHITECTURES = {
@@ -68,7 +68,11 @@ def is_head(path: Path) -> bool:
 def read_head(path: Path) -> HeadConfig:
     """A head's directory or file. Raises ModelError."""
     if path.is_file():
+        if (reason := why_not(path)) is not None:
+            raise ModelError(f"{path}: {reason}")
         told = read_metadata(path)
+        if told.width > _WIDTH:
+            raise ModelError(f"{path}: states of {told.width} numbers, {_WIDTH} are the most")
         return HeadConfig(OWN_LAYERS, {"vocab_size": told.vocabulary}, told.width, None, told.vocabulary)
     config = check_directory(path)
     kind = _kind(config)

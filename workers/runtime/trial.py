@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -280,9 +281,13 @@ class _Bench:
 def _leave(file: Path, states: Features) -> None:
     """Whole or not at all."""
     aside = file.with_suffix(f".{os.getpid()}")
-    with aside.open("wb") as out:
-        np.save(out, states, allow_pickle=False)
-    aside.replace(file)
+    with suppress(OSError):  # the head is then tried without
+        try:
+            with aside.open("wb") as out:
+                np.save(out, states, allow_pickle=False)
+            aside.replace(file)
+        finally:
+            aside.unlink(missing_ok=True)
 
 
 def _wait_for_the_end(over: threading.Event) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import asyncio.constants as constants
 from collections import OrderedDict
+from contextlib import suppress
 from typing import Any, ClassVar
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -26,8 +27,9 @@ def most_connections() -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MOST + _OTHERS if hard == resource.RLIM_INFINITY else min(hard, _MOST + _OTHERS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        soft = wanted
+        with suppress(ValueError, OSError):  # a system may have a limit beside the one it tells
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
     return _MOST if soft == resource.RLIM_INFINITY else min(_MOST, max(soft - _OTHERS, soft // 2))
 
 

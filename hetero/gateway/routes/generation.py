@@ -160,7 +160,7 @@ async def _stream(asked: Asked, deltas: AsyncGenerator[tuple[int, Delta]]) -> As
             yield text
         async for index, delta in deltas:
             for text in dialect.part(answer, answer.choices[index].take(delta)) if delta is not SILENCE else ():
-                last = delta.at
+                last = time.monotonic()
                 yield text
             if dialect.alive and time.monotonic() - last >= QUIET:
                 last = time.monotonic()

@@ -70,7 +70,7 @@ class Link:
         at_hand: zmq.Socket[bytes] = zmq.Socket.shadow(self._socket)
         while True:
             frames = [await self._socket.recv()]
-            with suppress(zmq.Again):  # what has come meanwhile: waited for one by one, each costs a turn of the loop
+            with suppress(zmq.Again):  # what has come meanwhile: to wait for each costs as much as all the rest
                 while len(frames) < _AT_ONCE:
                     frames.append(at_hand.recv(zmq.NOBLOCK))
             for frame in frames:
@@ -78,6 +78,7 @@ class Link:
                     self._take(decode(frame))
                 except WireError as error:
                     self._drops.add(frame, error)
+            await asyncio.sleep(0)  # a frame at hand is no reason to wait: let the readers of these have their turn
 
     def _take(self, message: Message) -> None:
         if isinstance(message, Pong):

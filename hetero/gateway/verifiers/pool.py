@@ -132,15 +132,14 @@ class Verifiers:
         return 0.0 if self._links else time.monotonic() - self._lost_at
 
     async def _next(self, live: Live) -> Delta:
-        while True:
-            try:
-                async with asyncio.timeout(min(QUIET, self._patience - self._lost_for())):
-                    found = await live.deltas.get()
-            except TimeoutError:
-                if self._lost_for() < self._patience:
-                    return SILENCE  # a long queue or a slow model; or the verifiers were lost only lately
-                why = f"verifier_timeout: no verifier came back in {self._patience:.0f} s"
-                raise SequenceFailed("unavailable", why) from None
-            if isinstance(found, SequenceFailed):
-                raise found
-            return found
+        try:
+            async with asyncio.timeout(min(QUIET, self._patience - self._lost_for())):
+                found = await live.deltas.get()
+        except TimeoutError:
+            if self._lost_for() < self._patience:
+                return SILENCE  # a long queue or a slow model; or the verifiers were lost only lately
+            why = f"verifier_timeout: no verifier came back in {self._patience:.0f} s"
+            raise SequenceFailed("unavailable", why) from None
+        if isinstance(found, SequenceFailed):
+            raise found
+        return found

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hetero.workers.errors import EngineError
 
-State: TypeAlias = NDArray[np.float32]
+State: TypeAlias = NDArray[np.float32] | NDArray[np.float16]
 
 
 class Batch(Protocol):
@@ -87,7 +87,7 @@ class StateBatch(Batch):
 
     def add(self, token: int, position: int, ids: Sequence[int], logits: bool) -> None:
         state = self.given[self._count]
-        state = np.ascontiguousarray(state if state is not None else self._nothing)
+        state = np.ascontiguousarray(state if state is not None else self._nothing, np.float32)
         at = llama_cpp.llama_batch_ext_add_token(self._batch, ids[0], token)
         pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
         told = [llama_cpp.llama_batch_ext_add_seq(self._batch, at, i) for i in ids[1:]]

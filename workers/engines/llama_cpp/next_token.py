@@ -36,7 +36,9 @@ class NextTokenEngine(LlamaEngine):
             raise Unsupported(f"{path.name} drafts, and its guesses are not exact")
         gpus = gpu_handles(path, settings.gpu, settings.gpus)
         super().__init__(path, settings, open_gguf(path, gpus, layers=settings.gpu_layers, next_tokens=True))
-        self._width = llama_cpp.llama_model_n_embd_out(self._model)
+        self._width = llama_cpp.llama_model_n_embd(self._model)
+        if llama_cpp.llama_model_n_embd_out(self._model) != self._width:
+            raise Unsupported(f"{path.name}: its states are not as wide as its embedding")
         # Of all rows: asked for those with logits alone, the library hands out others'.
         llama_cpp_ext.llama_set_embeddings_nextn(self._context, True, False)
         self._states_of: dict[int, HeadStates[State]] = {}
@@ -44,7 +46,7 @@ class NextTokenEngine(LlamaEngine):
         self.limits = replace(self.limits, lasting=False, prefixes=False, drafts_from=self._width)
 
     def inform(self, seq: int, first: int, features: Features) -> None:
-        self._book(seq).true.update(enumerate(features.astype(np.float32), first))
+        self._book(seq).true.update(enumerate(features, first))
 
     def prefill(self, seq: int, tokens: Sequence[int], every: bool = False) -> Outcome:
         book = self._book(seq)
@@ -79,8 +81,10 @@ class NextTokenEngine(LlamaEngine):
                 later += [entry.part(held)] if held else []
             waiting = later
             rows = in_order(now)
-            places = {row.node: place for part in now for row, place in zip(part.rows, part.positions, strict=True)}
-            self._rows.given = [self._book(row.seq).before(row, places[row.node]) for row in rows]
+            places = {
+                (row.seq, row.node): place for part in now for row, place in zip(part.rows, part.positions, strict=True)
+            }
+            self._rows.given = [self._book(row.seq).before(row, places[row.seq, row.node]) for row in rows]
             self._fill(rows)
             self._decode(starts)
             order = sorted(place for part in now for place in part.places)

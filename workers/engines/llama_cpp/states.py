@@ -15,6 +15,7 @@ import numpy as np
 from llama_cpp import llama_cpp_ext
 from numpy.typing import NDArray
 
+from hetero.workers.errors import Unsupported
 from hetero.workers.models.head import NEXT
 
 
@@ -46,7 +47,11 @@ class LlamaStates:
     def __init__(self, context: object, layers: Sequence[int]) -> None:
         """``layers``: whose input is kept; NEXT: what the model's own next-token layers draw from."""
         self._context, self._layers = context, layers
-        self._own = llama_cpp.llama_model_n_embd(llama_cpp.llama_get_model(context))
+        """Raises Unsupported."""
+        model = llama_cpp.llama_get_model(context)
+        self._own = llama_cpp.llama_model_n_embd(model)
+        if NEXT in layers and llama_cpp.llama_model_n_embd_out(model) != self._own:
+            raise Unsupported("the model's states are not as wide as its embedding")
         self.width = self._own * len(layers)
         for layer in layers:
             if layer == NEXT:

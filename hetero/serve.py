@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import signal
 import socket
 from dataclasses import replace
@@ -18,6 +17,7 @@ from hetero.fleet import Fleet, mapped
 from hetero.gateway.admission import AdmissionLimits
 from hetero.gateway.app import make_app
 from hetero.gateway.door import connections
+from hetero.gateway.pauses import spare_pauses
 from hetero.gateway.state import GatewayOptions
 from hetero.placed import Placed
 from hetero.planning.plan import Plan
@@ -62,9 +62,7 @@ def serve(config: Config, found: Placed, console: Console) -> int:
         for line in remarks(plan):
             say(line)
         say(f"serving {plan.name} at {url}/v1 (Ctrl-C stops)")
-        # What is here stays; a body of a million lists must not have it all looked through again and again.
-        gc.freeze()
-        gc.set_threshold(50_000, 20, 50)
+        spare_pauses()
         try:
             await session.template.render([[{"role": "user", "content": "Hello"}]])
         except HeteroError as error:

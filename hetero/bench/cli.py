@@ -99,7 +99,7 @@ def pair(
 @click.option("--target", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="A GGUF file with a chat template.")  # fmt: skip
 @click.option("--draft", type=click.Path(exists=True, path_type=Path),
-              help="A drafter's file, next-token layers', or a head's directory; of a --pair: of its smaller target.")  # fmt: skip
+              help="A drafter's file, a head, or next-token layers; of a --pair: of its smaller target.")  # fmt: skip
 @click.option("--engine", default="octet", show_default=True)
 @click.option("--strategy", "strategies", multiple=True, default=("ahead",), show_default=True,
               type=click.Choice([n for n in NAMES if n != "off"]), help="Of the drafter; repeatable.")  # fmt: skip

@@ -21,6 +21,7 @@ from hetero.gateway.app import make_app
 from hetero.gateway.chat.grammars import GrammarProbe
 from hetero.gateway.chat.template import ChatTemplate
 from hetero.gateway.door import connections
+from hetero.gateway.pauses import spare_pauses
 from hetero.gateway.state import GatewayOptions, GatewayState
 from hetero.gateway.verifiers.pool import Verifiers
 from hetero.models import TOY, find_model
@@ -117,6 +118,7 @@ async def _served(pipe: Connection, endpoint: str) -> None:
     serving = asyncio.create_task(server.serve())
     while not server.started:
         await asyncio.sleep(0.01)
+    spare_pauses()
     pipe.send(server.servers[0].sockets[0].getsockname()[1])
     await serving
 

@@ -24,7 +24,8 @@ from hetero.workers.models.tokenizer import GgufTokenizer
 from hetero.workers.runtime.spec import WorkerSpec
 from hetero.workers.wire.messages import Sampling
 
-_CONTEXT, _QUALITY = 1024, 600  # tokens; of which the perplexity is measured
+_CONTEXT, _SHORT = 1024, 100  # tokens; of a prompt
+_QUALITY = 600  # tokens whose perplexity is measured
 
 
 @dataclass
@@ -42,8 +43,9 @@ def run(
     """Print, for each number of streams, tokens a second of all and how many texts are those of streams alone."""
     tokenizer, most = GgufTokenizer(target), max(streams)
     quality = engine_perplexities(target, (engine,), len(cores), held_out(tokenizer, _QUALITY))[engine]
-    prompts = asyncio.run(chat_prompts(tokenizer, -(-most // 4), _CONTEXT - tokens))
-    prompts = [prompts[n % len(prompts)] for n in range(most)]
+    # Long prompts would be most of the time, and are not what is asked about.
+    short = [one for one in asyncio.run(chat_prompts(tokenizer, 1000, _CONTEXT)) if len(one[1]) <= _SHORT]
+    prompts = [short[n % len(short)] for n in range(most)]
     asked = [(prompt, Sampling(temperature, 0, 1.0, 0.0, 100 + n, 0)) for n, (_, prompt) in enumerate(prompts)]
     pairs = _pairs(target, draft, engine, most, cores)
     found = {(name, count): _Found() for count in streams for name in pairs}

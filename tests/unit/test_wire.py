@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import subprocess
+import sys
 import tracemalloc
 
 import msgpack
@@ -137,3 +139,33 @@ def test_dropped_frames_are_told_of_once_in_a_while(caplog):
 def test_sockets_stay_on_the_loopback():
     with pytest.raises(WireError, match="loopback"):
         bind_router(None, "0.0.0.0")
+
+
+_BEHIND = """
+import time, zmq
+from hetero.workers.wire import sockets
+sockets._HEARTBEAT, sockets._DEAF, sockets._HIGH_WATER = 50, 150, 1000
+context = zmq.Context()
+router, endpoint = sockets.bind_router(context)
+dealer = sockets.connect_dealer(context, endpoint, b"slow")
+dealer.send(b"here")
+router.recv_multipart()
+sent = got = 0
+while sent < 50_000:
+    try:
+        router.send_multipart([b"slow", b"x" * 1000], zmq.NOBLOCK)
+    except zmq.Again:
+        break
+    sent += 1
+time.sleep(1)
+while dealer.poll(1000):
+    dealer.recv()
+    got += 1
+print(sent > 1000, got >= min(sent, 1000))
+"""
+
+
+def test_a_reader_far_behind_is_not_ended():
+    """In a process of its own: libzmq aborted where the reader's queue was full for longer than heartbeats may lack."""
+    done = subprocess.run([sys.executable, "-P", "-c", _BEHIND], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "True True\n"), done.stderr[-500:]

@@ -19,6 +19,7 @@ from hetero.workers.errors import WireError
 from hetero.workers.wire.messages import MAX_FRAME
 
 _HIGH_WATER = 100_000  # messages; a peer this far behind does not read any more
+_HEARTBEAT, _DEAF = 2000, 10_000  # milliseconds between them, and without one until a connection is made anew
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,8 @@ def _bound(socket: zmq.Socket[Any]) -> None:
     # A frame up to twice the limit is read, dropped and counted; beyond, ZeroMQ hangs up on its sender.
     socket.setsockopt(zmq.MAXMSGSIZE, 2 * MAX_FRAME)
     socket.setsockopt(zmq.SNDHWM, _HIGH_WATER)
-    socket.setsockopt(zmq.RCVHWM, _HIGH_WATER)
-    socket.setsockopt(zmq.HEARTBEAT_IVL, 2000)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 10000)
+    # None for what has come: a reader that is so far behind does not hear heartbeats, its connection is made anew, and
+    # the room it then makes ends the process (libzmq's issue 3937).
+    socket.setsockopt(zmq.RCVHWM, 0)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _DEAF)

@@ -55,6 +55,9 @@ class Parts:
             pipes.append(ours)
             keys.append(ours.recv())
         self._feeder.send(keys)
+        self._feeder.recv()  # who dials before it is known is turned away for good
+        for pipe in pipes:
+            pipe.send("dial")
         self.ports: list[int] = [pipe.recv() for pipe in pipes]
         self._measured = [psutil.Process(process.pid) for process in self._processes[1:]]
 
@@ -105,6 +108,7 @@ async def _served(pipe: Connection, endpoint: str) -> None:
     model = find_model(TOY, "target")
     verifiers = Verifiers(_SEQUENCES)
     pipe.send(verifiers.keys.public)
+    await asyncio.to_thread(pipe.recv)
     template, probe = ChatTemplate(model.tokenizer), GrammarProbe(model.path)
     state = GatewayState(
         "toy", model, "none", 4096, _SEQUENCES, False, verifiers, template, probe, lambda: True, lambda: None,
@@ -131,6 +135,7 @@ def _feed(pipe: Connection, pace: float, core: int) -> None:
     socket, endpoint = bind_router(context, keys=keys)
     pipe.send(endpoint)
     door.admit(frozenset(pipe.recv()))
+    pipe.send("known")
     poller = zmq.Poller()
     poller.register(socket, zmq.POLLIN)
     poller.register(pipe.fileno(), zmq.POLLIN)

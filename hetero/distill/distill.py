@@ -27,7 +27,7 @@ from hetero.models import find_model
 from hetero.planning.planner import planner_of
 from hetero.planning.ranking import Ranker
 from hetero.planning.table import verdict
-from hetero.workers.engines.registry import ENGINES, find_engine
+from hetero.workers.engines.registry import find_engine, handing_out
 from hetero.workers.engines.torch.divergence import DIVERGENCES
 from hetero.workers.models.forms import GGUF
 from hetero.workers.models.gguf_header import parts, read_tensors
@@ -82,9 +82,7 @@ def _check(order: Order, target: Model) -> None:
     if recipe.kind in HEADS:
         states, told = head_states(recipe.kind, target.shape.layers), target.metadata
         if order.engine and not find_engine(order.engine).hands_out(told, states):
-            able = ", ".join(
-                entry.name for entry in ENGINES.values() if GGUF in entry.formats and entry.hands_out(told, states)
-            )
+            able = ", ".join(entry.name for entry in handing_out(GGUF, told, states))
             raise ConfigError(
                 f"engine: {order.engine} hands out no hidden states, which a head learns from: take {able}"
             )

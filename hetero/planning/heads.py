@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hetero.placement.errors import ConfigError
-from hetero.workers.engines.registry import ENGINES, EngineEntry
+from hetero.workers.engines.registry import EngineEntry, handing_out
 from hetero.workers.errors import ModelError
 from hetero.workers.models.head import OWN_LAYERS
 from hetero.workers.models.model import Model
@@ -40,11 +40,7 @@ def check_hands_out(target: Model, states: Sequence[int], named: EngineEntry) ->
     """Raises ConfigError where the engine that was named for a target does not hand out these states."""
     if named.hands_out(target.metadata, states):
         return
-    able = [
-        entry.name
-        for entry in ENGINES.values()
-        if target.form in entry.formats and entry.hands_out(target.metadata, states)
-    ]
+    able = [entry.name for entry in handing_out(target.form, target.metadata, states)]
     raise ConfigError(
         f"target_engine: {named.name} does not hand out the hidden states of {target.name} that its head drafts from: "
         + (f"take {' or '.join(able)}" if able else "no engine does, take another --draft")

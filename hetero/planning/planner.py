@@ -24,7 +24,7 @@ from hetero.planning.replicas import device_of, other_machines, shares_of
 from hetero.planning.sharing import check_learns, check_shared, copies, footprint_of, state_bytes
 from hetero.planning.vocabularies import spoken
 from hetero.workers.decoding.policy.strategy import AUTO, NAMES
-from hetero.workers.engines.registry import ENGINES, default_engine, find_engine, torch_dtype
+from hetero.workers.engines.registry import ENGINES, default_engine, find_engine, handing_out, torch_dtype
 from hetero.workers.models.model import Model
 from hetero.workers.runtime.spec import WorkerSpec
 
@@ -222,8 +222,8 @@ class Planner:
     def _shared_by(self, count: int) -> bool:
         """Whether so many GPUs can share the target: llama.cpp's any, torch's its heads of keys."""
         named = ENGINES.get(self._config.target_engine)
-        able = [entry for entry in ENGINES.values() if entry.splits and self._target.form in entry.formats]
-        if any(entry.hands_out(self._target.metadata, self._states) and named in (None, entry) for entry in able):
+        able = handing_out(self._target.form, self._target.metadata, self._states)
+        if any(entry.splits and named in (None, entry) for entry in able):
             return True
         # (States for a head are handed out by one rank.)
         return not self._states and not self._config.exact and self._target.shape.kv_heads % count == 0

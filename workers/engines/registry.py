@@ -335,12 +335,19 @@ def find_engine(name: str, field: str = "engine") -> EngineEntry:
     return entry
 
 
+def _reading(form: str) -> list[EngineEntry]:
+    return [entry for entry in ENGINES.values() if form in entry.formats]
+
+
+def handing_out(form: str, model: Metadata, states: Sequence[int]) -> list[EngineEntry]:
+    """The engines of a format that hand out these states of a model."""
+    return [entry for entry in _reading(form) if entry.hands_out(model, states)]
+
+
 def default_engine(form: str, kind: str, model: Metadata | None = None, states: Sequence[int] = ()) -> EngineEntry:
     """The engine of a format on a kind of device: the first that can run there, else the first that reads it; of those
     that hand out these ``states`` of a model (of all, where none does)."""
-    reading = [entry for entry in ENGINES.values() if form in entry.formats]
-    if model is not None:
-        reading = [entry for entry in reading if entry.hands_out(model, states)] or reading
+    reading = (handing_out(form, model, states) if model is not None else []) or _reading(form)
     return next((entry for entry in reading if entry.objection(kind, here=True) is None), reading[0])
 
 

@@ -15,6 +15,7 @@ from hetero.workers.errors import ModelError
 from hetero.workers.models.cache import cache_root, made_aside
 from hetero.workers.models.gguf_header import parts, read_header, read_tensors
 from hetero.workers.models.gguf_writing import as_it_is, write_gguf
+from hetero.workers.models.metadata import read_metadata
 
 # Architectures whose next-token layer the pinned llama.cpp runs with the states of all rows handed out (of mimo2,
 # qwen3next and step35 it has those of rows with logits only, and ends the process where others are asked for).
@@ -65,8 +66,7 @@ def cut_out(path: Path) -> Path:
         raise ModelError(f"{path}: next-token layers are taken of GGUF files")
     if (reason := why_not(path)) is not None:
         raise ModelError(f"{path}: {reason}: name another --draft")
-    first = read_header(path)[f"{read_header(path)['general.architecture']}.block_count"] - next_layers(path)
-    files = parts(path)
+    files, first = parts(path), read_metadata(path).layers
     facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     digest = hashlib.blake2b(repr(facts).encode(), digest_size=8).hexdigest()
     folder = cache_root() / "drafters" / f"{path.stem}-mtp-{digest}"

@@ -10,9 +10,16 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-from hetero.workers.errors import EngineError
+from hetero.workers.errors import Aborted, EngineError, KvFull
 
 State: TypeAlias = NDArray[np.float32] | NDArray[np.float16]
+
+
+def failure(code: int) -> EngineError:
+    """What llama_decode's code means, where it is not 0."""
+    if code == 1:
+        return KvFull("no KV cells are left for these rows")
+    return Aborted("the forward was aborted") if code == 2 else EngineError(f"llama.cpp failed to decode (code {code})")
 
 
 class Batch(Protocol):

@@ -20,9 +20,9 @@ from hetero.workers.engines.accelerators import gpu_handles
 from hetero.workers.engines.base import Engine, EngineLimits, Features, OnEarlyExit, Outcome, Row, as_features
 from hetero.workers.engines.kv_slots import saved_under
 from hetero.workers.engines.ledger import Entry, Ledger, entered, in_order
-from hetero.workers.engines.llama_cpp.batch import Batch, RowBatch
+from hetero.workers.engines.llama_cpp.batch import Batch, RowBatch, failure
 from hetero.workers.engines.llama_cpp.states import LlamaStates
-from hetero.workers.errors import Aborted, EngineError, KvFull, TooManyLeaves, UnknownNode, Unsupported
+from hetero.workers.errors import EngineError, KvFull, TooManyLeaves, UnknownNode, Unsupported
 from hetero.workers.models.gguf import open_gguf
 from hetero.workers.sampling.logits_processors import Logits
 
@@ -274,11 +274,7 @@ class LlamaEngine:
             return
         for i, start in starts:
             self._remove(i, start)
-        if code == 1:
-            raise KvFull("no KV cells are left for these rows")
-        if code == 2:
-            raise Aborted("the forward was aborted")
-        raise EngineError(f"llama.cpp failed to decode (code {code})")
+        raise failure(code)
 
     def _take(self) -> int:
         if not self._ids:

@@ -16,10 +16,10 @@ import llama_cpp
 
 from hetero.workers.engines.base import EngineLimits, OnEarlyExit, Outcome, Row
 from hetero.workers.engines.ledger import Ledger, entered
-from hetero.workers.engines.llama_cpp.batch import RowBatch
+from hetero.workers.engines.llama_cpp.batch import RowBatch, failure
 from hetero.workers.engines.llama_cpp.engine import IS_SET, LlamaOutcome, LlamaSettings, padded, set_cache_type
 from hetero.workers.engines.llama_cpp.states import LlamaStates
-from hetero.workers.errors import Aborted, EngineError, KvFull, TooManyLeaves, UnknownNode, Unsupported
+from hetero.workers.errors import EngineError, TooManyLeaves, UnknownNode, Unsupported
 
 _ROWS = 16  # of a window: each may cost a snapshot
 _BEHIND = 2  # windows of committed tokens after which the state is copied anew
@@ -233,8 +233,4 @@ class RecurrentEngine:
             return
         self._restore(held)
         held.pending, held.since = before, []
-        if code == 1:
-            raise KvFull("no KV cells are left for these rows")
-        if code == 2:
-            raise Aborted("the forward was aborted")
-        raise EngineError(f"llama.cpp failed to decode (code {code})")
+        raise failure(code)
